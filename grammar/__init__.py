@@ -1,0 +1,1 @@
+"""The language: seq.lark, its messages for syntax errors, and its reference."""

@@ -1,0 +1,1 @@
+"""Facts about a recurrence, each with its evidence."""

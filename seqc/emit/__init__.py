@@ -1,0 +1,1 @@
+"""Texts -> a package on disk."""

@@ -1,0 +1,1 @@
+"""Recurrence -> Program, one file per form."""

@@ -1,0 +1,104 @@
+"""What a form is: a value that applies to a recurrence or refuses with the reason, and lowers it to a Program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Union
+
+from seqc.ir import ops
+from seqc.ir.expr import Expr
+from seqc.ir.program import Program
+from seqc.ir.recurrence import Recurrence
+from seqc.passes.lift import lift
+from seqc.source import Span
+
+BATCH, HEADS, GROUPS, CHUNKS, TOKENS = "b", "h", "g", "c", "t"
+VALID = "valid"  # 1 for a token, 0 for padding behind the last one
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A form's Program and the words for its parts. hints: names for nodes. fixed: axes whose size is compiled in."""
+
+    program: Program
+    hints: dict[Expr, str]
+    fixed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Applies:
+    """The form computes this recurrence; `evidence` says from which facts."""
+
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Refuses:
+    """The form does not apply: why, the line that is the cause, and texts that would repair it."""
+
+    reason: str
+    span: Span | None = None
+    repairs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Form:
+    """name; whether it applies; the Program that it lowers to."""
+
+    name: str
+    applies: Callable[[Recurrence, Mapping[str, int]], Union[Applies, Refuses]]
+    lower: Callable[[Recurrence, Mapping[str, int]], Lowered]
+    axes: tuple[str, ...]  # the time axes of its inputs
+
+
+def leaf_axes(scope: str, time: tuple[str, ...]) -> tuple[str, ...]:
+    """The leading axes of a value of this scope that is given at every token."""
+    return {
+        "head": (BATCH, HEADS, *time), "group": (BATCH, GROUPS, *time), "layer": (BATCH, *time), "sequence": (BATCH, HEADS),
+    }[scope]  # fmt: skip
+
+
+def outer_leaves(rec: Recurrence, time: tuple[str, ...]) -> dict[str, Expr]:
+    """The Program's inputs by name: inputs, params (`[h, ...]`), initial states (`NAME_0`) and the tail mask."""
+    leaves = {i.name: ops.var(i.name, (*leaf_axes(i.scope, time), *i.axes), i.dtype) for i in rec.inputs}
+    leaves |= {p.name: ops.var(p.name, (*_param_axes(p.scope), *p.axes)) for p in rec.params}
+    leaves |= {initial(s.name): ops.var(initial(s.name), (*state_lead(s.scope), *s.axes), s.dtype) for s in rec.states}
+    return leaves | {VALID: ops.var(VALID, (BATCH, *time))}
+
+
+def _param_axes(scope: str) -> tuple[str, ...]:
+    return {"head": (HEADS,), "group": (GROUPS,), "layer": ()}[scope]
+
+
+def state_lead(scope: str) -> tuple[str, ...]:
+    """The leading axes of a state of this scope."""
+    return {"head": (BATCH, HEADS), "group": (BATCH, GROUPS), "layer": (BATCH,)}[scope]
+
+
+def initial(state: str) -> str:
+    return f"{state}_0"
+
+
+def final(state: str) -> str:
+    return f"{state}_T"
+
+
+def body_leaves(rec: Recurrence, outer: Mapping[str, Expr], drop: str | None) -> dict[Expr, Expr]:
+    """Token-level leaves -> values inside a Carry along `drop` (or outside, for None), groups spread over their heads."""
+    scopes = {x.name: x.scope for x in (*rec.inputs, *rec.params, *rec.states)}
+    table: dict[Expr, Expr] = {}
+    for x in (*rec.inputs, *rec.params):
+        full = outer[x.name]
+        leaf = ops.var(x.name, (a for a in full.axes if a != drop), full.type.dtype)
+        spread = ops.spread(leaf, GROUPS, HEADS) if scopes[x.name] == "group" and GROUPS in leaf.axes else leaf
+        table[ops.var(x.name, x.axes, full.type.dtype)] = spread
+    table[ops.var("head")] = ops.iota(HEADS)
+    table[ops.var("heads")] = ops.size(HEADS)
+    table[ops.var("depth")] = ops.size("depth")
+    table[ops.var("depths")] = ops.size("depths")
+    return table
+
+
+def lifted(values: list[Expr], table: Mapping[Expr, Expr]) -> list[Expr]:
+    return list(lift(values, table))

@@ -1,0 +1,344 @@
+"""Recurrence -> Program, chunk by chunk: inside a chunk all tokens at once, between chunks the state.
+
+With G the running sum of log decays over the chunk's micro-steps, S_0 the chunk's first state, and per erase row
+(write a, read b, value v), per plain row (write k, value w):
+
+    U   = (I + A)^-1 (v - (b e^G') S_0 - B w)     A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j, earlier micro-steps only
+    o   = (q e^G) S_0 + P U + R w                 P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
+    S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
+
+where G' is G before the micro-step (a shift of G, never G - g). Every exponent is at most zero. The derivation is the
+WY representation of products of diagonal-plus-low-rank factors: Yang et al. 2024, arXiv:2406.06484; 2412.06464.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from seqc.analysis.chain import Chain, Read, Refusal, Row
+from seqc.analysis.structure import Structure, analyse, check_decays, span_of
+from seqc.forms import recurrent
+from seqc.forms.base import (
+    BATCH, CHUNKS, HEADS, TOKENS, VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, outer_leaves, state_lead,
+)  # fmt: skip
+from seqc.ir import ops
+from seqc.ir.expr import Expr, Mask, walk
+from seqc.ir.program import Carried, Carry, Equation, Program
+from seqc.ir.recurrence import Recurrence
+from seqc.passes.lift import lift
+
+
+def log_of(decay: Expr) -> Expr:
+    """The logarithm of a positive factor, without leaving log space where the factor is an exponential already."""
+    match decay.op.name:
+        case "exp":
+            return decay.args[0]
+        case "sigmoid":
+            return ops.neg(ops.unary("softplus", ops.neg(decay.args[0])))
+        case "mul":
+            return ops.add(log_of(decay.args[0]), log_of(decay.args[1]))
+        case "div":
+            return ops.sub(log_of(decay.args[0]), log_of(decay.args[1]))
+        case "sub" if ops.is_number(decay.args[0], 1):
+            return ops.unary("log1p", ops.neg(decay.args[1]))
+    return ops.log(decay)
+
+
+class _Memory:
+    """One state inside a chunk: its rows as tensors over the chunk, and what the formulas of the module need of them.
+
+    Axes, each with its count per token if that is more than one: r and s erase rows (as rows and as columns), s plain
+    rows, m micro-steps. Memories with equal counts share axes, and with them what is computed from the same inputs.
+    """
+
+    def __init__(self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str]):
+        self.chain, self.name, self.up, self.valid, self.hints = chain, name, up, valid, hints
+        self.n = max(len(chain.steps), 1)
+        self.erase = [[r for r in s.rows if r.read is not None] for s in chain.steps]
+        self.plain = [[r for r in s.rows if r.read is None] for s in chain.steps]
+        self.ranks = (max(map(len, self.erase), default=0), max(map(len, self.plain), default=0))
+        counts = (self.n * self.ranks[0], self.n * self.ranks[0], self.n * self.ranks[1], self.n)
+        self.i, self.j, self.w, self.micro = (f"{x}{n}" if n > 1 else x for x, n in zip("rssm", counts, strict=True))
+        self.decays = any(s.decay is not None for s in chain.steps)
+        self.along = tuple(dict.fromkeys(a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes))
+        self.by_value = bool(set(self.along) & set(chain.value))
+        self.S = ops.var(name, (*state_lead("head"), *chain.state.axes))
+        self.G = self._running() if self.decays else None
+
+    def hint(self, e: Expr, word: str) -> Expr:
+        self.hints.setdefault(e, word if len(self.name) == 0 else f"{word}_{self.name}")
+        return e
+
+    # --- Rows ----------------------------------------------------------------------------------------------------
+
+    def _per_micro(self, items: list[Expr], axis: str) -> Expr:
+        """One value per token and entry of the list, as rows along `axis`."""
+        if len(items) == 1:
+            (only,) = items
+            full = ops.broadcast(only, (*only.axes, TOKENS)) if TOKENS not in only.axes else only
+            return ops.rename(full, {TOKENS: axis})
+        full = [ops.broadcast(e, (*(a for a in e.axes if a != TOKENS), TOKENS)) for e in items]
+        return ops.flatten(ops.stack(full, f"{axis}#{len(items)}"), (TOKENS, f"{axis}#{len(items)}"), axis)
+
+    def _running(self) -> Expr:
+        """G: the running sum of log decays over the micro-steps of the chunk; padding does not decay."""
+        logs = [ops.number(0) if s.decay is None else self.up(log_of(s.decay)) for s in self.chain.steps]
+        axes = tuple(dict.fromkeys(a for e in logs for a in e.axes))
+        logs = [ops.mul(ops.broadcast(e, axes), self.valid) if not ops.is_zero(e) else ops.broadcast(e, axes) for e in logs]
+        wide = tuple(dict.fromkeys(a for e in logs for a in e.axes))
+        rows = self._per_micro([ops.broadcast(e, wide) for e in logs], self.micro)
+        return self.hint(ops.cumsum(rows, self.micro), "G")
+
+    def rows(self, table: list[list[Row]], rank: int, pick: Callable[[Row], Expr | None], axes: tuple[str, ...], axis: str) -> Expr:
+        """A part of the rows as a tensor along `axis`; missing rows and parts are zero."""
+        items: list[Expr] = []
+        for step in table:
+            for r in range(rank):
+                part = pick(step[r]) if r < len(step) else None
+                items.append(ops.number(0) if part is None else self.up(part))
+        lead = tuple(dict.fromkeys(a for e in items for a in e.axes if a not in axes))
+        return self._per_micro([ops.broadcast(e, (*lead, *axes)) for e in items], axis)
+
+    def exponent(self, axis: str, rank: int, before: bool) -> Expr:
+        """G at each row: after its micro-step, or before it (what a read sees)."""
+        assert self.G is not None
+        G = ops.shift(self.G, self.micro, 1) if before else self.G
+        if rank == 1:
+            return ops.rename(G, {self.micro: axis})
+        return ops.flatten(ops.broadcast(G, (*G.axes, f"{axis}#{rank}")), (self.micro, f"{axis}#{rank}"), axis)
+
+    def at_token(self, done: int) -> Expr:
+        """G at each token after `done` of its micro-steps."""
+        assert self.G is not None
+        G = self.G if done else ops.shift(self.G, self.micro, 1)
+        index = done - 1 if done else 0
+        if self.n == 1:
+            return ops.rename(G, {self.micro: TOKENS})
+        axis = f"{self.micro}#{self.n}"
+        return ops.select(ops.unflatten(G, (TOKENS, axis), self.micro), axis, index)
+
+    # --- The formulas --------------------------------------------------------------------------------------------
+
+    def weights(self, x: Expr, y: Expr, upper: Expr | None, lower: Expr | None, mask: Mask) -> Expr:
+        """x_i . e^(upper_i - lower_j) y_j under the mask; without the exponential if the decay is along the value axes."""
+        key = self.chain.key
+        out = (*(a for a in dict.fromkeys((*x.axes, *y.axes)) if a not in (mask.row, mask.column, *key)), mask.row, mask.column)
+        if upper is not None and lower is not None and set(self.along) & set(key):
+            return ops.decayed(x, y, upper, lower, out, mask)
+        plain = ops.contract((x, y), out)
+        if upper is None or lower is None or self.by_value:
+            return ops.masked(plain, mask)
+        return ops.mul(plain, ops.decay(upper, lower, mask))
+
+    def apply(self, P: Expr, U: Expr, upper: Expr | None, lower: Expr | None, mask: Mask) -> Expr:
+        """Sum over rows j of P_ij U_j, decayed along the value axes if that is where the decay is."""
+        lead = (a for a in dict.fromkeys((*P.axes, *U.axes)) if a not in (mask.row, mask.column, *self.chain.value))
+        out = (*lead, mask.row, *self.chain.value)
+        if self.by_value and upper is not None and lower is not None:
+            return ops.decayed(P, U, upper, lower, out, mask)
+        return ops.contract((P, U), out)
+
+    def from_state(self, x: Expr, exponent: Expr | None, axis: str) -> Expr:
+        """(x e^exponent) S_0, row by row."""
+        lead = tuple(a for a in dict.fromkeys((*x.axes, *self.S.axes)) if a not in (axis, *self.chain.key, *self.chain.value))
+        out = (*lead, axis, *self.chain.value)
+        if exponent is None:
+            return ops.contract((x, self.S), out)
+        scale = ops.exp(exponent)
+        if self.by_value:
+            return ops.mul(scale, ops.contract((x, self.S), out))
+        return ops.contract((ops.mul(scale, x), self.S), out)
+
+    def solve(self) -> None:
+        """The rows' tensors and U."""
+        chain, (re, rp) = self.chain, self.ranks
+        value = chain.value
+        G = self.decays
+        if rp:
+            self.k = self.hint(self.rows(self.plain, rp, lambda r: r.write, chain.key, self.w), "k")
+            self.v = self.hint(self.rows(self.plain, rp, lambda r: r.value, value, self.w), "v")
+            self.G_w = self.exponent(self.w, rp, False) if G else None
+        if not re:
+            return
+        self.a = self.hint(self.rows(self.erase, re, lambda r: r.write, chain.key, self.j), "a")
+        b = self.hint(self.rows(self.erase, re, lambda r: r.read, chain.key, self.i), "b")
+        self.G_j = self.exponent(self.j, re, False) if G else None
+        before = self.exponent(self.i, re, True) if G else None
+        A = self.weights(b, self.a, before, self.G_j, Mask(self.i, self.j, re, 1, 0, re))
+        T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
+        target = ops.neg(self.from_state(b, before, self.i))
+        if any(r.value is not None for rows in self.erase for r in rows):
+            target = ops.add(self.hint(self.rows(self.erase, re, lambda r: r.value, value, self.i), "u"), target)
+        if rp:
+            mask = Mask(self.i, self.w, re, 1, 0, rp)
+            B = self.hint(self.weights(b, self.k, before, self.G_w, mask), "B")
+            target = ops.sub(target, self.apply(B, self.v, before, self.G_w, mask))
+        lead = tuple(a for a in dict.fromkeys((*T.axes, *target.axes)) if a not in (self.i, self.j, *value))
+        right = ops.rename(target, {self.i: self.j})
+        solved = ops.contract((T, right), (*lead, self.i, *value))
+        self.U = self.hint(ops.rename(solved, {self.i: self.j}), "U")
+
+    def read(self, query: Expr, done: int) -> Expr:
+        """query . S at each token after `done` micro-steps."""
+        q = query if TOKENS in query.axes else ops.broadcast(query, (*query.axes, TOKENS))
+        exponent = self.at_token(done) if self.decays else None
+        out = self.from_state(q, exponent, TOKENS)
+        re, rp = self.ranks
+        if re:
+            mask = Mask(TOKENS, self.j, 1, self.n, done, re)
+            P = self.hint(self.weights(q, self.a, exponent, self.G_j, mask), "P")
+            out = ops.add(out, self.apply(P, self.U, exponent, self.G_j, mask))
+        if rp:
+            mask = Mask(TOKENS, self.w, 1, self.n, done, rp)
+            R = self.hint(self.weights(q, self.k, exponent, self.G_w, mask), "R")
+            out = ops.add(out, self.apply(R, self.v, exponent, self.G_w, mask))
+        return out
+
+    def last(self) -> Expr:
+        """The chunk's last state."""
+        total = self.S
+        if self.decays:
+            assert self.G is not None
+            end = ops.select(self.G, self.micro, -1)
+            total = ops.mul(ops.exp(end), self.S)
+        re, rp = self.ranks
+        if re:
+            total = ops.add(total, self._written(self.a, self.U, self.G_j, self.j, re))
+        if rp:
+            total = ops.add(total, self._written(self.k, self.v, self.G_w, self.w, rp))
+        return total
+
+    def _written(self, key: Expr, value: Expr, exponent: Expr | None, axis: str, rank: int) -> Expr:
+        """Sum of key_j e^(G_C - G_j) value_j: what the rows leave in the state. Padding writes nothing."""
+        scale = self._per_micro([self.valid] * (rank * self.n), axis)
+        if exponent is not None:
+            assert self.G is not None
+            scale = ops.mul(ops.exp(ops.sub(ops.select(self.G, self.micro, -1), exponent)), scale)
+        if self.by_value:
+            value = ops.mul(scale, value)
+        else:
+            key = ops.mul(scale, key)
+        return ops.contract((key, value), self.S.axes)
+
+
+def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
+    """Every state affine, in the normal form of analysis.chain, with decays in (0, 1]."""
+    verdict = recurrent.applies(rec, sizes)
+    if isinstance(verdict, Refuses):
+        return verdict
+    if not rec.states:
+        return Refuses("the layer carries no state", rec.span)
+    try:
+        structure = analyse(rec, sizes)
+        evidence = []
+        for s in structure.order:
+            chain = structure.chains[s.name]
+            check_decays(rec, chain, sizes)
+            memory = _facts(chain)
+            if memory.by_value and memory.erases:
+                raise Refusal(f"`{s.name}` decays along its value axis and is erased along its key axis", s.next)
+            if s.scope != "head":
+                raise Refusal(f"`{s.name}` is shared by heads", s.next)
+            evidence.append(memory.words)
+        lower(rec, sizes)
+    except Refusal as r:
+        return Refuses(r.reason, span_of(rec, r.cause, rec.states[0].span), r.helps)
+    return Applies(tuple(evidence))
+
+
+class _facts:
+    """What a chain is, in words."""
+
+    def __init__(self, chain: Chain):
+        along = [a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes]
+        self.by_value = bool(set(along) & set(chain.value))
+        rank = sum(r.read is not None for s in chain.steps for r in s.rows)
+        self.erases = rank > 0
+        any_decay = any(s.decay is not None for s in chain.steps)
+        kind = "identity" if not any_decay else f"diagonal along {', '.join(dict.fromkeys(along))}" if along else "scalar"
+        low = f" plus rank {rank}" if rank else ""
+        steps = f" in {len(chain.steps)} micro-steps" if len(chain.steps) > 1 else ""
+        self.words = f"`{chain.state.name}` is affine in itself: {kind}{low}{steps}"
+
+
+def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
+    """One Carry along c whose body is the chunk's closed form; `seqc.passes.phases` cuts it."""
+    structure = analyse(rec, sizes)
+    outer = outer_leaves(rec, (CHUNKS, TOKENS))
+    table = {k: v for k, v in body_leaves(rec, outer, CHUNKS).items()}
+    hints: dict[Expr, str] = {}
+    widths: list[tuple[str, str, int]] = []
+    valid = ops.var(VALID, (BATCH, TOKENS))
+    carried, memories = [], {}
+
+    names = {s.name for s in rec.states}
+
+    def up(e: Expr) -> Expr:
+        value = lift((e,), table)[0]
+        for node in walk(value):
+            if node.op.name == "var" and node.name in names and BATCH not in node.axes:
+                raise Refusal(f"`{node.name}` is used as a whole here, not read along its key axis", node)
+        return value
+
+    for s in structure.order:
+        chain = structure.chains[s.name]
+        memory = _Memory(chain, s.name, up, valid, hints)
+        memory.solve()
+        memories[s.name] = memory
+        widths += _widths(memory)
+        users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
+        for read in _reads(structure, s.name, users):
+            version = chain.versions.get(read.version)
+            if version is None:
+                raise Refusal(f"`{s.name}` is read in the middle of an update", read.node)
+            query = read.query if version.decay is None else ops.mul(version.decay, read.query)
+            if version.decay is not None and set(version.decay.axes) & set(chain.value):
+                raise Refusal(f"`{s.name}` is read between a decay along its value axis and the update", read.node)
+            value = memory.read(up(query), version.done)
+            if read.rest:
+                value = ops.contract((value, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes))
+            table[read.node] = value
+        carried.append(Carried(s.name, outer[initial(s.name)], ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
+    by_name = {c.name: c for c in carried}
+    emitted, outputs = [], []
+    for o in rec.outputs:
+        full = (BATCH, HEADS, TOKENS, *o.axes)
+        value = up(o.value)
+        e = Equation(f"{o.name}_c", ops.broadcast(value, full), f"{o.span}")
+        emitted.append(e)
+        outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (CHUNKS, *full)), (BATCH, HEADS, CHUNKS, TOKENS, *o.axes))))
+    outputs += [Equation(final(s.name), ops.var(final(s.name), by_name[s.name].init.axes)) for s in rec.states]
+    stage = Carry(CHUNKS, False, tuple(by_name[s.name] for s in rec.states), tuple(emitted))
+    program = Program("chunkwise", tuple(outer.values()), (stage,), tuple(outputs), tuple(dict.fromkeys(widths)))
+    return Lowered(program, hints, tuple(a for s in structure.order for a in structure.readers[s.name].fixed))
+
+
+def _widths(m: _Memory) -> list[tuple[str, str, int]]:
+    re, rp = m.ranks
+    rows = [(m.micro, m.n, m.n)] if m.decays else []
+    rows += [(m.i, m.n * re, re), (m.j, m.n * re, re)] if re else []
+    rows += [(m.w, m.n * rp, rp)] if rp else []
+    own = [(f"{axis}#{k}", "", k) for axis, *counts in rows for k in dict.fromkeys(counts) if k > 1]
+    return [(axis, TOKENS, n) for axis, n, _ in rows] + own
+
+
+def _reads(structure: Structure, name: str, users: list[Expr]) -> list[Read]:
+    """Every read of a state outside its own update, each node once."""
+    reader, versions = structure.readers[name], structure.chains[name].versions
+    found: dict[Expr, Read] = {}
+    if reader.key:
+        for node in walk(*users):
+            if id(node) not in reader.carry and any(id(a) in reader.carry for a in node.args) and (read := reader.read(node)):
+                found[node] = read
+        return list(found.values())
+    stack = [e for e in users if id(e) in reader.sees]
+    while stack:
+        node = stack.pop()
+        if node in versions:
+            found[node] = Read(node, ops.number(1), node)
+        else:
+            stack += [a for a in node.args if id(a) in reader.sees]
+    return list(found.values())
+
+
+CHUNKWISE = Form("chunkwise", applies, lower, (CHUNKS, TOKENS))

@@ -1,0 +1,67 @@
+"""Recurrence -> Program, token by token: the definition itself, and the decode step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from seqc.forms.base import (
+    BATCH, HEADS, TOKENS, VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, lifted, outer_leaves, state_lead,
+)  # fmt: skip
+from seqc.ir import ops
+from seqc.ir.expr import Expr, walk
+from seqc.ir.program import Carried, Carry, Equation, Program
+from seqc.ir.recurrence import Recurrence
+
+
+def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
+    """Always in principle; it refuses what no Program of this edition can carry."""
+    for s in rec.states:
+        if s.growing:
+            return Refuses(f"`{s.name}` grows with every token; a state of fixed size is needed", s.span)
+        if s.dtype == "complex":
+            return Refuses(f"`{s.name}` is complex", s.span)
+        if s.clock.every is not None:
+            return Refuses(f"`{s.name}` changes only every {s.clock.every} tokens", s.span)
+        if s.integer or s.role == "hidden":
+            return Refuses(f"`{s.name}` is a position, a shift or a window", s.span)
+    for f in rec.folds:
+        if f.order == "tree":
+            return Refuses(f"`{f.state}` is folded along a tree", f.span)
+    for line in (*((s.next, s.span) for s in rec.states), *((o.value, o.span) for o in rec.outputs)):
+        for node in walk(line[0]):
+            if node.op.name in ("implicit", "append") or node.type.dtype == "complex":
+                word = "an implicit step" if node.op.name == "implicit" else "a complex value"
+                return Refuses(f"the line needs {word}", line[1])
+    return Applies(("every recurrence is computed token by token",))
+
+
+def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
+    """One Carry along t; a token of the padding leaves every state as it is."""
+    outer = outer_leaves(rec, (TOKENS,))
+    table = body_leaves(rec, outer, TOKENS)
+    for s in rec.states:
+        table[ops.var(s.name, s.axes, s.dtype)] = ops.var(s.name, (*state_lead(s.scope), *s.axes), s.dtype)
+    is_token = ops.compare("gt", ops.var(VALID, (BATCH,)), ops.number(0))
+    nexts = lifted([s.next for s in rec.states], table)
+    carried = []
+    for s, value in zip(rec.states, nexts, strict=True):
+        leaf = table[ops.var(s.name, s.axes, s.dtype)]
+        stepped = ops.where(is_token, _full(value, leaf.axes), leaf)
+        carried.append(Carried(s.name, outer[initial(s.name)], ops.broadcast(stepped, leaf.axes), final(s.name)))
+    values = lifted([o.value for o in rec.outputs], table)
+    emitted, outputs = [], []
+    for o, v in zip(rec.outputs, values, strict=True):
+        full = (BATCH, HEADS, *o.axes)
+        e = Equation(f"{o.name}_t", ops.broadcast(v, full), f"{o.span}")
+        emitted.append(e)
+        outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (TOKENS, *full)), (BATCH, HEADS, TOKENS, *o.axes))))
+    outputs += [Equation(final(s.name), ops.var(final(s.name), c.init.axes)) for s, c in zip(rec.states, carried, strict=True)]
+    stage = Carry(TOKENS, False, tuple(carried), tuple(emitted))
+    return Lowered(Program("recurrent", tuple(outer.values()), (stage,), tuple(outputs)), {})
+
+
+def _full(value: Expr, axes: tuple[str, ...]) -> Expr:
+    return ops.broadcast(value, axes)
+
+
+RECURRENT = Form("recurrent", applies, lower, (TOKENS,))

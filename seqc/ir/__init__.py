@@ -1,0 +1,1 @@
+"""Recurrence, Program and the expression language they share."""

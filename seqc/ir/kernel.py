@@ -1,0 +1,52 @@
+"""Kernel: a Program as statements in order, each with a name. How it is spelled is left to a printer.
+
+For a backend with batched tensor operations a kernel is one function over a slab of the sequence: assignments, and
+loops for what is sequential. Every value lies in memory with its axes in `order`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from seqc.ir.expr import Expr
+
+
+@dataclass(frozen=True)
+class Assign:
+    """name = value, an expression over names already given. `note` is printed beside it."""
+
+    name: str
+    value: Expr
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Steps along `axis`. carried: (name, first value, name of the next value, name after the loop).
+
+    sliced: names that have the axis outside and are seen without it inside. stacked: (name outside, name inside).
+    """
+
+    axis: str
+    reverse: bool
+    carried: tuple[tuple[str, Expr, str, str], ...]
+    sliced: tuple[str, ...]
+    body: tuple[Assign, ...]
+    stacked: tuple[tuple[str, str], ...]
+
+
+Statement = Union[Assign, Loop]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One function: inputs and outputs are leaves; `widths` as in Program."""
+
+    name: str
+    inputs: tuple[Expr, ...]
+    body: tuple[Statement, ...]
+    outputs: tuple[tuple[str, Expr], ...]
+    order: tuple[str, ...]
+    leaves: tuple[Expr, ...]
+    widths: tuple[tuple[str, str, int], ...]

@@ -1,0 +1,325 @@
+"""What each op means, written once over an `Arithmetic`: float64, the prime field and dual numbers all run this file.
+
+A value's last dimensions are its node's axes, in order. An arithmetic offers `structural` (rearrange components without
+arithmetic), `rational`, `named`, `integers`, `unary`, `binary`, `power`, `compare`, `where`, `sum`, `cumsum`, `maximum_over`,
+`contract`, `exp_masked`, `solve`, `unit_lower_inverse`, and `sizes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from seqc.diagnostics import InternalError
+from seqc.ir.expr import Expr, Mask
+
+Axes = Sequence[str]
+
+
+def length(A: Any, axis: str) -> int:
+    """The length of an axis: K', K~ count K."""
+    return int(A.sizes[axis.rstrip("'~")])
+
+
+def arrange(A: Any, value: Any, have: Axes, want: Axes) -> Any:
+    """The value with its dimensions in the order of `want`; axes that it lacks have length 1."""
+    if tuple(have) == tuple(want):
+        return value
+    order = [have.index(a) for a in want if a in have]
+
+    def move(x: np.ndarray) -> np.ndarray:
+        lead = x.ndim - len(have)
+        x = x.transpose((*range(lead), *(lead + i for i in order)))
+        shape = iter(x.shape[lead:])
+        return x.reshape((*x.shape[:lead], *(next(shape) if a in have else 1 for a in want)))
+
+    return A.structural(move, value)
+
+
+def _aligned(A: Any, e: Expr, args: tuple[Any, ...]) -> list[Any]:
+    return [arrange(A, v, a.axes, e.axes) for v, a in zip(args, e.args, strict=True)]
+
+
+def _at(e: Expr, axis: str) -> int:
+    """The dimension of an axis, from the end."""
+    return e.axes.index(axis) - len(e.axes)
+
+
+def keeps(mask: Mask, rows: int, columns: int) -> np.ndarray:
+    """The mask as booleans [rows, columns]."""
+    i, j = np.arange(rows)[:, None], np.arange(columns)[None, :]
+    return np.asarray(j // mask.per_column < (i // mask.per_row) * mask.step + mask.offset)
+
+
+def var(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    raise InternalError(f"`{e.name}` has no value")
+
+
+def const(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.rational(e.attr)
+
+
+def constant(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.named(e.attr)
+
+
+def size(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.rational(Fraction(length(A, str(e.attr))))
+
+
+def iota(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.integers(np.arange(length(A, e.axes[0])))
+
+
+def eye(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.integers(np.eye(*(length(A, a) for a in e.axes), dtype=np.int64))
+
+
+def unary(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.unary(e.op.name, args[0])
+
+
+def binary(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.binary(e.op.name, *_aligned(A, e, args))
+
+
+def complex_(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.complex(*_aligned(A, e, args))
+
+
+def power(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    exponent = e.args[1].attr if e.args[1].op.name == "const" else None
+    return A.power(*_aligned(A, e, args), exponent)
+
+
+def compare(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.compare(e.attr, *_aligned(A, e, args))
+
+
+def where(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.where(*_aligned(A, e, args))
+
+
+def max_over(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.maximum_over(args[0], tuple(_at(e.args[0], str(a)) for a in e.attr))  # type: ignore[union-attr]
+
+
+def contract(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return A.contract(args, [a.axes for a in e.args], e.axes)
+
+
+def broadcast(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    wide = arrange(A, args[0], e.args[0].axes, e.axes)
+
+    def stretch(x: np.ndarray) -> np.ndarray:
+        lead = x.ndim - len(e.axes)
+        shape = (n if a in e.args[0].axes else length(A, a) for a, n in zip(e.axes, x.shape[lead:], strict=True))
+        return np.broadcast_to(x, (*x.shape[:lead], *shape))
+
+    return A.structural(stretch, wide)
+
+
+def rename(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    return args[0]
+
+
+def cumsum(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    axis, reverse = e.attr  # type: ignore[misc]
+    return A.cumsum(args[0], _at(e, str(axis)), reverse)
+
+
+def _shifted(x: np.ndarray, axis: int, by: int) -> np.ndarray:
+    x = np.moveaxis(x, axis, 0)
+    out = np.zeros_like(x)
+    if by >= 0:
+        out[by:] = x[: max(len(x) - by, 0)]
+    else:
+        out[:by] = x[-by:]
+    return np.moveaxis(out, 0, axis)
+
+
+def shift(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    axis, by = e.attr  # type: ignore[misc]
+    return A.structural(lambda x: _shifted(x, _at(e, str(axis)), by), args[0])  # type: ignore[arg-type]
+
+
+def select(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    axis, index = e.attr  # type: ignore[misc]
+    return A.structural(lambda x: np.take(x, index, axis=_at(e.args[0], str(axis))), args[0])
+
+
+def place(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    axis, index = e.attr  # type: ignore[misc]
+    n = length(A, str(axis))
+
+    def put(x: np.ndarray) -> np.ndarray:
+        lead = x.ndim - len(e.args[0].axes)
+        out = np.zeros((*x.shape[:lead], n, *x.shape[lead:]), x.dtype)
+        out[(slice(None),) * lead + (index,)] = x
+        return out
+
+    return A.structural(put, args[0])
+
+
+def stack(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    rest = e.axes[1:]
+    parts = [arrange(A, v, a.axes, rest) for v, a in zip(args, e.args, strict=True)]
+    return A.structural(lambda *xs: np.stack(np.broadcast_arrays(*xs), axis=-1 - len(rest)), *parts)
+
+
+def flatten(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    old, new = e.attr  # type: ignore[misc]
+    have = e.args[0].axes
+    want = [b for a in e.axes for b in (old if a == new else (a,))]  # type: ignore[union-attr]
+    value = arrange(A, args[0], have, want)
+
+    def merge(x: np.ndarray) -> np.ndarray:
+        lead = x.ndim - len(want)
+        start = lead + e.axes.index(new)  # type: ignore[arg-type]
+        return x.reshape((*x.shape[:start], -1, *x.shape[start + len(old) :]))  # type: ignore[arg-type]
+
+    return A.structural(merge, value)
+
+
+def unflatten(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    old, new = e.attr  # type: ignore[misc]
+    lengths = [length(A, str(a)) for a in old]  # type: ignore[union-attr]
+    start = e.args[0].axes.index(new)  # type: ignore[arg-type]
+
+    def split(x: np.ndarray) -> np.ndarray:
+        at = x.ndim - len(e.args[0].axes) + start
+        return x.reshape((*x.shape[:at], *lengths, *x.shape[at + 1 :]))
+
+    return A.structural(split, args[0])
+
+
+def concat(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    _, parts = e.attr  # type: ignore[misc]
+    rest = e.axes[1:]
+    values = [arrange(A, v, a.axes, (p, *rest)) for v, a, p in zip(args, e.args, parts, strict=True)]  # type: ignore[arg-type]
+
+    def join(*xs: np.ndarray) -> np.ndarray:
+        shape = np.broadcast_shapes(*((*x.shape[: x.ndim - len(rest) - 1], 1, *x.shape[x.ndim - len(rest) :]) for x in xs))
+        wide = [np.broadcast_to(x, (*shape[: len(shape) - len(rest) - 1], x.shape[-1 - len(rest)], *shape[len(shape) - len(rest) :])) for x in xs]
+        return np.concatenate(wide, axis=-1 - len(rest))
+
+    return A.structural(join, *values)
+
+
+def piece(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    axis, parts, which = e.attr  # type: ignore[misc]
+    start = sum(length(A, str(p)) for p in parts[:which])  # type: ignore[index]
+    indices = np.arange(start, start + length(A, str(parts[which])))  # type: ignore[index]
+    return A.structural(lambda x: np.take(x, indices, axis=_at(e.args[0], str(axis))), args[0])
+
+
+def append(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    (axis,) = e.attr  # type: ignore[misc]
+    last = arrange(A, args[1], e.args[1].axes, e.axes)
+
+    def join(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        at = _at(e, str(axis))
+        shape = list(x.shape)
+        shape[at] = 1
+        lead = np.broadcast_shapes(x.shape[: x.ndim - len(e.axes)], y.shape[: y.ndim - len(e.axes)])
+        tail = shape[x.ndim - len(e.axes) :]
+        x = np.broadcast_to(x, (*lead, *x.shape[x.ndim - len(e.axes) :]))
+        return np.concatenate((x, np.broadcast_to(y, (*lead, *tail))), axis=at)
+
+    return A.structural(join, args[0], last)
+
+
+def drop_last(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    (axis,) = e.attr  # type: ignore[misc]
+    return A.structural(lambda x: np.take(x, np.arange(x.shape[_at(e, str(axis))] - 1), axis=_at(e, str(axis))), args[0])
+
+
+def spread(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    groups, heads = e.attr  # type: ignore[misc]
+    each = length(A, str(heads)) // length(A, str(groups))
+    return A.structural(lambda x: np.repeat(x, each, axis=_at(e, str(heads))), args[0])
+
+
+def collect(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    groups, _ = e.attr  # type: ignore[misc]
+    n = length(A, str(groups))
+    at = _at(e, str(groups))
+
+    def split(x: np.ndarray) -> np.ndarray:
+        d = x.ndim + at
+        return np.moveaxis(x.reshape((*x.shape[:d], n, x.shape[d] // n, *x.shape[d + 1 :])), d + 1, -1)
+
+    return A.sum(A.structural(split, args[0]), (-1,))
+
+
+def _rows_first(A: Any, e: Expr, args: tuple[Any, ...]) -> tuple[Any, Any, list[str]]:
+    """Matrix [.., row, column], right side [.., row, rest], and the axes before the last two."""
+    row, column = (str(a) for a in e.attr)  # type: ignore[union-attr]
+    matrix, rhs = e.args
+    lead = [a for a in matrix.axes if a not in (row, column)]
+    rest = [a for a in rhs.axes if a != row and a not in lead]
+    m = arrange(A, args[0], matrix.axes, (*lead, row, column))
+    r = arrange(A, args[1], rhs.axes, (*lead, row, *rest))
+    return m, r, lead
+
+
+def solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    row, column = (str(a) for a in e.attr)  # type: ignore[union-attr]
+    m, r, lead = _rows_first(A, e, args)
+    rest = [a for a in e.args[1].axes if a != row and a not in lead]
+
+    def pack(x: np.ndarray) -> np.ndarray:
+        return x.reshape((*x.shape[: x.ndim - len(rest)], -1))
+
+    shape_of: list[tuple[int, ...]] = []
+
+    def note(x: np.ndarray) -> np.ndarray:
+        shape_of.append(x.shape[x.ndim - len(rest) :])
+        return x
+
+    solution = A.solve(m, A.structural(pack, A.structural(note, r)))
+    out = A.structural(lambda x: x.reshape((*x.shape[:-1], *shape_of[0])), solution)
+    return arrange(A, out, (*lead, column, *rest), e.axes)
+
+
+def masked(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    mask = e.attr
+    assert isinstance(mask, Mask)
+    order = (*(a for a in e.axes if a not in (mask.row, mask.column)), mask.row, mask.column)
+    value = arrange(A, args[0], e.axes, order)
+    value = A.structural(lambda x: np.where(keeps(mask, *x.shape[-2:]), x, np.zeros((), x.dtype)), value)
+    return arrange(A, value, order, e.axes)
+
+
+def unit_lower_inverse(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    row, column = (str(a) for a in e.attr)  # type: ignore[union-attr]
+    order = (*(a for a in e.axes if a not in (row, column)), row, column)
+    return arrange(A, A.unit_lower_inverse(arrange(A, args[0], e.axes, order)), order, e.axes)
+
+
+def _decay_factor(A: Any, upper: tuple[Any, Axes], lower: tuple[Any, Axes], mask: Mask) -> tuple[Any, Axes]:
+    rest = [a for a in dict.fromkeys((*upper[1], *lower[1])) if a not in (mask.row, mask.column)]
+    axes = (*rest, mask.row, mask.column)
+    difference = A.binary("sub", arrange(A, upper[0], upper[1], axes), arrange(A, lower[0], lower[1], axes))
+    return A.exp_masked(difference, mask), axes
+
+
+def decay(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    mask = e.attr
+    assert isinstance(mask, Mask)
+    value, axes = _decay_factor(A, (args[0], e.args[0].axes), (args[1], e.args[1].axes), mask)
+    return arrange(A, value, axes, e.axes)
+
+
+def decayed(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    _, mask = e.attr  # type: ignore[misc]
+    assert isinstance(mask, Mask)
+    factor, axes = _decay_factor(A, (args[2], e.args[2].axes), (args[3], e.args[3].axes), mask)
+    return A.contract((args[0], args[1], factor), [e.args[0].axes, e.args[1].axes, axes], e.axes)
+
+
+def implicit(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    raise InternalError("an implicit value is solved by the evaluator")

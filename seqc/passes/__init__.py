@@ -1,0 +1,1 @@
+"""Rewrites and derivatives: pure functions from an IR to the same IR."""

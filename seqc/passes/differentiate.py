@@ -1,0 +1,123 @@
+"""Program -> Program: reverse-mode differentiation, stage by stage.
+
+The result runs the forward stages again, with the states at the start of each step kept, and then every stage reversed:
+a Map's adjoint is a Map, a Carry's is a Carry in the other direction. The result is a Program like any other, so it can
+be differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from seqc.ir import ops
+from seqc.ir.expr import Expr, substitute, variables
+from seqc.ir.program import Carried, Carry, Equation, Map, Program, Stage, body_roots, inside, outer_of, scope
+from seqc.passes.adjoint import adjoints, fit
+
+
+class _Names:
+    """Names that no value of the program has yet."""
+
+    def __init__(self, taken: Iterable[str]):
+        self.taken = set(taken)
+
+    def fresh(self, wanted: str) -> str:
+        name, n = wanted, 2
+        while name in self.taken:
+            name, n = f"{wanted}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+
+class _Adjoints:
+    """The adjoint of every named value, summed as its users are met."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Expr] = {}
+
+    def add(self, leaf: Expr, share: Expr) -> None:
+        share = fit(share, leaf.axes)
+        self.of[leaf.name] = ops.add(self.of[leaf.name], share) if leaf.name in self.of else share
+
+    def get(self, name: str) -> Expr | None:
+        found = self.of.get(name)
+        return None if found is None or ops.is_zero(found) else found
+
+
+def differentiate(program: Program, wrt: Iterable[str], given: Iterable[str] | None = None) -> Program:
+    """The program that maps inputs and output adjoints (`d_NAME`) to the adjoints of the inputs in `wrt`, named `d_NAME`.
+
+    given: the outputs that have an adjoint (all by default).
+    """
+    leaves = scope(program)
+    carried = {k.name for s in program.stages if isinstance(s, Carry) for k in s.carried}
+    names = _Names([*leaves, *carried, *(e.name for e in program.outputs)])
+    stages: list[Stage] = []
+    starts: dict[str, Expr] = {}
+    for stage in program.stages:
+        stages.append(_with_starts(stage, starts, names) if isinstance(stage, Carry) else stage)
+    seeds, total = [], _Adjoints()
+    for e in program.outputs:
+        if given is None or e.name in given:
+            seed = ops.var(names.fresh(f"d_{e.name}"), e.value.axes, e.value.type.dtype)
+            seeds.append(seed)
+            _pull(total, ((e.value, seed),), leaves)
+    for stage in reversed(program.stages):
+        if isinstance(stage, Map):
+            pairs = tuple((e.value, g) for e in stage.equations if (g := total.get(e.name)) is not None)
+            _pull(total, pairs, leaves)
+        else:
+            stages.extend(_reverse(stage, total, starts, names, leaves))
+    zero = ops.number(0)
+    results = tuple(
+        Equation(f"d_{n}", total.of.get(n, ops.broadcast(zero, leaves[n].axes)), f"the gradient of {n}") for n in wrt
+    )
+    return replace(program, name=f"{program.name}_backward", inputs=(*program.inputs, *seeds), stages=tuple(stages), outputs=results)
+
+
+def _pull(total: _Adjoints, pairs: Iterable[tuple[Expr, Expr]], leaves: Mapping[str, Expr]) -> None:
+    """Adds what the values' adjoints contribute to the leaves that they are made of."""
+    pairs = tuple(pairs)
+    wrt = [v for v in variables(*(value for value, _ in pairs)) if v.type.dtype != "bool"]
+    for leaf, share in zip(wrt, adjoints(pairs, wrt), strict=True):
+        total.add(leaf, share)
+
+
+def _with_starts(stage: Carry, starts: dict[str, Expr], names: _Names) -> Carry:
+    """The Carry with each state at the start of the step as one more equation."""
+    kept = []
+    for k in stage.carried:
+        e = Equation(names.fresh(f"{k.name}_start"), ops.var(k.name, k.init.axes, k.next.type.dtype), f"{k.name} at the start of each step")
+        starts[k.name] = outer_of(e, stage.axis)
+        kept.append(e)
+    return replace(stage, equations=(*stage.equations, *kept))
+
+
+def _reverse(stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: _Names, leaves: Mapping[str, Expr]) -> list[Stage]:
+    """The stages that pull the adjoints of a Carry's results back to what it read."""
+    axis = stage.axis
+    emitted = [(e, g) for e in stage.equations if (g := total.get(e.name)) is not None]
+    before = tuple(Equation(names.fresh(f"d_{e.name}"), g) for e, g in emitted)
+    state = {k.name: ops.var(k.name, k.init.axes, k.next.type.dtype) for k in stage.carried}
+    later = {k.name: ops.var(names.fresh(f"d_{k.name}"), k.init.axes, k.next.type.dtype) for k in stage.carried}
+    seeds = [(k.next, later[k.name]) for k in stage.carried]
+    seeds += [(e.value, ops.var(b.name, e.value.axes, e.value.type.dtype)) for (e, _), b in zip(emitted, before, strict=True)]
+    read = [v for v in variables(*body_roots(stage)) if v.name not in state and v.type.dtype != "bool"]
+    shares = adjoints(seeds, [*state.values(), *read])
+    at_start = {leaf: inside(starts[n], axis) for n, leaf in state.items()}
+    shares = substitute(shares, at_start)
+    carried, finals = [], {}
+    for k, share in zip(stage.carried, shares, strict=False):
+        finals[k.name] = ops.var(names.fresh(f"d_{k.name}_first"), k.init.axes, k.next.type.dtype)
+        init = total.of.get(k.final, ops.broadcast(ops.number(0), k.init.axes))
+        carried.append(Carried(later[k.name].name, fit(init, k.init.axes), share, finals[k.name].name))
+    equations = []
+    for leaf, share in zip(read, shares[len(state) :], strict=True):
+        if not ops.is_zero(share):
+            e = Equation(names.fresh(f"d_{leaf.name}_{axis}"), share)
+            equations.append(e)
+            total.add(leaves[leaf.name], outer_of(e, axis))
+    _pull(total, ((k.init, finals[k.name]) for k in stage.carried), leaves)
+    reverse = Carry(axis, not stage.reverse, tuple(carried), tuple(equations))
+    return [Map(before), reverse] if before else [reverse]

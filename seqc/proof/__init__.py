@@ -1,0 +1,1 @@
+"""Proof that two programs are the same function, over a prime field."""

@@ -1,0 +1,1 @@
+"""Program -> Kernels: names, order and lifetimes of what is printed."""

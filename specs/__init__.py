@@ -1,0 +1,1 @@
+"""The shipped library: layers, objectives, retentions, algorithms, functions."""
