@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import TextIO
 
@@ -100,7 +100,7 @@ def _excerpt(source: Source, labels: Sequence[tuple[Label, bool]], gutter: int, 
         row = sorted((mark for mark in marks if mark.line == number), key=lambda mark: (mark.begin, not mark.primary))
         shift, text = _cut(_shown(source.line(number)), row, room)
         yield Text.assemble((f"{number:<{gutter}} | ", SECONDARY), text)
-        for line in _underlines([_moved(mark, shift, room) for mark in row], style):
+        for line in _underlines(_moved(row, shift, room), style):
             yield Text.assemble((" " * gutter + " | ", SECONDARY), line)
 
 
@@ -121,9 +121,10 @@ def _marks(source: Source, label: Label, primary: bool) -> Iterator[_Mark]:
     yield _Mark(last, _columns(line[:begin]), max(_columns(line[:end]), _columns(line[:begin]) + 1), primary, label.text)
 
 
-def _moved(mark: _Mark, shift: int, room: int) -> _Mark:
-    begin = min(mark.begin - shift, room)
-    return _Mark(mark.line, begin, max(begin + 1, min(mark.end - shift, room)), mark.primary, mark.text)
+def _moved(marks: Iterable[_Mark], shift: int, room: int) -> list[_Mark]:
+    """The marks as a line that is cut shows them; those outside are left out."""
+    seen = (mark for mark in marks if mark.end > shift and mark.begin <= shift + room)
+    return [replace(mark, begin=max(0, mark.begin - shift), end=min(mark.end - shift, room + 1)) for mark in seen]
 
 
 def _underlines(marks: Sequence[_Mark], style: str) -> Iterator[Text]:
@@ -167,10 +168,11 @@ def _columns(text: str) -> int:
 
 
 def _cut(text: str, marks: Sequence[_Mark], room: int) -> tuple[int, str]:
-    """A line that is wider than `room` -> by how many columns it is moved left, and the part shown, which holds the first mark."""
+    """A line that is wider than `room` -> by how many columns it is moved left, and the part shown, which holds the primary mark."""
     if _columns(text) <= room:
         return 0, text
-    start = max(0, min(mark.begin for mark in marks) - room // 3)
+    wanted = [mark.begin for mark in marks if mark.primary] or [mark.begin for mark in marks]
+    start = max(0, wanted[0] - room // 3)
     kept, column = "", 0
     for char, width in _widths(text):
         if start <= column and column + width <= start + room:

@@ -7,24 +7,29 @@ from dataclasses import dataclass
 
 from seqc.backends.torch.module_initial import initial
 from seqc.backends.torch.module_parts import PARTS, parts
-from seqc.backends.torch.module_sizes import Argument, arguments, names, numbers, sorted_lines, unseen
-from seqc.backends.torch.module_values import WIDTH, Block, Text, dims
+from seqc.backends.torch.module_sizes import arguments, numbers, sorted_lines, unseen
+from seqc.backends.torch.module_values import WIDTH, Block, dims
+
 from seqc.diagnostics import InternalError
 from seqc.frontend.project import visible
 from seqc.frontend.project_types import Assign, Owner, Project, Tail, Value, walk
-from seqc.ir.model import Model
+from seqc.ir.model import Model, Output
+from seqc.ir.ops import base
 from seqc.source import Span
 
 Axes = tuple[str, ...]
 
 # What a module has already, and what the file itself calls by these names: a spec's own get a trailing underscore.
-OF_MODULES = (
-    "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval extra_repr float forward "
-    "get_buffer get_extra_state get_parameter get_submodule half init_state ipu load_state_dict modules mtia named_buffers named_children "
-    "named_modules named_parameters parameters register_buffer register_module register_parameter requires_grad_ reset_parameters set_extra_state "
-    "set_submodule share_memory state_dict step to to_empty train training type xpu zero_grad"
-).split()
-OF_THE_FILE = "self torch nn F math Tensor State state new positions cu_seqlens form batch super int isinstance tuple dict slice".split()
+OF_MODULES = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval extra_repr
+    float forward get_buffer get_extra_state get_parameter get_submodule half init_state ipu load_state_dict modules mtia
+    named_buffers named_children named_modules named_parameters parameters register_buffer register_module register_parameter
+    requires_grad_ reset_parameters set_extra_state set_submodule share_memory state_dict step to to_empty train training type
+    xpu zero_grad
+    """.split()  # noqa: SIM905
+)
+OF_THE_FILE = frozenset(["self", "torch", "nn", "F", "math", "Tensor", "State", "state", "new", "positions", "cu_seqlens", "form", "batch"])
 
 
 def print_module(model: Model, *, source: str | None = None) -> str:
@@ -35,7 +40,7 @@ def print_module(model: Model, *, source: str | None = None) -> str:
 
 
 def class_name(layer: str) -> str:
-    """gated_deltaproduct -> GatedDeltaproduct."""
+    """tiny_memory -> TinyMemory."""
     return "".join(word[:1].upper() + word[1:] for word in layer.split("_"))
 
 
@@ -70,10 +75,6 @@ class _Printer:
 
     def value_name(self, name: str) -> str:
         return f"self.{self.member(name)}" if name in self.params else self.local(name)
-
-    def block_name(self, name: str) -> str:
-        """What an expression calls a name; a target also names its weights, which are members under the same name."""
-        return self.value_name(name)
 
     # --- The file ----------------------------------------------------------------------------------------------
 
@@ -111,16 +112,17 @@ class _Printer:
     def init(self) -> list[str]:
         named = [a for a in self.sizes if a.name]
         required, rest = [a for a in named if a.default is None], [a for a in named if a.default is not None]
-        formals = ["self", "model: int", "*", *(f"{a.name}: {a.kind}" for a in required), *(f"{a.name}: {a.kind} = {a.default}" for a in rest)]
+        formals = [f"{a.name}: {a.kind}" for a in required] + [f"{a.name}: {a.kind} = {a.default}" for a in rest]
+        formals = ["self", "model: int", "*", *formals]
         lines = exploded("def __init__(", formals, ") -> None:", 4)
         lines.append("        super().__init__()")
         lines += ["        " + line for line in sorted_lines(self.sizes, dict(self.project.sizes))]
         lines += self.shape_checks()
         stored = ["model", *(a.name for a in named)]
         lines += [f"        self.{self.member(n)} = {n}" for n in stored]
-        for p in (*self.model.params, *self.project.params):
-            axes = ", ".join(self.params[p.name]) or "()"
-            lines.append(f"        self.{self.member(p.name)} = nn.Parameter(torch.empty({axes}))")
+        for name, own in self.params.items():
+            axes = ", ".join(map(base, own)) or "()"
+            lines.append(f"        self.{self.member(name)} = nn.Parameter(torch.empty({axes}))")
         for a in self.project.assigns:
             if not a.owners:
                 continue
@@ -185,9 +187,10 @@ class _Printer:
                 "                    nn.init.zeros_(module.bias)",
             ]
         if norms:
-            lines += [f"            {'elif' if maps else 'if'} isinstance(module, {_kinds(norms)}):", "                nn.init.ones_(module.weight)"]
-            if "GroupNorm" in norms:
-                lines += ["                if isinstance(module, GroupNorm):", "                    nn.init.zeros_(module.bias)"]
+            test = f"            {'elif' if maps else 'if'} isinstance(module, {_kinds(norms)}):"
+            lines += [test, "                nn.init.ones_(module.weight)"]
+        if "GroupNorm" in norms:
+            lines += ["            if isinstance(module, GroupNorm):", "                nn.init.zeros_(module.bias)"]
         for p in self.model.params:
             lines += self.drawn(p.name, initial(p, self.params), p.span)
         for q in self.project.params:
@@ -197,7 +200,7 @@ class _Printer:
     def drawn(self, name: str, value: Value, span: Span) -> list[str]:
         """A param's initial value, written into it."""
         member = f"self.{self.member(name)}"
-        block = Block(self.block_name, member, name, parts=self.used)
+        block = Block(self.value_name, self.member, member, name, parts=self.used)
         block.lines.append(self.comment(span))
         if value.is_number:
             block.line(f"{member}.fill_({block.text(value).text})")
@@ -212,7 +215,7 @@ class _Printer:
         entries = ['"op": None']
         zeros = [t for t in self.project.tails if t.kind != "first"]
         if zeros:
-            lines.append("        like = next(self.parameters())" if self.has_weights() else '        like = torch.empty(0)')
+            lines.append("        like = next(self.parameters())" if self.has_weights() else "        like = torch.empty(0)")
         if self.project.positions:
             device = "like.device" if zeros else "next(self.parameters()).device" if self.has_weights() else "None"
             entries.append(f'"position": torch.zeros(batch, dtype=torch.int64, device={device})')
@@ -236,7 +239,7 @@ class _Printer:
         lines.append("        if state is None:")
         lines.append(f"            state = self.init_state({x}.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1)")
         lines.append("        new: State = {}")
-        block = Block(self.block_name, x, parts=self.used, lines=lines)
+        block = Block(self.value_name, self.member, x, parts=self.used, lines=lines)
         if self.project.positions:
             block.line(f'positions, new["position"] = {block.use("positions_of")}({x}, state["position"], cu_seqlens)')
         for a in self.project.assigns:
@@ -260,7 +263,7 @@ class _Printer:
 
     def call(self) -> list[str]:
         """The op: inputs and params in declared order."""
-        outputs = [self.local(s.name) for s in self.model.steps if type(s).__name__ == "Output"]
+        outputs = [self.local(s.name) for s in self.model.steps if isinstance(s, Output)]
         results = outputs[0] if len(outputs) == 1 else f"({', '.join(outputs)})"
         args = [self.local(i.name) for i in self.model.inputs] + [f"self.{self.member(p.name)}" for p in self.model.params]
         args += [f"{n}=self.{self.member(n)}" for n in (*unseen(self.model), *sorted(numbers(self.model, self.project)))]

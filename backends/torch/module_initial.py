@@ -7,10 +7,11 @@ from fractions import Fraction
 from seqc.diagnostics import InternalError
 from seqc.frontend.intervals import ANY, Interval, at_least, point
 from seqc.frontend.project import visible
+from seqc.frontend.project_names import COUNTS
 from seqc.frontend.project_types import Value
-from seqc.frontend.project_values import COUNTS
 from seqc.ir.expr import Expr
 from seqc.ir.model import Draw, Param
+from seqc.ir.ops import base
 
 Axes = tuple[str, ...]
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/", "power": "^", "maximum": "max"}
@@ -56,7 +57,7 @@ def _value(e: Expr, place: Axes, draws: dict[str, Draw], params: dict[str, Axes]
         return Value(name, (), (str(attr),), range=point(3.141592653589793) if attr == "pi" else Interval())
     if name == "iota":
         assert isinstance(attr, tuple)
-        return Value("iota", (), (str(attr[0]),), (str(attr[0]),))
+        return Value("iota", (), (base(str(attr[0])),), (str(attr[0]),))
     if name in SAME:
         return Value(name, args, (), axes)
     if name in ARITHMETIC:
@@ -65,6 +66,9 @@ def _value(e: Expr, place: Axes, draws: dict[str, Draw], params: dict[str, Axes]
         return Value("where", args, (), axes)
     if name == "compare":
         return Value("compare", args, (COMPARE.get(str(attr), str(attr)),), axes)
+    if name == "rename":
+        table: dict[str, str] = dict(attr)  # type: ignore[arg-type]
+        return Value("rename", args, (), tuple(table.get(a, a) for a in args[0].axes))
     if name == "broadcast":
         return args[0]
     if name == "contract":

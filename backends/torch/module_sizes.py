@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from seqc.frontend import ast
+from seqc.frontend.check_sizes import NotExact, evaluate
 from seqc.frontend.project_types import Project, walk
 from seqc.ir.expr import variables
-from seqc.ir.model import Model
+from seqc.ir.model import Append, Learn, Model, Retain
 
 # A quotient of two whole-number expressions; how tightly each binds: 0 a sum, 1 a product, 2 anything closed.
 SUM, PRODUCT, CLOSED = range(3)
@@ -90,22 +92,21 @@ def arguments(model: Model, project: Project) -> tuple[Argument, ...]:
     if "groups" not in declared and uses_groups(model, project):
         found.append(Argument("groups", "None", "int | None", ("if groups is None:", "    groups = heads")))
     for name, default in project.sizes:
-        found.append(_argument(model.name, name, default, static))
+        found.append(_argument(model, name, default, static))
     if any(a.name == "groups" for a in found):
         text = 'raise ValueError(f"groups = {groups} does not divide heads = {heads}")'
         found.append(Argument("", None, "", ("if heads % groups:", f"    {text}")))
-    for name, default in (("depth", "0"), ("depths", "1")):
-        if name in numbers(model, project):
-            found.append(Argument(name, default))
+    found += [Argument(n, start) for n, start in (("depth", "0"), ("depths", "1")) if n in numbers(model, project)]
     return tuple(found)
 
 
-def _argument(layer: str, name: str, default: ast.Expr | None, static: dict[str, int]) -> Argument:
+def _argument(model: Model, name: str, default: ast.Expr | None, static: dict[str, int]) -> Argument:
     if name in static:
-        text = f'raise ValueError(f"{layer} is compiled for {name} = {static[name]}, not {{{name}}}")'
+        text = f'raise ValueError(f"{model.name} is compiled for {name} = {static[name]}, not {{{name}}}")'
         return Argument(name, str(static[name]), "int", (f"if {name} != {static[name]}:", f"    {text}"))
-    if isinstance(default, ast.Number):
-        return Argument(name, str(default.value))
+    chosen = next((s.default for s in model.sizes if s.name == name), None)
+    if chosen is not None and not _follows(default, chosen, {s.name: s.default for s in model.sizes}):
+        return Argument(name, str(chosen))
     found = ratio(default) if default is not None else None
     if found is None:
         return Argument(name, None)
@@ -114,27 +115,44 @@ def _argument(layer: str, name: str, default: ast.Expr | None, static: dict[str,
     return Argument(name, "None", "int | None", (f"if {name} is None:", f"    {name} = {value}"), bottom != ONE)
 
 
+def _follows(default: ast.Expr | None, chosen: Fraction, values: dict[str, Fraction | None]) -> bool:
+    """Whether the value is that of a formula, to be computed from the module's other sizes; else it was chosen at compile time."""
+    if default is None or isinstance(default, ast.Number):
+        return False
+    try:
+        return evaluate(default, values) == chosen
+    except NotExact:
+        return False
+
+
 def uses_groups(model: Model, project: Project) -> bool:
     """Whether anything is shared by the heads of a group."""
     values = [a.axes for a in project.assigns] + [v.axes for a in project.assigns for v in walk(a.value)]
-    scoped = any(x.scope == "group" for x in (*model.inputs, *model.params, *model.states))
-    return scoped or any("groups" in axes for axes in values)
+    scopes = [i.scope for i in model.inputs] + [p.scope for p in model.params] + [s.scope for s in model.states]
+    return "group" in scopes or any("groups" in axes for axes in values)
 
 
 def numbers(model: Model, project: Project) -> set[str]:
     """`depth` and `depths`, where the layer or its section uses them."""
-    steps = [s.value for s in model.steps if not hasattr(s, "items") and not hasattr(s, "updates")]
-    steps += [u.value for s in model.steps if hasattr(s, "updates") for u in s.updates]
-    roots = [*steps, *(p.init.value for p in model.params), *(s.init for s in model.states)]
-    found = {v.name for v in variables(*roots)} & {"depth", "depths"}
+    roots = [*(p.init.value for p in model.params), *(s.init for s in model.states)]
+    for s in model.steps:
+        match s:
+            case Retain() | Learn():
+                roots += [u.value for u in s.updates]
+            case Append():
+                roots += [e for _, e in s.items]
+            case _:
+                roots.append(s.value)
     values = [a.value for a in project.assigns] + [p.init for p in project.params]
-    return found | {str(v.attr[0]) for a in values for v in walk(a) if v.op == "count" and v.attr[0] in ("depth", "depths")}
+    found = {v.name for v in variables(*roots)} | {str(v.attr[0]) for a in values for v in walk(a) if v.op == "count"}
+    return found & {"depth", "depths"}
 
 
 def unseen(model: Model) -> tuple[str, ...]:
     """Sizes that no input or param of the op shows: the op takes them by name."""
-    shown = {a for x in (*model.inputs, *model.params) for a in x.axes} | {n for n, _ in model.values}
-    scopes = {x.scope for x in (*model.inputs, *model.params) if not {"heads", "model"} & set(x.axes)}
+    given = [(i.axes, i.scope) for i in model.inputs] + [(p.axes, p.scope) for p in model.params]
+    shown = {a for axes, _ in given for a in axes} | {n for n, _ in model.values}
+    scopes = {scope for axes, scope in given if not {"heads", "model"} & set(axes)}
     shown |= {"heads"} if {"head", "sequence"} & scopes else set()
     shown |= {"groups"} if "group" in scopes else set()
     optional = {"heads", "groups"} if not any(s.scope == "group" for s in model.states) else set()
@@ -173,5 +191,3 @@ def names(e: ast.Expr | None) -> set[str]:
         case ast.Negate(value=value):
             return names(value)
     return set()
-
-

@@ -8,7 +8,8 @@ from fractions import Fraction
 
 from seqc.diagnostics import InternalError
 from seqc.frontend.intervals import INF
-from seqc.frontend.project_types import Value
+from seqc.frontend.project_types import Value, walk
+from seqc.ir.ops import base
 
 Axes = tuple[str, ...]
 WIDTH = 140
@@ -48,7 +49,8 @@ class Text:
 class Block:
     """The lines of one function body. `like`: a tensor with the device and dtype of the result."""
 
-    names: Callable[[str], str]
+    names: Callable[[str], str]  # of values
+    members: Callable[[str], str]  # of targets and sizes on the module
     like: str
     target: str = ""
     indent: int = 8
@@ -74,21 +76,16 @@ class Block:
             part = self.largest(value) if long else None
             if part is None:
                 break
-            name = f"{self.target}_{len(self.taken) + 1}"
+            name = f"part_{len(self.taken) + 1}"
             self.line(f"{name} = {self.text(part).text}")
             self.taken[id(part)] = name
         self.line(f"{target}{text}")
 
     def largest(self, value: Value) -> Value | None:
         """The largest part that fits a line: what to name so that a long line becomes shorter."""
-        best, node = None, value
-        while True:
-            children = [a for a in node.args if id(a) not in self.taken and a.args]
-            if not children:
-                return best
-            node = max(children, key=lambda a: len(self.text(a).text))
-            if len(self.text(node).text) + self.indent + len(self.target) + 6 <= WIDTH:
-                return node
+        parts = [v for a in value.args for v in walk(a) if v.args and id(v) not in self.taken]
+        room = WIDTH - self.indent - len("part_100 = ")
+        return max((v for v in parts if len(self.text(v).text) <= room), key=lambda v: len(self.text(v).text), default=None)
 
     def carried(self, value: Value) -> None:
         """Names what carries values from call to call, inner ones first: those calls give two results."""
@@ -105,7 +102,9 @@ class Block:
         elif value.op == "shift":
             self.line(f"{name}, new[{key}] = {self.use('shift')}({self.text(x).text}, state[{key}], cu_seqlens)")
         else:
-            self.line(f"{name}, new[{key}] = self.{self.names(self.target)}.{path}({self.flat(x, len(x.axes))}, state[{key}], cu_seqlens)")
+            self.line(
+                f"{name}, new[{key}] = self.{self.members(self.target)}.{path}({self.flat(x, len(x.axes))}, state[{key}], cu_seqlens)"
+            )
             name = self.unflat(Text(name), value.axes)
         self.taken[id(value)] = name
 
@@ -119,6 +118,8 @@ class Block:
                 return self.leaf(v)
             case "name":
                 return Text(self.names(str(v.attr[0])))
+            case "rename":
+                return self.text(v.args[0])
             case "neg":
                 return Text(f"-{self.text(v.args[0]).within(SIGN)}", SIGN)
             case "+" | "-" | "*" | "/":
@@ -150,7 +151,7 @@ class Block:
 
     def size(self, axis: str) -> str:
         """A size, or the length of an axis that is only a number."""
-        return axis if axis.isdigit() else f"self.{axis}"
+        return axis if axis.isdigit() else f"self.{self.members(base(axis))}"
 
     def operands(self, v: Value) -> tuple[Text, ...]:
         return tuple(self.aligned(a, v) for a in v.args)
@@ -170,7 +171,7 @@ class Block:
             order = (*range(lead), *(lead + axes.index(a) for a in own))
             text = Text(f"{text.within(ATOM)}.permute({', '.join(map(str, order))})")
         missing = [i for i, a in enumerate(place) if a not in own and (lead or any(b in own for b in place[:i]))]
-        if not own and not lead or not missing:
+        if (not own and not lead) or not missing:
             return text
         index = ", ".join(":" if a in own else "None" for a in place[missing[0] :])
         return Text(f"{text.within(ATOM)}[..., {index}]")
@@ -209,7 +210,7 @@ class Block:
     def call(self, v: Value) -> str:
         """Functions along axes and functions with weights."""
         x = v.args[0]
-        path = f"self.{self.names(self.target)}.{v.attr[0]}" if v.attr else ""
+        path = f"self.{self.members(self.target)}.{v.attr[0]}" if v.attr else ""
         match v.op:
             case "linear":
                 return self.unflat(Text(f"{path}({self.side_by_side(v.args, 0)})"), v.axes)
@@ -221,8 +222,7 @@ class Block:
                 axis = "" if x.axes[-1] == v.attr[0] else f", {dims((str(v.attr[0]),), x.axes)}"
                 return f"{self.use('rope')}({self.text(x).text}, positions{axis})"
             case "reshape":
-                flat = self.flat(x, len(x.axes))
-                return self.unflat(Text(flat), v.axes) if len(x.axes) else self.unflat(Text(f"{self.text(x).within(ATOM)}[..., None]"), v.axes)
+                return self.unflat(Text(self.flat(x, len(x.axes))), v.axes)
             case "l2norm" | "standardize":
                 axes, eps = v.attr
                 assert isinstance(axes, tuple) and isinstance(eps, Fraction)
@@ -249,7 +249,7 @@ class Block:
         if n == 1:
             return text.text
         end = self.unflat(Text(""), v.axes)
-        if n == len(v.axes) and text.text.endswith(end):
+        if v.op in ("linear", "conv") and text.text.endswith(end):
             return text.text.removesuffix(end)
         return f"{text.within(ATOM)}.flatten(-{n})"
 
@@ -265,7 +265,8 @@ class Block:
         """The value with every axis of its place; `shape` is the text of what comes before them."""
         if v.is_number and (place or shape):
             sizes = ", ".join(filter(None, (shape, *(self.size(a) for a in place))))
-            return f"torch.full(({sizes}{',' if ',' not in sizes else ''}), {self.text(v).text}, dtype={self.like}.dtype, device={self.like}.device)"
+            comma = "" if "," in sizes else ","
+            return f"torch.full(({sizes}{comma}), {self.text(v).text}, dtype={self.like}.dtype, device={self.like}.device)"
         if set(v.axes) == set(place) and v.when == when:
             return self.reordered(self.text(v), v.axes, place, LEAD[when]).text
         text = self.aligned(v, Value("", (), (), place, "token" if when == "token" else v.when))

@@ -1,1 +1,9 @@
-"""Recurrence -> Program, one file per form."""
+"""Recurrence -> Program, one file per form. The tuple is the whole mechanism: a form is listed here and nowhere else."""
+
+from seqc.forms.base import Applies, Form, Lowered, Refuses
+from seqc.forms.chunkwise import CHUNKWISE
+from seqc.forms.recurrent import RECURRENT
+
+FORMS: tuple[Form, ...] = (CHUNKWISE, RECURRENT)
+
+__all__ = ["FORMS", "Applies", "Form", "Lowered", "Refuses"]

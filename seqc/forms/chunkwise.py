@@ -51,7 +51,8 @@ class _Memory:
     rows, m micro-steps. Memories with equal counts share axes, and with them what is computed from the same inputs.
     """
 
-    def __init__(self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str]):
+    def __init__(self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str], alone: bool):
+        self.alone = alone
         self.chain, self.name, self.up, self.valid, self.hints = chain, name, up, valid, hints
         self.n = max(len(chain.steps), 1)
         self.erase = [[r for r in s.rows if r.read is not None] for s in chain.steps]
@@ -66,7 +67,10 @@ class _Memory:
         self.G = self._running() if self.decays else None
 
     def hint(self, e: Expr, word: str) -> Expr:
-        self.hints.setdefault(e, word if len(self.name) == 0 else f"{word}_{self.name}")
+        core = e
+        while core.op.name in ("rename", "neg", "broadcast"):
+            (core,) = core.args
+        self.hints.setdefault(core, word if self.alone else f"{word}_{self.name}")
         return e
 
     # --- Rows ----------------------------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
 
     for s in structure.order:
         chain = structure.chains[s.name]
-        memory = _Memory(chain, s.name, up, valid, hints)
+        memory = _Memory(chain, s.name, up, valid, hints, len(structure.order) == 1)
         memory.solve()
         memories[s.name] = memory
         widths += _widths(memory)

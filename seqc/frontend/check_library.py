@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from seqc.diagnostics import SpecError
-from seqc.frontend import ast
+from seqc.frontend import ast, library
 from seqc.frontend import check_time as time
 from seqc.frontend.check_expr import read, read_real
 from seqc.frontend.check_problems import Refused, listed
 from seqc.frontend.check_scope import Entity, Env, unknown_name
 from seqc.frontend.check_values import AxisError, Value, canonical_names, fit, identity, join, relabel, shown
+from seqc.frontend.parser import parse
 from seqc.ir import model, ops
 from seqc.source import Source, Span
 
@@ -33,23 +34,37 @@ class Actual:
 # --- Finding ---------------------------------------------------------------------------------------------------
 
 
-def find(env: Env, kind: str, name: str) -> ast.Definition | None:
-    """A definition in this file, beside the spec or in the shipped library; notes its text."""
-    from seqc.frontend import library
-
+def find(env: Env, kind: str, name: str, span: Span | None = None) -> ast.Definition | None:
+    """A definition of this text, beside the spec or in the shipped library; notes the text it is in."""
     build = env.build
-    if (kind, name) in build.definitions:
-        return build.definitions[kind, name]
-    try:
+    own = build.homes.get(env.home, {})
+    if (kind, name) in own:
+        return own[kind, name]
+    if (kind, name) not in build.library:
         found = library.find(kind, name, build.beside)
+        if found is None:
+            return None
+        build.library[kind, name] = _read_library(env, kind, name, found.source)
+        note_text(env, f"{PLURAL[kind]}/{name}.seq", found.source)
+        shipped = library.find(kind, name, None) if found.hides is not None else None
+        if shipped is not None and shipped.source.text != found.source.text:
+            build.problems.report("hides-library", f"`{name}` beside the spec hides the library's {kind} of that name", span, level="note")
+    return build.library[kind, name]
+
+
+def _read_library(env: Env, kind: str, name: str, source: Source) -> ast.Definition:
+    """The definition that a library text is named after; the others in it are its own."""
+    problems = env.build.problems
+    try:
+        file = parse(source)
     except SpecError as error:
-        build.problems.found.extend(d for d in error.diagnostics if d not in build.problems.found)
+        problems.found.extend(d for d in error.diagnostics if d not in problems.found)
         raise Refused from None
-    if found is None:
-        return None
-    build.definitions[kind, name] = found.definition
-    note_text(env, f"{PLURAL[kind]}/{name}.seq", found.source)
-    return found.definition
+    table = {(d.kind, d.name.id): d for d in file.definitions if isinstance(d, ast.Definition)}
+    env.build.homes[source.name] = table
+    if (kind, name) not in table:
+        raise problems.refuse("library-name", f"this text does not define {_article(kind)} `{name}`", Span(source, 0, 0))
+    return table[kind, name]
 
 
 def note_text(env: Env, name: str, source: Source) -> None:
@@ -58,15 +73,26 @@ def note_text(env: Env, name: str, source: Source) -> None:
 
 def needed(env: Env, kind: str, name: ast.Name | ast.Ref) -> ast.Definition:
     """A definition, or an error if there is none; inside an objective a function serves as well."""
-    found = find(env, kind, name.id)
+    found = find(env, kind, name.id, name.span)
     if found is None and kind == "objective":
-        found = find(env, "function", name.id)
+        found = find(env, "function", name.id, name.span)
     if found is not None:
         return found
-    other = next((k for k in PLURAL if k != kind and (k, name.id) in env.build.definitions or k != kind and find(env, k, name.id)), None)
+    other = next((k for k in PLURAL if k != kind and find(env, k, name.id)), None)
     if other is not None:
         raise env.build.problems.refuse("wrong-kind", f"`{name.id}` is {_article(other)}, and {_article(kind)} stands here", name.span)
-    raise unknown_name(env, name.id, name.span, f"no {kind}")
+    if isinstance(name, ast.Ref):
+        raise unknown_name(env, name.id, name.span, known=_callable(env, kind))
+    known: dict[str, Span | None] = {n: d.name.span for (k, n), d in env.build.homes.get(env.home, {}).items() if k == kind}
+    known |= dict.fromkeys(library.names(kind, env.build.beside))
+    secondary, helps = env.build.problems.misspelt(name.id, known)
+    raise env.build.problems.refuse("unknown-name", f"no {kind} is named `{name.id}`", name.span, "", secondary=secondary, helps=helps)
+
+
+def _callable(env: Env, kind: str) -> dict[str, Span | None]:
+    """What a name in front of brackets may mean."""
+    kinds = (kind, "function") if kind == "objective" else (kind,)
+    return {n: None for k in kinds for n in library.names(k, env.build.beside)}
 
 
 def _article(kind: str) -> str:
@@ -112,7 +138,7 @@ def bind(
         bound[key.id] = _actual(env, arg)
     for name, formal in formals.items():
         if name not in bound and formal.default is not None:
-            inside = env.inner(names={n: Entity("value", n, a.span, a.value) for n, a in bound.items()}, axes={}, layer=False, place=f"{definition.kind} `{definition.name.id}`", objective=False)
+            inside = env.inner(names={n: Entity("value", n, a.span, a.value) for n, a in bound.items()}, axes={}, layer=False, place=f"{definition.kind} `{definition.name.id}`", objective=False, home=_home(definition))
             bound[name] = Actual(read_real(inside, formal.default, "a default"), formal.default.span)
     missing = [n for n in formals if n not in bound]
     if missing:
@@ -150,16 +176,25 @@ def opened(env: Env, definition: ast.Definition, span: Span, actuals: Mapping[st
     formals = [(f.name.id, f.axes, actuals[f.name.id]) for f in definition.formals]
     with ExitStack() as stack:
         mapping, values = map_axes(env, stack, formals, f"`{definition.name.id}`")
-        names = {n: Entity("value", n, f.span, values[n], _tensors(actuals[n])) for n, f in ((f.name.id, f) for f in definition.formals)}
+        names = {f.name.id: _formal(f, actuals[f.name.id], values[f.name.id], mapping) for f in definition.formals}
         if definition.kind in ("algorithm", "retention") and definition.formals:
             w = definition.formals[0].name.id
             names[w] = replace(names[w], mutable=True)
-        inner = Env(env.build, names, mapping.axes, f"{definition.kind} `{definition.name.id}`", reads=env.reads, within=(*env.within, key), layer=False, objective=definition.kind == "objective")
+        inner = Env(env.build, names, mapping.axes, f"{definition.kind} `{definition.name.id}`", _home(definition), definition.kind == "objective", env.reads, (*env.within, key), layer=False)
         yield inner, lambda value: leave(value, mapping)
 
 
-def _tensors(actual: Actual) -> tuple[str, ...]:
-    return (actual.tensor,) if actual.tensor else ()
+def _home(definition: ast.Definition) -> str:
+    return definition.name.span.source.name
+
+
+def _formal(formal: ast.Formal, actual: Actual, value: Value, mapping: Mapping_) -> Entity:
+    if actual.tensor is None:
+        return Entity("value", formal.name.id, formal.span, value)
+    inward = {old: new for new, old in mapping.outside.items() if new in mapping.leads}
+    extra = len(actual.value.axes) - len(value.axes)
+    inside = (*(inward.get(a, a) for a in actual.value.axes[:extra]), *value.axes)
+    return Entity("value", formal.name.id, formal.span, value, (actual.tensor,), inside=inside)
 
 
 def map_axes(env: Env, stack: ExitStack, formals: Sequence[tuple[str, tuple[ast.Axis, ...], Actual]], what: str) -> tuple[Mapping_, dict[str, Value]]:
@@ -274,8 +309,8 @@ def run_body(env: Env, body: Sequence[ast.Statement]) -> None:
             local_update(env, s)
         elif isinstance(s, ast.For):
             local_loop(env, s)
-        elif not isinstance(s, (ast.Result, ast.Declare)):
-            raise env.build.problems.refuse("not-in-definition", "a definition has `let`, `update` and `for` lines only", s.span)
+        elif not isinstance(s, ast.Result) and not (isinstance(s, ast.Declare) and env.within[-1][0] == "algorithm"):
+            raise env.build.problems.refuse("not-in-definition", f"{_article(env.within[-1][0])} has no such line", s.span)
 
 
 def local_let(env: Env, s: ast.Let) -> None:

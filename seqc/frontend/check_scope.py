@@ -26,6 +26,9 @@ RESERVED = PYTHON_RESERVED | frozenset(
 COARSE = {"layer": 0, "group": 1, "head": 2, "sequence": 2}
 
 
+Definitions = dict[tuple[str, str], ast.Definition]
+
+
 @dataclass(frozen=True)
 class Entity:
     """What a name stands for.
@@ -43,6 +46,7 @@ class Entity:
     deep: ast.DeepMemory | None = None
     lengths: tuple[tuple[str, int], ...] = ()
     mutable: bool = False
+    inside: tuple[str, ...] = ()  # the axes that the tensor of a formal has inside its definition
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Build:
     problems: Problems
     source: Source
     beside: Path | None
-    definitions: dict[tuple[str, str], ast.Definition]
+    homes: dict[str, Definitions]  # the definitions of each text, by its name
     sizes: dict[str, ast.Size | None]
     values: dict[str, Fraction | None]
     static: set[str] = field(default_factory=set)
@@ -82,6 +86,7 @@ class Build:
     line: int = 0  # counts the steps that change a state
     fresh: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    library: Definitions = field(default_factory=dict)  # found beside the spec or in the shipped library
     slopes: list[tuple[Expr, Expr]] = field(default_factory=list)  # leaves that stand for a slope in the objective at hand
 
     @contextmanager
@@ -118,6 +123,7 @@ class Env:
     names: dict[str, Entity]
     axes: dict[str, str]
     place: str  # `layer x`, `function f`: for messages
+    home: str = ""  # the text that this stands in
     objective: bool = False
     reads: Mapping[str, Expr] = field(default_factory=dict)  # tensors that stand for a leaf: inside an objective
     within: tuple[tuple[str, str], ...] = ()  # the definitions around this one
@@ -137,14 +143,13 @@ def known_names(env: Env) -> dict[str, Span | None]:
     known: dict[str, Span | None] = {e.name: e.span for e in env.names.values() if e.kind != "broken"}
     if env.layer:
         known |= {name: (size.name.span if size else None) for name, size in env.build.sizes.items()}
-    known |= {name: d.name.span for (_, name), d in env.build.definitions.items()}
+    known |= {name: d.name.span for (_, name), d in env.build.homes.get(env.home, {}).items()}
     return known | {name: None for name in BUILT_IN_NAMES if name not in known}
 
 
-def unknown_name(env: Env, name: str, span: Span, what: str = "no name") -> Refused:
-    secondary, helps = env.build.problems.misspelt(name, known_names(env))
-    return env.build.problems.refuse("unknown-name", f"{what} is `{name}`" if what != "no name" else f"nothing is named `{name}`",
-                                     span, f"not declared in {env.place}", secondary=secondary, helps=helps)  # fmt: skip
+def unknown_name(env: Env, name: str, span: Span, what: str = "nothing", known: Mapping[str, Span | None] | None = None) -> Refused:
+    secondary, helps = env.build.problems.misspelt(name, {**(known or {}), **known_names(env)})
+    return env.build.problems.refuse("unknown-name", f"{what} is named `{name}`", span, f"not declared in {env.place}", secondary=secondary, helps=helps)
 
 
 def declare(env: Env, name: ast.Name, entity: Entity) -> None:

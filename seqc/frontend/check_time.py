@@ -74,23 +74,17 @@ def start_value(env: Env, entity: Entity, tensor: str, when: int | str) -> Value
     from seqc.frontend.check_library import linked
 
     leaf = start_leaf(env, tensor, when)
-    value = Value(leaf, leaf.axes)
-    return linked(env, tensor, value) if entity.kind in ("state", "memory") else value
+    if entity.kind in ("state", "memory"):
+        return linked(env, tensor, Value(leaf, leaf.axes))
+    assert entity.value is not None
+    return Value(relabel(leaf, dict(zip(leaf.axes, entity.inside, strict=True))), entity.value.axes)
 
 
 def _start(env: Env, e: ast.Call, brackets: Brackets) -> Value:
     entity, when = started(env, e)
     if entity.deep is not None:
         raise env.build.problems.refuse("deep-memory-value", f"`{entity.name}` is several tensors and is not a value", e.span, "", secondary=[(entity.span, "a deep memory")], helps=(f"apply it: `{e.span.text}(...)`",))
-    value = start_value(env, entity, entity.tensors[0], when)
-    if entity.value is not None and set(entity.value.axes) != set(value.axes):
-        return _as_mapped(value, entity.value)
-    return value
-
-
-def _as_mapped(value: Value, like: Value) -> Value:
-    """The value with the visible axes of a formal that holds the same tensor."""
-    return Value(value.expr, tuple(a for a in value.axes if a in like.axes))
+    return start_value(env, entity, entity.tensors[0], when)
 
 
 def _phase(env: Env, e: ast.Call, brackets: Brackets) -> Value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr
@@ -140,7 +141,7 @@ def join(x: Value, y: Value) -> Value:
     if last == first and not set(left) & set(right) and last not in (*left, *right):
         return ordered(ops.contract((x.expr, y.expr), (*mapped, *left, *right)), (*left, *right))
     names = canonical_names((*left, *right))
-    through = next(a for a in (last, first, *_primed(identity(last))) if a not in names)
+    through = next(a for a in chain((last, first), _primed(identity(last))) if a not in names)
     x_table = {**dict(zip(left, names, strict=False)), last: through}
     y_table = {**dict(zip(right, names[len(left) :], strict=True)), first: through}
     product = ops.contract((relabel(x.expr, x_table), relabel(y.expr, y_table)), (*mapped, *names))

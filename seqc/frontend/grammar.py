@@ -16,6 +16,7 @@ from pathlib import Path
 import lark
 import platformdirs
 from lark.lexer import BasicLexer, LexerThread
+from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 CACHE_VARIABLE = "SEQC_CACHE_DIR"
 
@@ -38,6 +39,11 @@ def load() -> lark.Lark:
     return _read(path) or _write(path, build(text))
 
 
+def accepted(parser: InteractiveParser) -> frozenset[str]:
+    """The types of the tokens that could come next."""
+    return frozenset(parser.accepts())  # type: ignore[no-untyped-call]
+
+
 @cache
 def _lexer() -> BasicLexer:
     conf = copy.copy(load().lexer_conf)
@@ -48,7 +54,14 @@ def _lexer() -> BasicLexer:
 
 def tokens(text: str) -> Iterator[lark.Token]:
     """All tokens of a text, space and comments among them."""
-    return LexerThread.from_text(_lexer(), text).lex(None)
+    found: Iterator[lark.Token] = LexerThread.from_text(_lexer(), text).lex(None)  # type: ignore[no-untyped-call]
+    return found
+
+
+def snapshot(parser: InteractiveParser) -> InteractiveParser:
+    """A parser in the same state. Trees are shared, so what is read after an error has a meaning for messages only."""
+    taken: InteractiveParser = parser.copy(deepcopy_values=False)  # type: ignore[no-untyped-call]
+    return taken
 
 
 def cache_folder() -> Path:

@@ -240,7 +240,7 @@ ELEMENTWISE: dict[str, Callable[[Interval], Interval]] = {
     "neg": negate,
     "exp": exp,
     "log": log,
-    "sqrt": _monotone(lambda v: math.sqrt(max(v, 0.0))),
+    "sqrt": lambda x: _monotone(math.sqrt)(maximum(x, point(0))),
     "abs": magnitude,
     "sign": _bounded(-1, 1, True, True),
     "sin": _bounded(-1, 1, True, True),

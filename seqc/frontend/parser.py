@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from lark import Token, Tree, UnexpectedToken
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from seqc.diagnostics import Diagnostic, SpecError
 from seqc.frontend import ast, syntax
-from seqc.frontend.grammar import load
+from seqc.frontend.grammar import accepted, load, snapshot
 from seqc.frontend.lines import DEFINITIONS, Line, split
 from seqc.frontend.sections import misplaced
 from seqc.frontend.text import check_text, read_source
@@ -20,6 +21,7 @@ from seqc.source import Source
 __all__ = ["parse", "parse_text", "read_source"]
 
 MAX_ERRORS = 30
+MAX_LOOPS = 16
 
 # What takes the place of a statement that could not be read, so that those around it can be.
 STAND_INS = {
@@ -27,6 +29,7 @@ STAND_INS = {
     "STRING": "STRING", **{kind.upper(): f"{kind.upper()} NAME LPAR RPAR" for kind in DEFINITIONS[1:]},
 }
 STATEMENT = "LET NAME EQUAL NUMBER"
+EQUATION = "NAME EQUAL NUMBER"
 HEADERS = frozenset(word.upper() for word in (*DEFINITIONS, "project"))
 
 
@@ -54,11 +57,11 @@ def parse_text(text: str, name: str = "<string>") -> ast.File:
 
 def _one_line(header: Line) -> bool:
     """Whether a definition's value stands in its header."""
-    return any((a.type, b.type) == ("RPAR", "EQUAL") for a, b in zip(header.tokens, header.tokens[1:], strict=False))
+    return any((a.type, b.type) == ("RPAR", "EQUAL") for a, b in pairwise(header.tokens))
 
 
 def _in_order(errors: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    return tuple(sorted(errors, key=lambda error: error.primary.span.start if error.primary else 0))
+    return tuple(sorted(errors, key=lambda error: error.primary.span.start if error.primary else 0))[:MAX_ERRORS]
 
 
 @dataclass
@@ -75,9 +78,9 @@ class _Reader:
 
     def read(self, line: Line) -> None:
         """Takes in one statement."""
-        word = line.first.type
+        word = syntax.meant(line)
         if self.previous is None and self._version(line):
-            self._remember(line)
+            self._remember(line, word)
             return
         if word in HEADERS:
             self._close_loops()
@@ -85,9 +88,12 @@ class _Reader:
             self.errors.append(syntax.second_layer(self.source, self.layer, line))
         if word == "END" and not self.loops:
             self.errors.append(syntax.end_without_for(self.source, line))
+        elif word == "FOR" and len(self.loops) == MAX_LOOPS:
+            self.errors.append(syntax.too_many_loops(self.source, line, MAX_LOOPS))
+            return
         else:
-            self._take(line)
-        self._remember(line)
+            self._take(line, word)
+        self._remember(line, word)
 
     def finish(self) -> Tree[Token] | None:
         """The tree of the whole text, or None where there are errors."""
@@ -118,21 +124,23 @@ class _Reader:
             self.errors.append(syntax.missing_end(self.source, self.loops.pop()))
             self._feed_types(STAND_INS["END"])
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: Line, word: str) -> None:
         """Gives a statement to the parser; one that is wrong is reported and replaced by a stand-in."""
-        before = self.parser.copy(deepcopy_values=False)
+        before = snapshot(self.parser)
         error = syntax.of_tokens(self.source, line) or self._feed(line, before)
         if error is not None:
             self.errors.append(error)
-            self._replace(line, before)
+            self._replace(line, word, before)
 
-    def _replace(self, line: Line, before: InteractiveParser) -> None:
-        """Puts the first stand-in that fits where a statement was: its own, that after a missing body, or a header."""
-        own = STAND_INS.get(line.first.type, STATEMENT)
-        if line.first.type in HEADERS and _one_line(line):
+    def _replace(self, line: Line, word: str, before: InteractiveParser) -> None:
+        """Puts the first stand-in that fits where a statement was: its own, that after a missing body, then one with a header."""
+        own = STAND_INS.get(word, STATEMENT) if word != "SEQC" or self.previous is None else STATEMENT
+        if word in HEADERS and _one_line(line):
             own += " EQUAL NUMBER"
-        for stand_in in ((own,), (STATEMENT, own), (STAND_INS["LAYER"],), ()):
-            self.parser = before.copy(deepcopy_values=False)
+        layer = STAND_INS["LAYER"]
+        others = ((EQUATION,), (layer, STATEMENT, own)) if word == "PROJECT" else ((STATEMENT,), (layer,))
+        for stand_in in ((own,), (STATEMENT, own), *others, ()):
+            self.parser = snapshot(before)
             if all(self._feed_types(types) for types in stand_in):
                 return
 
@@ -142,10 +150,10 @@ class _Reader:
                 self.parser.feed_token(token)
             except UnexpectedToken:
                 # Reductions on the way to the error have hidden what else could have followed: ask again without them.
-                again = before.copy(deepcopy_values=False)
+                again = snapshot(before)
                 for earlier in line.tokens[:i]:
                     again.feed_token(earlier)
-                return syntax.of_parse(syntax.Place(self.source, line, i, frozenset(again.accepts()), self.previous))
+                return syntax.of_parse(syntax.Place(self.source, line, i, accepted(again), self.previous))
         return None
 
     def _feed_types(self, types: str) -> bool:
@@ -156,8 +164,7 @@ class _Reader:
             return False
         return True
 
-    def _remember(self, line: Line) -> None:
-        word = line.first.type
+    def _remember(self, line: Line, word: str) -> None:
         self.previous = line
         if word == "FOR":
             self.loops.append(line)

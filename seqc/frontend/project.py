@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from seqc.diagnostics import SpecError
 from seqc.frontend import ast, intervals
+from seqc.frontend.check_functions import BUILT_IN_NAMES
 from seqc.frontend.check_problems import Problems, Refused, listed
+from seqc.frontend.check_scope import RESERVED
 from seqc.frontend.intervals import ANY, Interval
+from seqc.frontend.project_names import HEADS, Axes, Name, PlaceUnknown, Scope, paths
 from seqc.frontend.project_types import Assign, Given, Learned, Project, Value, When, walk
-from seqc.frontend.project_values import HEADS, Axes, Name, PlaceUnknown, Scope, Typing, paths
+from seqc.frontend.project_values import Typing
 from seqc.ir import model
 from seqc.ir.model import Domain
 from seqc.source import Span
@@ -112,9 +115,7 @@ class _Section:
         for a in axes:
             if a.name not in self.scope.sizes:
                 secondary, helps = self.scope.problems.misspelt(a.name, dict.fromkeys(self.scope.sizes))
-                self.scope.problems.report(
-                    "unknown-axis", f"no size of the layer is named `{a.name}`", a.span, secondary=secondary, helps=helps
-                )
+                self.scope.problems.report("unknown-axis", f"no size is named `{a.name}`", a.span, secondary=secondary, helps=helps)
                 return None
             self.scope.used.add(a.name)
         return tuple(a.name for a in axes)
@@ -126,14 +127,23 @@ class _Section:
         own = self.axes(axes)
         return None if own is None else visible(own, scope)
 
-    def new(self, name: ast.Name) -> None:
-        """Refuses a name that the section or the layer has already."""
-        taken = self.scope.names.get(name.id)
-        place = self.around.inputs.get(name.id)
-        other = taken.span if taken else place.span if place else None
-        if other is None and name.id not in self.scope.sizes:
-            return
-        self.scope.problems.report("duplicate-name", f"`{name.id}` is declared twice", name.span, secondary=[(other, "declared here")])
+    def new(self, name: ast.Name) -> bool:
+        """Whether the section may declare the name; says so if not, once."""
+        problems = self.scope.problems
+        if name.id in RESERVED:
+            problems.report("reserved-name", f"`{name.id}` cannot be declared", name.span)
+        elif name.id in BUILT_IN_NAMES:
+            problems.report("redefines-builtin", f"`{name.id}` is built in, and nothing may redefine it", name.span)
+        elif name.id in self.scope.names or name.id in self.around.inputs or name.id in self.scope.sizes:
+            taken = self.scope.names.get(name.id) or self.around.inputs.get(name.id)
+            first = taken.span if taken else None
+            problems.report("declared-twice", f"`{name.id}` is declared twice", name.span, secondary=[(first, "first here")])
+        else:
+            return True
+        self.scope.used.add(name.id)
+        if name.id not in self.around.inputs:
+            self.scope.names.setdefault(name.id, Name(None, "static", ANY, name.span))
+        return False
 
     def given(self, signal: ast.Signal, first: bool) -> Given | None:
         """An input of the module: [model] for the first, else once per head."""
@@ -163,7 +173,8 @@ class _Section:
         self.new(self.project.result)
 
     def param(self, tensor: ast.Tensor) -> Learned | None:
-        self.new(tensor.name)
+        if not self.new(tensor.name):
+            return None
         axes = self.declared(tensor.axes, tensor.scopes)
         found = None
         with self.scope.problems.statement():
@@ -172,7 +183,7 @@ class _Section:
             for v in walk(init):
                 if (v.op == "name" and v.attr[0] not in self.params()) or v.when != "static":
                     raise self.scope.problems.refuse(
-                        "not-an-initial-value", "an initial value is made of numbers, draws and params", tensor.init.span
+                        "init-varies", "an initial value is made of numbers, draws and params", tensor.init.span
                     )
             if axes is not None:
                 self.fits(tensor.name, axes, init, tensor.init.span)
@@ -204,7 +215,8 @@ class _Section:
         return any(v.op == "name" and (known := self.scope.names.get(str(v.attr[0]))) is not None and known.late for v in walk(value))
 
     def let(self, s: ast.Let) -> Assign | None:
-        self.new(s.name)
+        if not self.new(s.name):
+            return None
         place = self.axes(s.axes) if s.axes else None
         assign = None
         with self.scope.problems.statement():
@@ -214,7 +226,7 @@ class _Section:
             axes = value.axes if place is None else place
             self.fits(s.name, axes, value, s.value.span)
             late = self.late(value)
-            assign = Assign("let", s.name.id, axes, value, late, tuple(typing.owners.values()), tuple(typing.tails.values()), s.span)
+            assign = Assign("let", s.name.id, axes, value, late, *typing.left(), s.span)
         self.scope.names[s.name.id] = Name(
             assign.axes if assign else None, assign.value.when if assign else "token", assign.value.range if assign else ANY,
             s.name.span, assign is not None and assign.late,
@@ -244,9 +256,7 @@ class _Section:
             value, typing = self.typed(target, s.value, place)
             self.fits(target, place, value, s.value.span)
             self.times(target, value, s, result)
-            role = "result" if result else "input"
-            owners, tails = tuple(typing.owners.values()), tuple(typing.tails.values())
-            assign = Assign("result" if role == "result" else "input", target.id, place, value, result, owners, tails, s.span)
+            assign = Assign("result" if result else "input", target.id, place, value, result, *typing.left(), s.span)
         when: When = "token" if result or self.around.inputs[target.id].scope != "sequence" else "sequence"
         if assign and not result:
             self.prove(self.around.inputs[target.id], assign.value, s.value.span)
@@ -316,7 +326,7 @@ class _Section:
                     text,
                     _header(self.project),
                     secondary=[(declared.span, "declared here")],
-                    helps=(f"write `{name} = linear({self.project.inputs[0].name.id})`",),
+                    helps=(_example(declared, self.project.inputs[0].name.id),),
                 )
         if self.project.result.id not in targets:
             problems.report(
@@ -329,7 +339,7 @@ class _Section:
         declared_names += [s.name for s in self.project.body if isinstance(s, ast.Let)]
         for n in declared_names:
             if n.id not in self.scope.used and n.id not in problems.suggested:
-                problems.report("unused-name", f"nothing uses `{n.id}`", n.span)
+                problems.report("unused", f"nothing uses `{n.id}`", n.span)
 
 
 def _place(declared: model.Input) -> Axes:
@@ -355,14 +365,24 @@ def _excess(found: Interval, domain: Interval) -> str:
     return f"nothing bounds this {side}" if abs(end) == intervals.INF else f"this may reach {intervals.show(end)}"
 
 
+# Functions whose range is a domain that is often declared.
+RANGES = {
+    (0, 1): "sigmoid({})",
+    (0, 2): "2 * sigmoid({})",
+    (-1, 1): "tanh({})",
+    (0, intervals.INF): "softplus({})",
+    (-intervals.INF, 0): "-softplus({})",
+}
+
+
 def _bounds(domain: Interval) -> tuple[str, ...]:
     """A function that has the domain as its range."""
-    table = {
-        (0, 1): "sigmoid(...)",
-        (0, intervals.INF): "softplus(...)",
-        (-intervals.INF, 0): "-softplus(...)",
-        (-1, 1): "tanh(...)",
-        (0, 2): "2 * sigmoid(...)",
-    }
-    text = table.get((domain.low, domain.high))
-    return (f"write `{text}`, which is in {domain}",) if text else ()
+    text = RANGES.get((domain.low, domain.high))
+    return (f"write `{text.format('...')}`, which is in {domain}",) if text else ()
+
+
+def _example(declared: model.Input, given: str) -> str:
+    """An equation that keeps the declared domain."""
+    domain = declared.domain
+    text = "l2norm({})" if domain.unit else RANGES.get((domain.low, domain.high), "{}")
+    return f"write `{declared.name} = {text.format(f'linear({given})')}`"

@@ -6,122 +6,32 @@ their result's axes from it; elementwise partners give each other theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fractions import Fraction
 
 from seqc.frontend import ast, intervals
-from seqc.frontend.check_problems import Problems, Refused, listed
+from seqc.frontend.check_problems import Refused, listed
 from seqc.frontend.intervals import ANY, Interval, at_least, point
-from seqc.frontend.project_types import ORDER, Owner, Tail, Value, When
-from seqc.source import Span
-
-Axes = tuple[str, ...]
-HEADS = ("heads", "groups")
-WEIGHTED = ("linear", "headwise", "conv", "rmsnorm", "layernorm", "groupnorm")
-# Functions that leave something behind: weights, or values carried from call to call.
-NAMED = (*WEIGHTED, "shift", "first")
-EPSILON = {
-    "l2norm": Fraction(1, 10**6),
-    "standardize": Fraction(1, 10**5),
-    "rmsnorm": Fraction(1, 10**5),
-    "layernorm": Fraction(1, 10**5),
-    "groupnorm": Fraction(1, 10**5),
-}
-COUNTS = {
-    "head": (("heads",), at_least(0)),
-    "heads": ((), at_least(1)),
-    "depth": ((), at_least(0)),
-    "depths": ((), at_least(1)),
-    "position": ((), at_least(0)),
-}
-REDUCTIONS = ("sum", "mean", "norm", "max", "min", "logsumexp")
-SINGLE = ("softmax", "log_softmax", "cumsum", "rope")
-ELSEWHERE = (
-    "start",
-    "phase",
-    "window",
-    "outer",
-    "diag",
-    "eye",
-    "transpose",
-    "solve",
-    "concat",
-    "rotate",
-    "roll",
-    "complex",
-    "polar",
-    "re",
-    "im",
-    "conj",
-    "trailing_zeros",
+from seqc.frontend.project_names import (
+    ARGUMENTS,
+    COUNTS,
+    DRAWS,
+    ELSEWHERE,
+    EPSILON,
+    FUNCTIONS,
+    HEADS,
+    OPTIONS,
+    REDUCTIONS,
+    SINGLE,
+    WEIGHTED,
+    Axes,
+    PlaceUnknown,
+    Scope,
+    function_name,
 )
-DRAWS = ("uniform", "log_uniform", "normal")
-FUNCTIONS = (*intervals.ELEMENTWISE, "max", "min", "where", "lerp", *intervals.ALONG, *WEIGHTED, "rope", "shift", "reshape", "first")
-OPTIONS = {"linear": "bias", "headwise": "bias", "conv": "bias"} | dict.fromkeys(EPSILON, "eps")
-ARGUMENTS = {"conv": 2, "where": 3, "lerp": 3}
-
-
-class PlaceUnknown(Exception):
-    """Nothing says which axes a call's result has."""
-
-    def __init__(self, call: ast.Call, name: str):
-        self.call, self.name = call, name
-
-
-@dataclass(frozen=True)
-class Name:
-    """What a name stands for: axes None once its own line was refused; `late` if it needs the layer's outputs."""
-
-    axes: Axes | None
-    when: When
-    range: Interval
-    span: Span | None
-    late: bool = False
-
-
-@dataclass
-class Scope:
-    """What is known at a line of the section: names, sizes and what has been refused so far."""
-
-    sizes: dict[str, int | None]  # a static size's value
-    names: dict[str, Name]
-    coming: dict[str, Span]  # names whose equation or declaration lies below
-    problems: Problems
-    used: set[str] = field(default_factory=set)
-
-
-def paths(e: ast.Expr) -> dict[int, str]:
-    """The path of each call that owns weights or carries values, in the order of the text: `linear`, `conv`, `linear_2`."""
-    counts: dict[str, int] = {}
-    found: dict[int, str] = {}
-    for call in _calls(e):
-        name = function_name(call)
-        if name in NAMED:
-            counts[name] = counts.get(name, 0) + 1
-            found[id(call)] = name if counts[name] == 1 else f"{name}_{counts[name]}"
-    return found
-
-
-def _calls(e: ast.Expr) -> Iterator[ast.Call]:
-    match e:
-        case ast.Call():
-            yield e
-            for a in (*e.args, *(v for _, v in e.named)):
-                yield from _calls(a)
-        case ast.Binary():
-            yield from _calls(e.left)
-            yield from _calls(e.right)
-        case ast.Negate():
-            yield from _calls(e.value)
-        case _:
-            pass
-
-
-def function_name(call: ast.Call) -> str:
-    base = call.function.base if isinstance(call.function, ast.Index) else call.function
-    return base.id if isinstance(base, ast.Ref) else ""
+from seqc.frontend.project_types import ORDER, Owner, Tail, Value
+from seqc.source import Span
 
 
 @dataclass
@@ -134,6 +44,11 @@ class Typing:
     init: bool = False
     owners: dict[str, Owner] = field(default_factory=dict)
     tails: dict[str, Tail] = field(default_factory=dict)
+
+    def left(self) -> tuple[tuple[Owner, ...], tuple[Tail, ...]]:
+        """Its owners and tails, in the order of the text."""
+        order = tuple(self.paths.values())
+        return tuple(self.owners[p] for p in order if p in self.owners), tuple(self.tails[p] for p in order if p in self.tails)
 
     def value(self, e: ast.Expr, place: Axes | None) -> Value:
         match e:
@@ -214,11 +129,9 @@ class Typing:
         widest = max(range(len(values)), key=lambda i: len(values[i].axes))
         for i, v in enumerate(values):
             if not set(v.axes) <= set(values[widest].axes):
-                first, second = sorted((i, widest))
-                raise self.scope.problems.refuse(
-                    "axis-mismatch", f"the axes {listed(values[first].axes)} and {listed(values[second].axes)} meet, and neither includes the other", e.span,
-                    secondary=((args[first].span, listed(values[first].axes)), (args[second].span, listed(values[second].axes))),
-                )  # fmt: skip
+                shown = [(args[j].span, listed(values[j].axes)) for j in sorted((i, widest))]
+                text = f"the axes {shown[0][1]} and {shown[1][1]} meet, and neither includes the other"
+                raise self.scope.problems.refuse("silent-outer-product", text, e.span, secondary=shown)
         return values[widest].axes
 
     # --- Calls -------------------------------------------------------------------------------------------------
@@ -262,13 +175,13 @@ class Typing:
         allowed = (*FUNCTIONS, *DRAWS) if self.init else FUNCTIONS
         if name in DRAWS and not self.init:
             raise scope.problems.refuse(
-                "draw-outside-init",
+                "draw-outside-param",
                 f"`{name}` draws an initial value, and this is computed at every token",
                 e.span,
                 helps=("write it in a `param`",),
             )
         if self.init and name in (*WEIGHTED, "rope", "shift", "reshape", "first"):
-            raise scope.problems.refuse("not-an-initial-value", f"`{name}` has no meaning in an initial value", e.span)
+            raise scope.problems.refuse("init-varies", f"`{name}` has no meaning in an initial value", e.span)
         if name in ELSEWHERE:
             raise scope.problems.refuse(
                 "not-in-project", f"`{name}` has no meaning in a project section", e.function.span, helps=("write it in the layer's body",)
@@ -277,18 +190,18 @@ class Typing:
             close = get_close_matches(name, allowed, 1)
             helps = (f"did you mean `{close[0]}`?",) if close else ()
             raise scope.problems.refuse(
-                "unknown-function", f"no function of a project section is named `{e.function.span.text}`", e.function.span, helps=helps
+                "not-a-function", f"no function of a project section is named `{e.function.span.text}`", e.function.span, helps=helps
             )
         need = 2 if name in DRAWS else ARGUMENTS.get(name, 1)
         several = name in ("linear", "headwise") or (name in ("max", "min") and len(e.args) == 2)
         if len(e.args) != need and not (several and e.args):
             raise scope.problems.refuse(
-                "wrong-arguments", f"`{name}` takes {need} argument{'s' * (need > 1)}, and {len(e.args)} are given", e.span
+                "argument-count", f"`{name}` takes {need} argument{'s' * (need > 1)}, and {len(e.args)} are given", e.span
             )
         for option, _ in e.named:
             if option.id != OPTIONS.get(name):
                 helps = (f"write `{OPTIONS[name]} = ...`",) if name in OPTIONS else ()
-                raise scope.problems.refuse("unknown-option", f"`{name}` has no option `{option.id}`", option.span, helps=helps)
+                raise scope.problems.refuse("unknown-argument", f"`{name}` has no option `{option.id}`", option.span, helps=helps)
 
     def brackets(self, index: ast.Index) -> Axes:
         """The axes in a call's brackets: sizes, or whole numbers for an axis of that length."""
@@ -317,7 +230,7 @@ class Typing:
                 return self.constant(e.left, what) * self.constant(e.right, what)
             case ast.Binary(op="/"):
                 return self.constant(e.left, what) / (self.constant(e.right, what) or 1)
-        raise self.scope.problems.refuse("not-a-number", f"{what} is a number that the text fixes", e.span)
+        raise self.scope.problems.refuse("not-a-whole-number", f"{what} is a number that the text fixes", e.span)
 
     def option(self, e: ast.Call, name: str) -> ast.Expr | None:
         return next((v for n, v in e.named if n.id == name), None)
@@ -357,7 +270,7 @@ class Typing:
     def conv(self, e: ast.Call, inner: Value) -> Value:
         width = self.constant(e.args[1], "the width of a `conv`")
         if width.denominator != 1 or width < 1:
-            raise self.scope.problems.refuse("not-a-number", "the width of a `conv` is a whole number from 1", e.args[1].span)
+            raise self.scope.problems.refuse("not-a-whole-number", "the width of a `conv` is a whole number from 1", e.args[1].span)
         self.in_time(inner, e, "conv")
         path = self.paths[id(e)]
         owner = Owner(self.target, path, "conv", (inner.axes,), inner.axes, self.bias(e), int(width))

@@ -23,6 +23,10 @@ SIGNS = {
     "NAME": "a name", "NUMBER": "a number", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "a comma", "EQUAL": "`=`",
     "ARROW": "`->`", "COLON": "`:`", "_NL": "the end of the line", "STRING": "a text",
 }
+FIRST_LINE = "write `seqc 1` on the first line"
+A_LAYER = "begin a layer with `layer NAME(size = value, ...)`"
+WORDS = (*STATEMENTS, *DEFINITIONS)
+FOREIGN_HEADERS = {"def": "FUNCTION", "fn": "FUNCTION", "func": "FUNCTION", "class": "LAYER"}
 CLAUSE_TYPES = frozenset(word.upper() for word in CLAUSES)
 OPERATORS = ("PLUS", "MINUS", "TIMES", "POWER", "COMPARE")
 
@@ -139,9 +143,8 @@ def of_parse(place: Place) -> Diagnostic:
 
 def _fits(rule: Rule, place: Place) -> bool:
     accepts = place.accepts - {"COMPARE"} if "TIMES" in place.accepts else place.accepts
-    there = {
-        "found": place.found.type, "before": place.before.type if place.before else "", "next": place.next.type, "in": place.line.first.type,
-    }
+    before = place.before.type if place.before else ""
+    there = {"found": place.found.type, "before": before, "next": place.next.type, "in": place.line.first.type}
     return (
         (rule.accepts is None or accepts in rule.accepts) and rule.may <= accepts and (rule.text is None or rule.text == place.found)
         and all(there[name] in types for name, types in rule.tokens.items())
@@ -161,12 +164,12 @@ def _help(text: str, words: Mapping[str, str]) -> str:
 def _words(place: Place) -> dict[str, str]:
     """What the braces in a message stand for."""
     line, found, before = place.line, place.found, place.before or place.found
-    names = [str(token) for token in line.tokens if token.type == "NAME"]
+    names = [str(token) for token in line.outer() if token.type == "NAME" and (token.start_pos or 0) < (found.start_pos or 0)]
     return {
         "found": _quoted(found), "found_text": str(found), "before": _quoted(before), "before_text": str(before),
         "next": _quoted(place.next), "word": str(line.first),
         "word_quoted": "an equation" if line.first.type == "NAME" else f"`{line.first}`",
-        "name": names[0] if names else "x", "form": messages()["forms"].get(line.first.type, ""),
+        "name": names[-1] if names else "x", "form": messages()["forms"].get(line.first.type, ""),
     }
 
 
@@ -185,7 +188,8 @@ def _mark(place: Place) -> Span:
 def _default(place: Place) -> Diagnostic:
     words = _words(place)
     helps = (f"write `{words['form']}`",) if words["form"] else ()
-    return Diagnostic("unexpected-text", f"{words['found']} cannot follow {words['before']}", Label(_mark(place), _expected(place.accepts)), helps=helps)
+    label = Label(_mark(place), _expected(place.accepts))
+    return Diagnostic("unexpected-text", f"{words['found']} cannot follow {words['before']}", label, helps=helps)
 
 
 def _expected(accepts: frozenset[str]) -> str:
@@ -193,21 +197,37 @@ def _expected(accepts: frozenset[str]) -> str:
     operator = ("an operator",) if "TIMES" in accepts else ()
     kept = accepts - set(OPERATORS) - ({"LPAR", "LSQB"} if operator else set())
     signs = sorted(SIGNS.get(type_, f"`{type_.lower()}`") for type_ in kept)
-    choices = [*signs, *operator]
-    return "expected " + " or ".join((", ".join(choices[:-1]), choices[-1]) if len(choices) > 1 else choices) if 0 < len(choices) <= 5 else ""
+    *others, last = [*signs, *operator] or [""]
+    if not last or len(others) > 4:
+        return ""
+    return f"expected {', '.join(others)} or {last}" if others else f"expected {last}"
 
 
 def _mistyped(place: Place) -> Diagnostic | None:
     """A word that is almost the one that could stand there."""
     first, found = place.line.first, place.found
-    if first.type == "NAME" and found.type == "NAME" and place.index == 1 and (close := _closest(first, STATEMENTS)):
-        return _unknown_statement(place.source, first, f"did you mean `{close}`?")
+    if first.type == "NAME" and found.type == "NAME" and place.index == 1 and (error := _mistyped_statement(place.source, first)):
+        return error
     words = [type_.lower() for type_ in place.accepts if type_ in CLAUSE_TYPES]
     if found.type == "NAME" and "NAME" not in place.accepts and (close := _closest(found, words)):
-        return Diagnostic(
-            "unknown-word", f"`{found}` is not a word of `{first}`", Label(span_of(place.source, found)), helps=(f"did you mean `{close}`?",),
-        )
+        mark = Label(span_of(place.source, found))
+        return Diagnostic("unknown-word", f"`{found}` is not a word of `{first}`", mark, helps=(f"did you mean `{close}`?",))
     return None
+
+
+def _mistyped_statement(source: Source, word: Token) -> Diagnostic | None:
+    if word in messages()["foreign"]:
+        return _unknown_statement(source, word, messages()["foreign"][word])
+    close = _closest(word, WORDS)
+    return _unknown_statement(source, word, f"did you mean `{close}`?") if close else None
+
+
+def meant(line: Line) -> str:
+    """The type of statement that a line is taken for, by its first word."""
+    first = line.first
+    if first.type != "NAME" or line.tokens[1].type not in ("NAME", "STRING"):
+        return first.type
+    return FOREIGN_HEADERS.get(first) or (_closest(first, WORDS) or "NAME").upper()
 
 
 def _closest(word: str, words: Iterable[str]) -> str | None:
@@ -246,7 +266,8 @@ def _first_word(place: Place) -> Diagnostic:
         return Diagnostic("unknown-statement", f"a statement does not begin with `{first}`", mark)
     if first.type == "SEQC":
         return Diagnostic("misplaced-version", "the edition stands on the first line and nowhere else", mark)
-    if inside and "$END" not in place.accepts and place.previous is not None and (first.lower() in DEFINITIONS or first.type in ("PROJECT", "END")):
+    closes = first in DEFINITIONS or first.type in ("PROJECT", "END")
+    if inside and closes and "$END" not in place.accepts and place.previous is not None:
         return empty_body(source, place.previous)
     if first.type == "PROJECT":
         return Diagnostic(
@@ -256,7 +277,7 @@ def _first_word(place: Place) -> Diagnostic:
     if not inside:
         return Diagnostic(
             "misplaced-statement", f"`{first}` stands outside a definition", mark,
-            helps=("begin a layer with `layer NAME(size = value, ...)`", "end a header without `=` where statements follow"),
+            helps=(A_LAYER, "end a header without `=` where statements follow"),
         )
     return Diagnostic(
         "misplaced-statement", f"`{first}` does not stand in a `project` section", mark,
@@ -268,10 +289,8 @@ def _named_line(place: Place) -> Diagnostic:
     """A line that begins with a name where only statements are."""
     first, tokens = place.found, place.line.tokens
     equation = tokens[1].type in ("EQUAL", "COMMA", "LSQB") and any(token.type == "EQUAL" for token in place.line.outer())
-    if first in messages()["foreign"]:
-        return _unknown_statement(place.source, first, messages()["foreign"][first])
-    if not equation and (close := _closest(first, (*STATEMENTS, *DEFINITIONS, "seqc"))):
-        return _unknown_statement(place.source, first, f"did you mean `{close}`?")
+    if not equation and (error := _mistyped_statement(place.source, first)):
+        return error
     if equation and "LET" in place.accepts:
         return Diagnostic(
             "missing-keyword", f"no word says what this line does with `{first}`", Label(span_of(place.source, first)),
@@ -286,9 +305,8 @@ def _unknown_statement(source: Source, word: Token, *helps: str) -> Diagnostic:
 
 
 def missing_version(source: Source, line: Line) -> Diagnostic:
-    return Diagnostic(
-        "missing-version", "the file does not begin with its edition", Label(span_of(source, line.first)), helps=("write `seqc 1` on the first line",),
-    )
+    mark = Label(span_of(source, line.first))
+    return Diagnostic("missing-version", "the file does not begin with its edition", mark, helps=(FIRST_LINE,))
 
 
 def unknown_edition(source: Source, line: Line) -> Diagnostic | None:
@@ -303,15 +321,18 @@ def unknown_edition(source: Source, line: Line) -> Diagnostic | None:
 
 def second_layer(source: Source, first: Line, second: Line) -> Diagnostic:
     return Diagnostic(
-        "second-layer", "a file has one layer", Label(span_of(source, second.first), "the second"), (Label(span_of(source, first.first), "the first"),),
-        helps=("put it in a file of its own",),
+        "second-layer", "a file has one layer", Label(span_of(source, second.first), "the second"),
+        (Label(span_of(source, first.first), "the first"),), helps=("put it in a file of its own",),
     )
 
 
 def missing_end(source: Source, loop: Line) -> Diagnostic:
-    return Diagnostic(
-        "missing-end", "nothing ends this `for`", Label(span_of(source, loop.first)), helps=("write `end` on a line below its last statement",),
-    )
+    mark = Label(span_of(source, loop.first))
+    return Diagnostic("missing-end", "nothing ends this `for`", mark, helps=("write `end` on a line below its last statement",))
+
+
+def too_many_loops(source: Source, line: Line, limit: int) -> Diagnostic:
+    return Diagnostic("nested-too-deep", f"more than {limit} loops are open here", Label(span_of(source, line.first)))
 
 
 def end_without_for(source: Source, line: Line) -> Diagnostic:
@@ -322,7 +343,7 @@ def end_without_for(source: Source, line: Line) -> Diagnostic:
 
 
 def empty(source: Source) -> Diagnostic:
-    return Diagnostic("empty-file", f"`{source.name}` holds no statement", None, helps=("write `seqc 1` on the first line, then a `layer`",))
+    return Diagnostic("empty-file", f"`{source.name}` holds no statement", None, helps=(FIRST_LINE, A_LAYER))
 
 
 def empty_body(source: Source, header: Line) -> Diagnostic:
@@ -334,7 +355,5 @@ def empty_body(source: Source, header: Line) -> Diagnostic:
 def unfinished(source: Source, last: Line) -> Diagnostic:
     """A text that ends too early."""
     if last.first.type == "SEQC":
-        return Diagnostic(
-            "no-definition", "the file defines nothing", Label(span_of(source, last.first)), helps=("begin a layer with `layer NAME(size = value, ...)`",),
-        )
+        return Diagnostic("no-definition", "the file defines nothing", Label(span_of(source, last.first)), helps=(A_LAYER,))
     return empty_body(source, last)

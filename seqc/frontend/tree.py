@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from lark import Token, Tree
@@ -49,7 +50,7 @@ class Parts:
 
     def expression_after(self, type_: str) -> ast.Expr | None:
         """The expression right after a token of a type, where there is such a token."""
-        for before, item in zip(self.items, self.items[1:], strict=False):
+        for before, item in pairwise(self.items):
             if isinstance(before, Token) and before.type == type_:
                 return item  # type: ignore[no-any-return]
         return None
@@ -160,7 +161,7 @@ def _arguments(args: list[Any]) -> tuple[tuple[ast.Expr, ...], tuple[tuple[ast.N
     """Positional arguments and named ones; a positional one after a named one is refused."""
     positional = tuple(arg for arg in args if not isinstance(arg, Named))
     named = tuple((arg.name, arg.value) for arg in args if isinstance(arg, Named))
-    for before, arg in zip(args, args[1:], strict=False):
+    for before, arg in pairwise(args):
         if isinstance(before, Named) and not isinstance(arg, Named):
             raise SpecError((
                 Diagnostic(

@@ -25,15 +25,15 @@ class Assign:
 class Loop:
     """Steps along `axis`. carried: (name, first value, name of the next value, name after the loop).
 
-    sliced: names that have the axis outside and are seen without it inside. stacked: (name outside, name inside).
+    sliced: (leaf outside, name inside) of what is seen without the axis. stacked: (leaf outside, name inside).
     """
 
     axis: str
     reverse: bool
     carried: tuple[tuple[str, Expr, str, str], ...]
-    sliced: tuple[str, ...]
+    sliced: tuple[tuple[Expr, str], ...]
     body: tuple[Assign, ...]
-    stacked: tuple[tuple[str, str], ...]
+    stacked: tuple[tuple[Expr, str], ...]
 
 
 Statement = Union[Assign, Loop]

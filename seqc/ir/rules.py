@@ -76,7 +76,7 @@ def keep(types: Types, attr: Any) -> TensorType:
     """attr: the axes that stay, in their order."""
     present = union(types)
     need(all(a in present for a in attr), "keeps an axis that no argument has", types, attr)
-    return TensorType(tuple(attr), common_dtype(types))
+    return TensorType(tuple(attr), types[0].dtype if len(types) == 1 else common_dtype(types))
 
 
 def widen(types: Types, attr: Any) -> TensorType:

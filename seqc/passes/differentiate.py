@@ -105,7 +105,8 @@ def _reverse(stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: 
     seeds += [(e.value, ops.var(b.name, e.value.axes, e.value.type.dtype)) for (e, _), b in zip(emitted, before, strict=True)]
     read = [v for v in variables(*body_roots(stage)) if v.name not in state and v.type.dtype != "bool"]
     shares = adjoints(seeds, [*state.values(), *read])
-    at_start = {leaf: inside(starts[n], axis) for n, leaf in state.items()}
+    known = {e.value: inside(outer_of(e, axis), axis) for e in stage.equations}  # what the forward keeps is not computed again
+    at_start = known | {leaf: inside(starts[n], axis) for n, leaf in state.items()}
     shares = substitute(shares, at_start)
     carried, finals = [], {}
     for k, share in zip(stage.carried, shares, strict=False):

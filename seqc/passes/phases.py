@@ -62,6 +62,7 @@ def _cut(stage: Carry, leaves: dict[str, Expr], hints: dict[Expr, str], name: _N
     rest = [e for e in stage.equations if id(e.value) in bound]
     new = substitute([*(k.next for k in stage.carried), *(e.value for e in rest)], table)
     nexts, values = new[: len(stage.carried)], new[len(stage.carried) :]
+    _follow(hints, table, outside)
     carry = replace(stage, carried=tuple(replace(k, next=n) for k, n in zip(stage.carried, nexts, strict=True)))
     equations = [replace(e, value=v) for e, v in zip(rest, values, strict=True)]
     after: list[Equation] = []
@@ -70,6 +71,14 @@ def _cut(stage: Carry, leaves: dict[str, Expr], hints: dict[Expr, str], name: _N
     out: list[Stage] = [Map(tuple(pre))] if pre else []
     out.append(replace(carry, equations=tuple(equations)))
     return out + ([Map(tuple(after))] if after else [])
+
+
+def _follow(hints: dict[Expr, str], *tables: dict[Expr, Expr]) -> None:
+    """The names of nodes, for what the nodes have become."""
+    old = list(hints)
+    for table in tables:
+        for before, after in zip(old, lift(old, table), strict=True):
+            hints.setdefault(after, hints[before])
 
 
 def _reaching(roots: tuple[Expr, ...], names: set[str]) -> set[int]:
@@ -122,16 +131,20 @@ def _postpone(
     needed_order = {id(n) for n in walk(*nexts)} & needed
     emitted: dict[Expr, Expr] = {}
     kept: list[Equation] = []
+    names = {e.value: e.name for e in reversed(equations)}
     for node in walk(*(e.value for e in equations)):
         shared = id(node) in needed_order and node.op.name not in ("rename", "neg", "broadcast")
         if shared or (node.op.name == "var" and node.name in state):
-            n = name(hints.get(node, f"{node.name}_start" if node.op.name == "var" else "kept"))
-            e = Equation(n, node)
+            wanted = f"{node.name}_start" if node.op.name == "var" else hints.get(node, "kept")
+            e = Equation(names[node] if node in names else name(wanted), node)
             kept.append(e)
             emitted[node] = outer_of(e, axis)
     outer = {v: ops.var(v.name, (axis, *v.axes), v.type.dtype) if v.name in pre and axis in pre[v.name].value.axes else leaves.get(v.name, v)
              for v in variables(*(e.value for e in equations)) if v.name not in state}  # fmt: skip
+    done = {e.name for e in kept}
+    equations = [e for e in equations if e.name not in done]
     lifted = lift((e.value for e in equations), {**outer, **emitted})
+    _follow(hints, {**outer, **emitted})
     after = [Equation(e.name, _stacked(v, axis, e.value), e.note) for e, v in zip(equations, lifted, strict=True)]
     return kept, after
 

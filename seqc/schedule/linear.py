@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from seqc.ir import ops
-from seqc.ir.expr import Expr, substitute, variables, walk
+from seqc.ir.expr import Expr, make, substitute, variables, walk
 from seqc.ir.kernel import Assign, Kernel, Loop, Statement
-from seqc.ir.program import Carried, Carry, Equation, Map, Program, scope
+from seqc.ir.program import Carried, Carry, Equation, Map, Program, body_roots, outer_of, scope
 from seqc.passes.binary import binary
 
 FREE = ("var", "const", "constant", "size", "rename", "iota", "broadcast", "select", "neg")
@@ -65,18 +65,21 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     program, hints = _binary(program, hints)
     leaves = scope(program)
     carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    namer = _Namer([*leaves, *carried, *(ops.base(a) for a in order), "i", "torch", "runtime"])
+    namer = _Namer([*leaves, *carried, *(ops.base(a) for a in order), "B", "H", "C", "i", "chunks", "groups", "like", "math", "torch", "runtime"])
+    table: dict[Expr, Expr] = {}
     body: list[Statement] = []
-    known = list(leaves.values())
     for stage in program.stages:
         if isinstance(stage, Map):
-            body += _assignments(stage.equations, hints, namer, known)
+            body += _assignments(stage.equations, hints, namer, table)
         else:
-            body.append(_loop(stage, hints, namer, leaves, known))
-    finals = [Equation(namer(e.name) if e.name in leaves else e.name, e.value, e.note) for e in program.outputs]
-    body += _assignments(finals, hints, namer, known, returned=True)
-    outputs = tuple((e.name, ops.var(f.name, e.value.axes, e.value.type.dtype)) for e, f in zip(program.outputs, finals, strict=True))
-    return Kernel(program.name, program.inputs, tuple(body), outputs, order, tuple(known), program.widths)
+            body.append(_loop(stage, hints, namer, leaves, table))
+    finals = [replace(e, name=namer(e.name) if e.name in leaves else e.name) for e in program.outputs]
+    body += _assignments(finals, hints, namer, table)
+    outputs = []
+    for e, f in zip(program.outputs, finals, strict=True):
+        leaf = ops.var(f.name, e.value.axes, e.value.type.dtype)
+        outputs.append((e.name, table.get(leaf, leaf)))
+    return Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, tuple(leaves.values()), program.widths)
 
 
 def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:
@@ -108,71 +111,92 @@ def _uses(roots: Iterable[Expr]) -> dict[int, int]:
     return count
 
 
-def _assignments(
-    equations: Iterable[Equation], hints: Mapping[Expr, str], namer: _Namer, known: list[Expr], returned: bool = False
-) -> list[Assign]:
-    """The equations as assignments: shared and heavy values get names, the rest stays inside its user."""
+def _assignments(equations: Iterable[Equation], hints: Mapping[Expr, str], namer: _Namer, table: dict[Expr, Expr]) -> list[Assign]:
+    """The equations as assignments: shared and heavy values get names, the rest stays inside its user.
+
+    `table` finds the leaf that stands for a node: what an earlier statement has computed is not computed again.
+    """
     equations = list(equations)
     roots = [e.value for e in equations]
     count = _uses(roots)
-    table: dict[Expr, Expr] = {}
+    wanted = {e.value: e for e in reversed(equations)}
     out: list[Assign] = []
-    done: dict[int, str] = {}
 
-    def name_it(node: Expr, value: Expr, name: str, note: str = "") -> None:
+    def give(node: Expr, value: Expr, name: str, note: str = "") -> None:
         out.append(Assign(name, value, note))
-        leaf = ops.var(name, node.axes, node.type.dtype)
-        known.append(leaf)
-        table[node] = leaf
+        table[node] = ops.var(name, node.axes, node.type.dtype)
 
-    last = {id(e.value): e for e in equations}
     for node in walk(*roots):
-        value = _shallow(node, table)
-        e = last.get(id(node))
-        if e is not None and id(node) not in done and node.op.name != "var":
-            done[id(node)] = e.name
-            name_it(node, value, e.name, e.note)
+        if node in table:
+            continue
+        value = _over(node, table)
+        if _is_alias(value):
+            table[node] = _aliased(value)
+        elif node in wanted:
+            give(node, value, wanted[node].name, wanted[node].note)
         elif _deserves(node, count, hints):
-            name_it(node, value, namer(hints.get(node, _word(node))))
+            give(node, value, namer(hints.get(node, _word(node))))
         elif value is not node:
             table[node] = value
     for e in equations:
-        if done.get(id(e.value)) != e.name:
-            leaf = ops.var(e.name, e.value.axes, e.value.type.dtype)
-            out.append(Assign(e.name, table.get(e.value, e.value), e.note))
-            known.append(leaf)
+        leaf = ops.var(e.name, e.value.axes, e.value.type.dtype)
+        found = table.get(e.value, e.value)
+        if found.op.name != "var":
+            out.append(Assign(e.name, found, e.note))
+        elif found is not leaf:
+            table[leaf] = found
     return out
 
 
-def _shallow(node: Expr, table: Mapping[Expr, Expr]) -> Expr:
-    """The node over the names that its arguments have been given. Types are kept, so no rule simplifies it away."""
-    from seqc.ir.expr import make
+def _is_alias(value: Expr) -> bool:
+    """Whether a value is a named one with its axes in another order: the same tensor."""
+    return value.op.name == "contract" and len(value.args) == 1 and value.args[0].op.name == "var" and set(value.axes) == set(value.args[0].axes)
 
+
+def _aliased(value: Expr) -> Expr:
+    return ops.var(value.args[0].name, value.axes, value.type.dtype)
+
+
+def _over(node: Expr, table: Mapping[Expr, Expr]) -> Expr:
+    """The node over the names that its arguments have been given. Types are kept, so no rule simplifies it away."""
     args = tuple(table.get(a, a) for a in node.args)
     return node if args == node.args else make(node.op, args, node.attr)
 
 
 def _deserves(node: Expr, count: Mapping[int, int], hints: Mapping[Expr, str]) -> bool:
-    if node.op.name in FREE:
+    if node.op.name in FREE or (node.op.name == "contract" and len(node.args) == 1 and set(node.axes) == set(node.args[0].axes)):
         return False
     return node in hints or node.op.name in HEAVY or count[id(node)] > 1
 
 
 def _word(node: Expr) -> str:
-    return {"contract": "y", "decayed": "y", "decay": "E", "exp": "e", "mul": "p", "where": "w", "cumsum": "L"}.get(node.op.name, "x")
+    return {"decay": "E", "exp": "e", "cumsum": "L"}.get(node.op.name, "x")
 
 
-def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr], known: list[Expr]) -> Loop:
+def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr], table: Mapping[Expr, Expr]) -> Loop:
+    """A Carry as a loop; a value that is seen without the axis gets a name of its own inside."""
     state = {k.name for k in stage.carried}
+    roots = body_roots(stage)
+    read = [v for v in variables(*roots) if v.name not in state]
+    sliced, inner = [], {}
+    for v in read:
+        outer = table.get(leaves[v.name], leaves[v.name])
+        if stage.axis in leaves[v.name].axes:
+            name = namer(f"{v.name}_i")
+            sliced.append((outer, name))
+            inner[v] = ops.var(name, v.axes, v.type.dtype)
+        elif outer.name != v.name:
+            inner[v] = ops.var(outer.name, v.axes, v.type.dtype)
+    known: dict[Expr, Expr] = dict(inner)
     nexts = [Equation(namer(f"{k.name}_next"), k.next) for k in stage.carried]
     emitted = [Equation(namer(f"{e.name}_i"), e.value, e.note) for e in stage.equations]
-    inner: list[Expr] = []
-    roots = [e.value for e in (*nexts, *emitted)]
-    read = [v.name for v in variables(*roots) if v.name not in state]
-    sliced = tuple(n for n in read if stage.axis in leaves[n].axes)
-    body = _assignments([*nexts, *emitted], hints, namer, inner)
-    carried = tuple((k.name, k.init, n.name, k.final) for k, n in zip(stage.carried, nexts, strict=True))
-    for k in stage.carried:
-        known.append(ops.var(k.name, k.init.axes, k.next.type.dtype))
-    known += inner
-    return Loop(stage.axis, stage.reverse, carried, sliced, tuple(body), tuple((e.name, i.name) for e, i in zip(stage.equations, emitted, strict=True)))
+    body = _assignments([*nexts, *emitted], hints, namer, known)
+
+    def name_of(e: Equation) -> str:
+        leaf = ops.var(e.name, e.value.axes, e.value.type.dtype)
+        return known.get(leaf, leaf).name
+
+    inits = [substitute((k.init,), dict(table))[0] for k in stage.carried]
+    carried = tuple((k.name, init, name_of(n), k.final) for k, init, n in zip(stage.carried, inits, nexts, strict=True))
+    stacked = tuple((outer_of(e, stage.axis), name_of(i)) for e, i in zip(stage.equations, emitted, strict=True))
+    return Loop(stage.axis, stage.reverse, carried, tuple(sliced), tuple(body), stacked)

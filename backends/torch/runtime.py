@@ -1,0 +1,136 @@
+"""What generated kernels call: triangular and decayed operations, and the walk over a sequence in slabs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 16  # rows of a block whose decays are taken relative to its first row
+
+
+def scalar(value, like):
+    """A number as a tensor."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def softplus(x):
+    """log(1 + exp(x)) at any x."""
+    return torch.logaddexp(x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def trailing_zeros(x):
+    n = x.to(torch.int64)
+    return torch.where(n == 0, 1024, torch.log2((n & -n).clamp(min=1).double()).long()).to(x.dtype)
+
+
+def shift(x: Tensor, dim: int, by: int) -> Tensor:
+    """y[i] = x[i - by] along a dimension, zero where there is none."""
+    n = x.shape[dim]
+    zeros = torch.zeros_like(x.narrow(dim, 0, min(abs(by), n)))
+    kept = x.narrow(dim, max(-by, 0), max(n - abs(by), 0))
+    return torch.cat((zeros, kept) if by > 0 else (kept, zeros), dim)
+
+
+def place(x: Tensor, dim: int, index: int, length: int) -> Tensor:
+    """x at one index of a new dimension, zero elsewhere."""
+    shape = list(x.shape)
+    shape.insert(len(shape) + 1 + dim, length)
+    out = x.new_zeros(shape)
+    out.select(dim, index).copy_(x)
+    return out
+
+
+def mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_column: int, like: Tensor) -> Tensor:
+    """Entry (i, j) says whether column j was written before row i reads."""
+    i = torch.arange(rows, device=like.device)[:, None]
+    j = torch.arange(columns, device=like.device)
+    return j // per_column < (i // per_row) * step + offset
+
+
+def unit_lower_inverse(a: Tensor) -> Tensor:
+    """(I + a)^-1 for strictly lower triangular a."""
+    n = a.shape[-1]
+    eye = torch.eye(n, dtype=a.dtype, device=a.device)
+    return torch.linalg.solve_triangular(a, eye.expand_as(a), upper=False, unitriangular=True)
+
+
+def _floor(x: Tensor) -> float:
+    """Below this exponent exp(x) is no normal number."""
+    return {torch.float64: -700.0}.get(x.dtype, -80.0)
+
+
+def decay(upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
+    """exp(upper_i - lower_j) where the mask allows, zero elsewhere. The exponent is formed first and is at most zero."""
+    x = upper[..., :, None] - lower[..., None, :]
+    return x.masked_fill_(~mask | (x < _floor(x)), -torch.inf).exp_()
+
+
+def decayed_gram(x: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
+    """[.., i, j]: sum over k of x_ik y_jk exp(upper_ik - lower_jk) where the mask allows."""
+    out = []
+    for start in range(0, x.shape[-2], BLOCK):
+        rows = slice(start, start + BLOCK)
+        near, split = _near(mask, rows)
+        parts = []
+        if split:
+            anchor = upper[..., start : start + 1, :]
+            left = x[..., rows, :] * (upper[..., rows, :] - anchor).exp()
+            parts.append(left @ (y[..., :split, :] * _exp(anchor - lower[..., :split, :])).mT)
+        if near.stop > split:
+            e = _pairs(upper[..., rows, :], lower[..., near, :], mask[rows, near])
+            parts.append(torch.einsum("...ik,...jk,...ijk->...ij", x[..., rows, :], y[..., near, :], e))
+        parts.append(torch.zeros_like(parts[0][..., :1]).expand(*parts[0].shape[:-1], y.shape[-2] - near.stop))
+        out.append(torch.cat(parts, -1))
+    return torch.cat(out, -2)
+
+
+def decayed_rows(p: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
+    """[.., i, k]: sum over j of p_ij y_jk exp(upper_ik - lower_jk) where the mask allows."""
+    out = []
+    for start in range(0, p.shape[-2], BLOCK):
+        rows = slice(start, start + BLOCK)
+        near, split = _near(mask, rows)
+        total = p.new_zeros(())
+        if split:
+            anchor = upper[..., start : start + 1, :]
+            far = p[..., rows, :split] @ (y[..., :split, :] * _exp(anchor - lower[..., :split, :]))
+            total = far * (upper[..., rows, :] - anchor).exp()
+        if near.stop > split:
+            e = _pairs(upper[..., rows, :], lower[..., near, :], mask[rows, near])
+            total = total + torch.einsum("...ij,...jk,...ijk->...ik", p[..., rows, near], y[..., near, :], e)
+        out.append(total)
+    return torch.cat(out, -2)
+
+
+def decayed_columns(p: Tensor, x: Tensor, upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
+    """[.., j, k]: sum over i of p_ij x_ik exp(upper_ik - lower_jk) where the mask allows."""
+    shape = torch.broadcast_shapes(p.shape[:-2], x.shape[:-2], upper.shape[:-2], lower.shape[:-2])
+    total = x.new_zeros((*shape, p.shape[-1], x.shape[-1]))
+    for start in range(0, p.shape[-2], BLOCK):
+        rows = slice(start, start + BLOCK)
+        near, split = _near(mask, rows)
+        if split:
+            anchor = upper[..., start : start + 1, :]
+            far = p[..., rows, :split].mT @ (x[..., rows, :] * (upper[..., rows, :] - anchor).exp())
+            total[..., :split, :] += far * _exp(anchor - lower[..., :split, :])
+        if near.stop > split:
+            e = _pairs(upper[..., rows, :], lower[..., near, :], mask[rows, near])
+            total[..., near, :] += torch.einsum("...ij,...ik,...ijk->...jk", p[..., rows, near], x[..., rows, :], e)
+    return total
+
+
+def _near(mask: Tensor, rows: slice) -> tuple[slice, int]:
+    """The columns that only some rows of a block see, and how many columns all of them see."""
+    counts = mask[rows].sum(-1)
+    split, stop = int(counts.min()), int(counts.max())
+    return slice(split, stop), split
+
+
+def _exp(x: Tensor) -> Tensor:
+    return x.masked_fill(x < _floor(x), -torch.inf).exp()
+
+
+def _pairs(upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
+    """exp(upper_ik - lower_jk) where the mask allows, as [.., i, j, k]."""
+    x = upper[..., :, None, :] - lower[..., None, :, :]
+    return x.masked_fill_(~mask[..., None] | (x < _floor(x)), -torch.inf).exp_()

@@ -1,0 +1,519 @@
+"""From whole sequences to kernels over slabs, and from kernels to registered operators with derived gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROWS = 64  # batch x heads x chunks of one slab: what stays in a processor's cache
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the interface: its name, its leading axes (BTH, BTG, BT, NH, H, G or none) and the axes of the text."""
+
+    name: str
+    lead: str
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What one form's kernels take and give, in order. chunk: tokens per chunk, 0 for a form without chunks.
+
+    sizes: the numbers that the kernels were compiled for, as (axis, number).
+    """
+
+    inputs: tuple[Value, ...]
+    params: tuple[Value, ...]
+    states: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    chunk: int
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def arguments(self) -> tuple[Value, ...]:
+        return (*self.inputs, *self.params, *self.states)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """forward(arguments, valid) -> outputs, last states; backward(arguments, valid, their adjoints) -> adjoints of the arguments;
+    double_backward is backward's own backward."""
+
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor, ...]]
+    double_backward: Callable[..., tuple[Tensor, ...]]
+
+
+# --- Shapes ------------------------------------------------------------------------------------------------------
+
+
+def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
+    """The length of every axis. Raises ValueError where two tensors disagree or a tensor has other axes than declared."""
+    sizes: dict[str, int] = dict(signature.sizes)
+    owner = {axis: "the compiled size" for axis in sizes}
+    for value, x in zip(signature.arguments, tensors, strict=True):
+        names = (*value.lead, *value.axes)
+        if x.dim() != len(names):
+            raise ValueError(f"`{value.name}` has shape {list(x.shape)}; it is declared as [{', '.join(names)}]")
+        if not x.is_floating_point():
+            raise TypeError(f"`{value.name}` is {x.dtype}; a floating-point tensor is needed")
+        for axis, n in zip(names, x.shape, strict=True):
+            if sizes.setdefault(axis, n) != n:
+                raise ValueError(f"`{value.name}` has {axis} = {n}, but {owner[axis]} has {axis} = {sizes[axis]}")
+            owner.setdefault(axis, f"`{value.name}`")
+    sizes.setdefault("H", sizes.get("G", 1))
+    sizes.setdefault("G", sizes["H"])
+    rows = sizes["B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    if sizes.setdefault("N", rows) != rows:
+        raise ValueError(f"{rows} sequences, but {owner['N']} has N = {sizes['N']}")
+    if cu_seqlens is not None and sizes["B"] != 1:
+        raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['B']}")
+    if sizes["G"] == 0 or sizes["H"] % sizes["G"]:
+        raise ValueError(f"{sizes['H']} heads are no multiple of {sizes['G']} groups")
+    return sizes
+
+
+def boundaries(cu_seqlens: Tensor, tokens: int) -> list[int]:
+    """The packed rows' ends as numbers. Raises ValueError if they are not increasing from 0 to the number of tokens."""
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ValueError("cu_seqlens is a vector of int32 or int64")
+    ends = cu_seqlens.tolist()
+    if not ends or ends[0] != 0 or ends[-1] != tokens or any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+        raise ValueError(f"cu_seqlens must increase from 0 to {tokens}; it is {ends[:8]}{'...' if len(ends) > 8 else ''}")
+    return ends
+
+
+def compute_dtype(tensors: tuple[Tensor, ...]) -> torch.dtype:
+    """float64 if any argument is, else float32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def output_dtype(signature: Signature, tensors: tuple[Tensor, ...]) -> torch.dtype:
+    """The widest type among the inputs given at every token that have axes of their own."""
+    given = [x.dtype for v, x in zip(signature.inputs, tensors, strict=False) if "T" in v.lead and v.axes]
+    given = given or [x.dtype for x in tensors[: len(signature.inputs)]] or [torch.float32]
+    dtype = given[0]
+    for other in given[1:]:
+        dtype = torch.promote_types(dtype, other)
+    return dtype
+
+
+def shape(value: Value, sizes: dict[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[a] for a in (*value.lead, *value.axes))
+
+
+def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
+    """Tokens that a kernel takes at once."""
+    chunks = max(1, ROWS // max(1, sizes["B"] * sizes["H"]))
+    return signature.chunk * chunks if signature.chunk else ROWS
+
+
+def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
+    """How many states the forward keeps for the backward: one at the start of each slab but the first."""
+    return 0 if packed else max(0, -(-sizes["T"] // slab_tokens(signature, sizes)) - 1)
+
+
+# --- Slabs ---------------------------------------------------------------------------------------------------------
+
+
+def _load(value: Value, x: Tensor, start: int, stop: int, chunk: int, dtype: torch.dtype) -> Tensor:
+    """Tokens start to stop as a kernel wants them: [B, H, chunks, tokens, ...], padded with zeros to whole chunks."""
+    if "T" not in value.lead:
+        return x.to(dtype)
+    x = x[:, start:stop]
+    if chunk and (rest := -(stop - start) % chunk):
+        x = torch.cat((x, x.new_zeros((x.shape[0], rest, *x.shape[2:]))), 1)
+    if chunk:
+        x = x.unflatten(1, (-1, chunk))
+    if value.lead != "BT":
+        x = x.movedim(3 if chunk else 2, 1)
+    return x.to(dtype).contiguous()
+
+
+def _store(value: Value, y: Tensor, out: Tensor, start: int, stop: int, chunk: int) -> None:
+    if value.lead != "BT":
+        y = y.movedim(1, 3 if chunk else 2)
+    if chunk:
+        y = y.flatten(1, 2)
+    out[:, start:stop] = y[:, : stop - start]
+
+
+def _valid(length: Tensor | None, rows: int, start: int, stop: int, chunk: int, like: Tensor) -> Tensor:
+    """1 for tokens, 0 behind the end of the sequence: [B, chunks, tokens]."""
+    n = stop - start
+    padded = n + (-n % chunk if chunk else 0)
+    position = torch.arange(start, start + padded, device=like.device)
+    end = torch.full((rows,), stop, device=like.device) if length is None else length.clamp(max=stop)
+    valid = (position < end[:, None]).to(like.dtype)
+    return valid.unflatten(1, (-1, chunk)) if chunk else valid
+
+
+def _walk(T: int, slab: int) -> list[tuple[int, int]]:
+    return [(start, min(start + slab, T)) for start in range(0, T, slab)]
+
+
+def _forward_rows(
+    kernels: Kernels, signature: Signature, tensors: list[Tensor], sizes: dict[str, int], length: Tensor | None, keep: bool
+) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
+    """Sequences of one batch: outputs, last states, and the states at the start of every slab but the first."""
+    n = len(signature.inputs)
+    inputs, params, states = tensors[:n], tensors[n : len(tensors) - len(signature.states)], tensors[len(tensors) - len(signature.states) :]
+    dtype = compute_dtype(tuple(tensors))
+    params, states = [p.to(dtype) for p in params], [s.to(dtype) for s in states]
+    outputs = [inputs[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+    kept: list[list[Tensor]] = []
+    for start, stop in _walk(sizes["T"], slab_tokens(signature, sizes)):
+        if keep and start:
+            kept.append(states)
+        parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, inputs, strict=True)]
+        valid = _valid(length, sizes["B"], start, stop, signature.chunk, outputs[0])
+        results = kernels.forward(*parts, *params, *states, valid)
+        for v, y, out in zip(signature.outputs, results, outputs, strict=False):
+            _store(v, y, out, start, stop, signature.chunk)
+        states = list(results[len(outputs) :])
+    return outputs, states, kept
+
+
+def _backward_rows(
+    kernels: Kernels, signature: Signature, tensors: list[Tensor], d_outputs: list[Tensor], d_states: list[Tensor],
+    kept: list[list[Tensor]], sizes: dict[str, int], length: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    """The adjoints of a batch's arguments, slab by slab from the end; each slab runs its forward again from its first state."""
+    n, m = len(signature.inputs), len(signature.params)
+    dtype = compute_dtype(tuple(tensors))
+    params = [p.to(dtype) for p in tensors[n : n + m]]
+    first = [s.to(dtype) for s in tensors[n + m :]]
+    grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in tensors[: n + m]]
+    d_states = [d.to(dtype) for d in d_states]
+    slabs = _walk(sizes["T"], slab_tokens(signature, sizes))
+    for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):
+        parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, tensors[:n], strict=True)]
+        seeds = [_load(v, d, start, stop, signature.chunk, dtype) for v, d in zip(signature.outputs, d_outputs, strict=True)]
+        valid = _valid(length, sizes["B"], start, stop, signature.chunk, grads[0])
+        results = kernels.backward(*parts, *params, *states, valid, *seeds, *d_states)
+        for v, y, out in zip(signature.arguments, results, grads, strict=False):
+            if "T" in v.lead:
+                _store(v, y, out, start, stop, signature.chunk)
+            else:
+                out += y
+        d_states = list(results[n + m :])
+    return grads + d_states
+
+
+# --- Packed sequences ------------------------------------------------------------------------------------------------
+
+
+def _batches(ends: list[int]) -> list[list[int]]:
+    """Rows of a packed sequence in batches of similar length, so that padding at most doubles the work."""
+    found: dict[int, list[int]] = {}
+    for row, (a, b) in enumerate(zip(ends, ends[1:], strict=False)):
+        if b > a:
+            found.setdefault((b - a - 1).bit_length(), []).append(row)
+    return [found[k] for k in sorted(found)]
+
+
+def _gather(value: Value, x: Tensor, rows: list[int], ends: list[int]) -> Tensor:
+    """A batch of rows, zero behind each one's end."""
+    if value.lead.startswith("N"):
+        return x[rows]
+    if "T" not in value.lead:
+        return x
+    return torch.nn.utils.rnn.pad_sequence([x[0, ends[r] : ends[r + 1]] for r in rows], batch_first=True)
+
+
+def _scatter(value: Value, y: Tensor, out: Tensor, rows: list[int], ends: list[int]) -> None:
+    if value.lead.startswith("N"):
+        out[rows] = y
+    elif "T" not in value.lead:
+        out += y
+    else:
+        for i, r in enumerate(rows):
+            out[0, ends[r] : ends[r + 1]] = y[i, : ends[r + 1] - ends[r]]
+
+
+def _batch_sizes(sizes: dict[str, int], rows: list[int], ends: list[int]) -> tuple[dict[str, int], list[int]]:
+    lengths = [ends[r + 1] - ends[r] for r in rows]
+    return {**sizes, "B": len(rows), "N": len(rows), "T": max(lengths)}, lengths
+
+
+def forward(
+    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Outputs [B, T, H, ...], last states [N, H, ...], and per state those at the start of later slabs, stacked."""
+    sizes = sizes_of(signature, tensors, cu_seqlens)
+    dtype = compute_dtype(tensors)
+    states = tensors[len(tensors) - len(signature.states) :]
+    if cu_seqlens is None:
+        outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True)
+        stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros((0, *s.shape), dtype=dtype) for i, s in enumerate(states)]
+        return outputs, [a.clone() if a is b else a for a, b in zip(last, states, strict=True)], stacked
+    ends = boundaries(cu_seqlens, sizes["T"])
+    outputs = [tensors[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+    last = [s.to(dtype, copy=True) for s in states]
+    for rows in _batches(ends):
+        few, lengths = _batch_sizes(sizes, rows, ends)
+        part = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, tensors, strict=True)]
+        ys, ss, _ = _forward_rows(kernels, signature, part, few, torch.tensor(lengths, device=tensors[0].device), False)
+        for v, y, out in zip((*signature.outputs, *signature.states), (*ys, *ss), (*outputs, *last), strict=True):
+            _scatter(v, y, out, rows, ends)
+    return outputs, last, [s.new_zeros((0, *s.shape), dtype=dtype) for s in states]
+
+
+def backward(
+    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], seeds: tuple[Tensor, ...], kept: tuple[Tensor, ...], cu_seqlens: Tensor | None
+) -> list[Tensor]:
+    """The adjoints of all arguments, given those of the outputs and last states."""
+    sizes = sizes_of(signature, tensors, cu_seqlens)
+    k = len(signature.outputs)
+    if cu_seqlens is None:
+        starts = [list(x) for x in zip(*(s.unbind(0) for s in kept), strict=True)] if kept else []
+        return _backward_rows(kernels, signature, list(tensors), list(seeds[:k]), list(seeds[k:]), starts, sizes, None)
+    ends = boundaries(cu_seqlens, sizes["T"])
+    dtype = compute_dtype(tensors)
+    grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in tensors]
+    for g, d in zip(grads[len(grads) - len(signature.states) :], seeds[k:], strict=True):
+        g.copy_(d)  # a row without tokens hands its state through
+    for rows in _batches(ends):
+        few, lengths = _batch_sizes(sizes, rows, ends)
+        length = torch.tensor(lengths, device=tensors[0].device)
+        part = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, tensors, strict=True)]
+        more = [_gather(v, d, rows, ends) for v, d in zip((*signature.outputs, *signature.states), seeds, strict=True)]
+        _, _, starts = _forward_rows(kernels, signature, part, few, length, True)
+        found = _backward_rows(kernels, signature, part, more[:k], more[k:], starts, few, length)
+        for v, y, out in zip(signature.arguments, found, grads, strict=True):
+            _scatter(v, y, out, rows, ends)
+    return grads
+
+
+def double_backward(
+    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], seeds: tuple[Tensor, ...], seconds: tuple[Tensor, ...], cu_seqlens: Tensor | None
+) -> list[Tensor]:
+    """The adjoints of arguments and seeds, given those of `backward`'s results. The whole sequence is one slab."""
+    sizes = sizes_of(signature, tensors, cu_seqlens)
+    given = (*signature.arguments, *signature.outputs, *signature.states)
+    values = (*tensors, *seeds)
+    dtype = compute_dtype(tensors)
+    grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in values]
+    ends = [0, sizes["T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["T"])
+    batches = [list(range(sizes["N"]))] if cu_seqlens is None else _batches(ends)
+    for rows in batches if sizes["T"] else []:
+        if cu_seqlens is None:
+            few, length, part, more = sizes, None, list(values), list(seconds)
+        else:
+            few, lengths = _batch_sizes(sizes, rows, ends)
+            length = torch.tensor(lengths, device=tensors[0].device)
+            part = [_gather(v, x, rows, ends) for v, x in zip(given, values, strict=True)]
+            more = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, seconds, strict=True)]
+        T, chunk = few["T"], signature.chunk
+        load = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(given, part, strict=True)]
+        n = len(signature.arguments)
+        valid = _valid(length, few["B"], 0, T, chunk, grads[0])
+        dd = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(signature.arguments, more, strict=True)]
+        found = kernels.double_backward(*load[:n], valid, *load[n:], *dd)
+        for v, y, out in zip(given, found, grads, strict=True):
+            if cu_seqlens is None:
+                _store(v, y, out, 0, T, chunk) if "T" in v.lead else out.add_(y)
+            else:
+                if "T" in v.lead:
+                    wide = y.new_empty((few["B"], T, *out.shape[2:]))
+                    _store(v, y, wide, 0, T, chunk)
+                    y = wide
+                _scatter(v, y, out, rows, ends)
+    if cu_seqlens is not None or not sizes["T"]:
+        _hand_through(signature, grads, seconds, ends if sizes["T"] else [0] * (sizes["N"] + 1))
+    return grads
+
+
+def _hand_through(signature: Signature, grads: list[Tensor], seconds: tuple[Tensor, ...], ends: list[int]) -> None:
+    """A sequence without tokens hands the adjoint of its last state on to its first: so does the adjoint of that."""
+    empty = [r for r, (a, b) in enumerate(zip(ends, ends[1:], strict=False)) if a == b]
+    for g, d in zip(grads[len(grads) - len(signature.states) :], seconds[len(seconds) - len(signature.states) :], strict=True):
+        g[empty] = d[empty].to(g.dtype)
+
+
+# --- Operators -------------------------------------------------------------------------------------------------------
+
+
+def _names(values: tuple[Value, ...], prefix: str = "") -> list[str]:
+    return [f"Tensor {prefix}{v.name}" for v in values]
+
+
+def register(namespace: str, form: str, signature: Signature, kernels: Kernels) -> Callable[..., tuple[Tensor, ...]]:
+    """The form as a torch operator with its fake version and its gradient, and the gradient's gradient.
+
+    Called with all arguments and cu_seqlens; returns outputs, last states and kept states.
+    """
+    args, states = signature.arguments, signature.states
+    n, k, m = len(args), len(signature.outputs), len(states)
+    returns = ", ".join(["Tensor"] * (k + 2 * m))
+    library = f"{namespace}::{form}"
+
+    def cast(grads: list[Tensor], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(g.to(x.dtype) for g, x in zip(grads, like, strict=True))
+
+    def run(*a):
+        tensors, cu = a[:n], a[n]
+        outputs, last, kept = forward(kernels, signature, tensors, cu)
+        dtype = output_dtype(signature, tensors)
+        return (*(y.to(dtype) for y in outputs), *last, *kept)
+
+    def fake(*a):
+        tensors, cu = a[:n], a[n]
+        sizes = sizes_of(signature, tensors, cu)
+        dtype, wide = output_dtype(signature, tensors), compute_dtype(tensors)
+        kept = kept_states(signature, sizes, cu is not None)
+        outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+        last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
+        return (*outputs, *last, *(tensors[0].new_empty((kept, *shape(v, sizes)), dtype=wide) for v in states))
+
+    def run_backward(*a):
+        seeds, tensors, kept, cu = a[: k + m], a[k + m : k + m + n], a[k + m + n : -1], a[-1]
+        return cast(backward(kernels, signature, tensors, seeds, kept, cu), tensors)
+
+    def run_double(*a):
+        seconds, seeds, tensors, cu = a[:n], a[n : n + k + m], a[n + k + m : -1], a[-1]
+        return cast(double_backward(kernels, signature, tensors, seeds, seconds, cu), (*tensors, *seeds))
+
+    kept_names = _names(states, "kept_")
+    seed_names = [*_names(signature.outputs, "d_out_"), *_names(states, "d_last_")]
+    forward_schema = f"({', '.join(_names(args))}, Tensor? cu_seqlens) -> ({returns})"
+    backward_schema = f"({', '.join([*seed_names, *_names(args), *kept_names])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * n)})"
+    double_schema = f"({', '.join([*_names(args, 'dd_'), *seed_names, *_names(args)])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * (n + k + m))})"
+    if n == 1:
+        backward_schema = backward_schema.replace("-> (Tensor)", "-> Tensor")
+    op = torch.library.custom_op(library, run, mutates_args=(), schema=forward_schema)
+    back = torch.library.custom_op(f"{library}_backward", run_backward, mutates_args=(), schema=backward_schema)
+    double = torch.library.custom_op(f"{library}_double_backward", run_double, mutates_args=(), schema=double_schema)
+    op.register_fake(fake)
+    back.register_fake(lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in a[k + m : k + m + n]))
+    double.register_fake(lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*a[n + k + m : -1], *a[n : n + k + m])))
+
+    def keep(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:n], *output[k + m :], *([inputs[n]] if inputs[n] is not None else []))
+        ctx.packed = inputs[n] is not None
+
+    def op_backward(ctx, *d):
+        saved = ctx.saved_tensors
+        tensors, kept, cu = saved[:n], saved[n : n + m], saved[n + m] if ctx.packed else None
+        return (*back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
+
+    def keep_backward(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[: k + m + n], *([inputs[-1]] if inputs[-1] is not None else []))
+        ctx.packed = inputs[-1] is not None
+
+    def back_backward(ctx, *dd):
+        saved = ctx.saved_tensors
+        seeds, tensors, cu = saved[: k + m], saved[k + m : k + m + n], saved[-1] if ctx.packed else None
+        grads = double(*(x.contiguous() for x in dd), *seeds, *tensors, cu)
+        return (*grads[n:], *grads[:n], *([None] * (m + 1)))
+
+    op.register_autograd(op_backward, setup_context=keep)
+    back.register_autograd(back_backward, setup_context=keep_backward)
+    return op
+
+
+class Info(NamedTuple):
+    """How a call was computed: the form taken, a solver's iterations and residual, and whether it fell back to another form."""
+
+    form: str
+    iterations: int = 0
+    residual: float = 0.0
+    fallback: bool = False
+
+
+class Operator:
+    """A layer's forms behind one call."""
+
+    def __init__(self, namespace: str, forms: dict, initial_states: Callable, domains: dict, steps: Callable):
+        self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
+        self.initial_states, self.domains, self.steps = initial_states, domains, steps
+
+    def __call__(self, form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info):
+        if backend not in ("auto", "torch"):
+            raise ValueError(f"backend `{backend}` is not in this package; it has `torch`")
+        if form == "auto":
+            form = "recurrent" if "chunkwise" not in self.forms or inputs[0].shape[1] == 1 else "chunkwise"
+        if form not in self.forms:
+            raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
+        signature, op = self.forms[form]
+        states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
+        results = op(*inputs, *params, *states, cu_seqlens)
+        return self._results(signature, results, output_final_state, return_info, form)
+
+    def reference(self, form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info):
+        signature = next(iter(self.forms.values()))[0]
+        signature = replace(signature, chunk=0)
+        states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
+        results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
+        return self._results(signature, results, output_final_state, return_info, "reference")
+
+    def _states(self, signature: Signature, inputs, params, given, cu_seqlens, check) -> tuple[Tensor, ...]:
+        sizes = partial_sizes(signature, (*inputs, *params), cu_seqlens)
+        if check:
+            check_domains(signature, inputs, self.domains)
+        dtype = compute_dtype((*inputs, *params))
+        if given is not None:
+            states = (given,) if isinstance(given, Tensor) else tuple(given)
+            if len(states) != len(signature.states):
+                raise ValueError(f"initial_state has {len(states)} tensors; the layer has {len(signature.states)} states")
+            return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
+        like = inputs[0].new_empty((sizes["N"], sizes["H"]), dtype=dtype)
+        once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
+        axes = {a: sizes[a] for v in signature.states for a in v.axes}
+        return tuple(s.contiguous() for s in self.initial_states(like, *(p.to(dtype) for p in params), *once, **axes))
+
+    @staticmethod
+    def _results(signature: Signature, results, output_final_state, return_info, form):
+        k, m = len(signature.outputs), len(signature.states)
+        outputs, states = tuple(results[:k]), tuple(results[k : k + m])
+        out = outputs[0] if k == 1 else outputs
+        last = None if not output_final_state else states[0] if m == 1 else states
+        return (out, last, Info(form)) if return_info else (out, last)
+
+
+def partial_sizes(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
+    """The sizes from inputs and params alone."""
+    return sizes_of(replace(signature, states=()), tensors, cu_seqlens)
+
+
+def check_domains(signature: Signature, inputs: tuple[Tensor, ...], domains: dict) -> None:
+    """Raises ValueError where an input lies outside the closure of its declared domain."""
+    for v, x in zip(signature.inputs, inputs, strict=True):
+        low, high, unit = domains[v.name]
+        if not torch.isfinite(x).all():
+            raise ValueError(f"`{v.name}` holds a value that is not finite")
+        if bool((x < low).any()) or bool((x > high).any()):
+            raise ValueError(f"`{v.name}` is declared in [{low}, {high}] and reaches from {x.min().item():.6g} to {x.max().item():.6g}")
+        if unit and bool((x.float().norm(dim=-1) > 1 + 1e-3).any()):
+            raise ValueError(f"`{v.name}` is declared `unit` and has a norm of {x.float().norm(dim=-1).max().item():.6g}")
+
+
+def reference(steps: Callable, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+    """Outputs and last states by the token loop, sequence by sequence; differentiable by autograd."""
+    sizes = sizes_of(signature, tensors, cu_seqlens)
+    ends = [0, sizes["T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["T"])
+    dtype, parts = compute_dtype(tensors), []
+    for row, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
+        args = []
+        for v, x in zip(signature.arguments, tensors, strict=True):
+            if cu_seqlens is not None and v.lead.startswith("N"):
+                x = x[row : row + 1]
+            args.append(_load(v, x, start, stop, 0, dtype))
+        few = sizes["B"]
+        if stop == start:
+            states = args[len(args) - len(signature.states) :]
+            empty = [tensors[0].new_zeros(shape(v, {**sizes, "T": 0}), dtype=dtype) for v in signature.outputs]
+            parts.append((*empty, *states))
+            continue
+        results = steps(*args, _valid(None, few, start, stop, 0, args[0]))
+        k = len(signature.outputs)
+        parts.append((*(y.movedim(1, 2) for y in results[:k]), *results[k:]))
+    joined = [torch.cat(column, 1 if i < len(signature.outputs) else 0) for i, column in enumerate(zip(*parts, strict=True))]
+    out = output_dtype(signature, tensors)
+    return tuple(y.to(out) if i < len(signature.outputs) else y for i, y in enumerate(joined))

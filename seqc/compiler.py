@@ -1,0 +1,119 @@
+"""The pipeline, in order: text -> Model -> Recurrence -> Programs -> proof -> package. Read this first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from seqc.backends import BACKENDS
+from seqc.diagnostics import Diagnostic, Label, SpecError
+from seqc.emit.layer import GeneratedFile, Layer, Programs
+from seqc.forms import FORMS, Applies, Form, Lowered, Refuses
+from seqc.frontend.check import check
+from seqc.frontend.derive import derive
+from seqc.frontend.parser import parse, read_source
+from seqc.ir.model import Model
+from seqc.ir.recurrence import Recurrence
+from seqc.options import Options
+from seqc.passes.differentiate import differentiate
+from seqc.passes.phases import split
+from seqc.proof.prove import Certificate, prove
+from seqc.source import Source
+
+VERSION = "0.1.0"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that means something: its model, its recurrence, warnings, and the sizes that are known without the module's width."""
+
+    source: Source
+    model: Model
+    recurrence: Recurrence
+    warnings: tuple[Diagnostic, ...]
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A checked spec with its forms, the proof and the package's files."""
+
+    checked: Checked
+    verdicts: Mapping[str, Applies | Refuses]
+    certificate: Certificate
+    files: tuple[GeneratedFile, ...]
+
+
+def check_source(source: Source, options: Options = Options(), beside: Path | None = None) -> Checked:
+    """Text -> Model -> Recurrence. Raises SpecError with every error of the stage that failed."""
+    model, warnings = check(parse(source), sizes=dict(options.sizes), beside=beside)
+    sizes = {s.name: int(s.default) for s in model.sizes if s.default is not None} | dict(model.values)
+    return Checked(source, model, derive(model), warnings, sizes)
+
+
+def check_file(path: Path, options: Options = Options()) -> Checked:
+    """A file's text, checked; library texts of its own folder come before the shipped ones."""
+    return check_source(read_source(path), options, path.resolve().parent)
+
+
+def judge(checked: Checked) -> dict[str, Applies | Refuses]:
+    """Which forms compute the recurrence, and why the others do not."""
+    return {form.name: form.applies(checked.recurrence, checked.sizes) for form in FORMS}
+
+
+def programs(checked: Checked, form: Form) -> Programs:
+    """A form's Program, its adjoint and the adjoint of that, each cut into pre, carry and post."""
+    lowered = form.lower(checked.recurrence, checked.sizes)
+    return build(lowered, form)
+
+
+def build(lowered: Lowered, form: Form) -> Programs:
+    hints = dict(lowered.hints)
+    post = tuple(a for a in form.axes if a == "c")
+    arguments = [leaf.name for leaf in lowered.program.inputs if leaf.name != "valid"]
+    forward = split(lowered.program, hints, post=post)
+    backward = split(differentiate(forward, arguments), hints, post=post)
+    again = [leaf.name for leaf in backward.inputs if leaf.name != "valid"]
+    double = split(differentiate(backward, again), hints, post=post)
+    return Programs(form, lowered, forward, backward, double, hints)
+
+
+def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
+    """Recurrence -> Programs -> proof -> files. Raises SpecError if no form applies; the certificate may say `not ok`."""
+    verdicts = judge(checked)
+    applying = [form for form in FORMS if isinstance(verdicts[form.name], Applies)]
+    if not applying:
+        raise SpecError(tuple(_refusal(name, v) for name, v in verdicts.items() if isinstance(v, Refuses)))
+    built = {form.name: programs(checked, form) for form in applying}
+    digest = fingerprint(checked, options)
+    certificate = prove(checked.recurrence, {n: p.lowered for n, p in built.items()}, seed=digest)
+    layer = Layer(checked.source, checked.model, checked.recurrence, checked.sizes, options, digest, verdicts, built, certificate)
+    return Compiled(checked, verdicts, certificate, BACKENDS[options.backend](layer))
+
+
+def _refusal(form: str, verdict: Refuses) -> Diagnostic:
+    primary = Label(verdict.span, "the cause") if verdict.span else None
+    return Diagnostic("form-not-applicable", f"the `{form}` form does not apply: {verdict.reason}", primary, helps=verdict.repairs)
+
+
+def fingerprint(checked: Checked, options: Options) -> str:
+    """The content that a package depends on: the texts, the options and the compiler's own sources."""
+    texts = [(t.name, t.sha256) for t in checked.model.texts]
+    whole = json.dumps([checked.source.text, texts, options.model_dump(mode="json"), compiler_hash()], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+@cache
+def compiler_hash() -> str:
+    """A hash of the compiler's own sources, so that no package outlives a fix in the code that wrote it."""
+    digest = hashlib.sha256(VERSION.encode())
+    for package in ("seqc", "seqc.grammar", "seqc.backends"):
+        root = Path(str(files(package)))
+        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".lark", ".toml")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""What a proof says: which forms it covers, at which sizes, with what chance of error, and what it does not cover."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A form that differs from the recurrence: in which stage, in which output, and the smallest sizes that show it."""
+
+    form: str
+    stage: str
+    output: str
+    sizes: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name}={n}" for name, n in self.sizes)
+        return f"`{self.form}` differs in `{self.output}` ({self.stage}) at {sizes}"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What could not be examined, and why."""
+
+    form: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The outcome of a proof. Equal inputs and seeds give equal certificates.
+
+    forms: those proved. sizes: of every trial. oracles: nodes of one token's step that stand for a random function.
+    log2_error: of the bound on the chance that one point hides a difference.
+    """
+
+    name: str
+    seed: str
+    points: int
+    forms: tuple[str, ...]
+    stages: tuple[str, ...]
+    sizes: tuple[tuple[tuple[str, int], ...], ...]
+    oracles: int
+    log2_error: float
+    gaps: tuple[Gap, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Everything was examined and agrees."""
+        return bool(self.forms) and not self.gaps and not self.failures
+
+    def as_json(self) -> dict[str, Any]:
+        """The certificate as plain data."""
+        data = asdict(self)
+        data["sizes"] = [dict(s) for s in self.sizes]
+        data["failures"] = [{**asdict(f), "sizes": dict(f.sizes)} for f in self.failures]
+        return {"ok": self.ok, **data, "forms": list(self.forms), "stages": list(self.stages), "gaps": [asdict(g) for g in self.gaps]}

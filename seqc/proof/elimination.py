@@ -1,0 +1,82 @@
+"""Sums of products, and linear systems by exact elimination, over residues whose first dimension holds points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from seqc.proof.field import Modulus, Residues
+
+POINT = "\0"  # the dimension of points, in front of a value's axes
+
+
+def aligned(x: Residues, have: Sequence[str], want: Sequence[str]) -> Residues:
+    """The array with its dimensions in the order of `want`; those that it lacks have length 1."""
+    if tuple(have) == tuple(want):
+        return x
+    moved = x.transpose([have.index(a) for a in want if a in have])
+    lengths = iter(moved.shape)
+    return moved.reshape([next(lengths) if a in have else 1 for a in want])
+
+
+def einsum(modulus: Modulus, values: Sequence[Residues], axes: Sequence[Sequence[str]], out: Sequence[str]) -> Residues:
+    """The product of the values, summed over every axis that is not in `out`: each as soon as nothing later needs it."""
+    groups = [(POINT, *a) for a in axes]
+    total, have = values[0], groups[0]
+    for i, (value, group) in enumerate(zip(values, groups, strict=True)):
+        later = {POINT, *out}.union(*groups[i + 1 :])
+        if i == 0:
+            total, have = _summed(modulus, value, group, later)
+            continue
+        value, group = _summed(modulus, value, group, later.union(have))
+        union = tuple(dict.fromkeys((*have, *group)))
+        total, have = _summed(modulus, modulus.mul(aligned(total, have, union), aligned(value, group, union)), union, later)
+    return aligned(total, have, (POINT, *out))
+
+
+def _summed(modulus: Modulus, x: Residues, axes: tuple[str, ...], needed: set[str]) -> tuple[Residues, tuple[str, ...]]:
+    gone = tuple(i for i, a in enumerate(axes) if a not in needed)
+    if not gone:
+        return x, axes
+    return modulus.sum(x, gone), tuple(a for a in axes if a in needed)
+
+
+def matmul(modulus: Modulus, x: Residues, y: Residues) -> Residues:
+    """The matrix product over the last two dimensions."""
+    return modulus.sum(modulus.mul(x[..., :, :, None], y[..., None, :, :]), (-2,))
+
+
+def solve(modulus: Modulus, matrix: Residues, rhs: Residues) -> Residues:
+    """y with matrix y = rhs over the last two dimensions, by elimination; a singular matrix gives some y."""
+    lead = np.broadcast_shapes(matrix.shape[:-2], rhs.shape[:-2])
+    n = matrix.shape[-1]
+    work = np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (matrix, rhs)], axis=-1)
+    for k in range(n):
+        work = _pivoted(work, k)
+        row = modulus.mul(work[..., k, :], modulus.inverse(work[..., k, k])[..., None])
+        work = modulus.sub(work, modulus.mul(work[..., :, k, None], row[..., None, :]))
+        work[..., k, :] = row
+    return work[..., n:]
+
+
+def _pivoted(work: Residues, k: int) -> Residues:
+    """The rows k and first-with-an-entry-in-column-k exchanged, matrix by matrix."""
+    found = k + (work[..., k:, k] != 0).argmax(axis=-1)
+    order = np.broadcast_to(np.arange(work.shape[-2]), (*found.shape, work.shape[-2])).copy()
+    np.put_along_axis(order, found[..., None], k, axis=-1)
+    order[..., k] = found
+    return np.take_along_axis(work, order[..., None], axis=-2)
+
+
+def unit_lower_inverse(modulus: Modulus, x: Residues) -> Residues:
+    """(1 + x)^-1 over the last two dimensions: row by row if x is strictly lower triangular, else by elimination."""
+    n = x.shape[-1]
+    unit = np.broadcast_to(np.eye(n, dtype=np.uint64), x.shape)
+    if np.triu(x).any():
+        return solve(modulus, modulus.add(unit, x), unit)
+    out = unit.copy()
+    for i in range(1, n):
+        earlier = modulus.mul(x[..., i, :i, None], out[..., :i, :i])
+        out[..., i, :i] = modulus.neg(modulus.sum(earlier, (-2,)))
+    return out

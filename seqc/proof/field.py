@@ -1,0 +1,198 @@
+"""Arithmetic modulo two primes, vectorised: where programs are compared exactly.
+
+p = 4 l + 1 with p and l prime. 2 is a primitive root of p, so g = 2^4 generates the subgroup of order l: exponents of g
+are residues mod l, and g^(a+b) = g^a g^b holds exactly. Both primes lie just below a power of two, 2^bits - excess, so
+that a product is reduced by folding its high bits, times the excess, onto the low ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Residues = NDArray[np.uint64]
+Integers = NDArray[np.int64]
+
+_LOW = np.uint64(2**32 - 1)
+_HALF = np.uint64(32)
+
+
+@dataclass(frozen=True)
+class Modulus:
+    """The integers modulo 2^bits - excess, a prime; residues are uint64 arrays below it. 56 < bits < 62."""
+
+    bits: int
+    excess: int
+
+    @property
+    def prime(self) -> int:
+        return (1 << self.bits) - self.excess
+
+    def residue(self, value: int | Fraction) -> Residues:
+        """A rational number's residue, as an array without dimensions."""
+        value = Fraction(value)
+        return np.asarray(value.numerator * pow(value.denominator, -1, self.prime) % self.prime, np.uint64)
+
+    def residues(self, integers: Integers) -> Residues:
+        """Small whole numbers, negative ones included."""
+        return np.where(integers < 0, np.uint64(self.prime) - (-integers).astype(np.uint64), integers.astype(np.uint64))
+
+    def reduce(self, x: Residues) -> Residues:
+        """Any 64-bit numbers, modulo the prime."""
+        folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
+        # x - prime wraps around to a huge number where x is below the prime.
+        return np.minimum(folded, folded - np.uint64(self.prime))
+
+    def add(self, x: Residues, y: Residues) -> Residues:
+        total = x + y
+        return np.minimum(total, total - np.uint64(self.prime))
+
+    def sub(self, x: Residues, y: Residues) -> Residues:
+        difference = x - y
+        return np.minimum(difference, difference + np.uint64(self.prime))
+
+    def neg(self, x: Residues) -> Residues:
+        return np.where(x == 0, x, np.uint64(self.prime) - x)
+
+    def mul(self, x: Residues, y: Residues) -> Residues:
+        x1, x0, y1, y0 = x >> _HALF, x & _LOW, y >> _HALF, y & _LOW
+        low = x0 * y0
+        middle = x0 * y1
+        middle += x1 * y0
+        middle += low >> _HALF
+        low &= _LOW
+        return self._fold(x1 * y1, middle, low)
+
+    def _fold(self, high: Residues, middle: Residues, low: Residues) -> Residues:
+        """high 2^64 + middle 2^32 + low, modulo the prime; high < 2^(2 bits - 64), middle < 2^63, low < 2^32."""
+        cut = np.uint64(self.bits - 32)
+        rest = np.uint64((1 << (self.bits - 32)) - 1)
+        over = (high << np.uint64(64 - self.bits)) + (middle >> cut)
+        total = ((middle & rest) << _HALF) | low
+        # over * excess has up to 73 bits: its upper half is folded once more.
+        upper = (over >> _HALF) * np.uint64(self.excess)
+        total += (over & _LOW) * np.uint64(self.excess)
+        total += (upper & rest) << _HALF
+        total += (upper >> cut) * np.uint64(self.excess)
+        return self.reduce(total)
+
+    def sum(self, x: Residues, axes: tuple[int, ...]) -> Residues:
+        """The sum over dimensions; halves are summed apart, since 64 bits hold few whole residues."""
+        return self._join((x >> _HALF).sum(axis=axes, dtype=np.uint64), (x & _LOW).sum(axis=axes, dtype=np.uint64))
+
+    def cumsum(self, x: Residues, axis: int) -> Residues:
+        return self._join(np.cumsum(x >> _HALF, axis, dtype=np.uint64), np.cumsum(x & _LOW, axis, dtype=np.uint64))
+
+    def _join(self, high: Residues, low: Residues) -> Residues:
+        """high 2^32 + low for sums of up to 2^29 halves."""
+        high = np.asarray(high + (low >> _HALF))
+        return self._fold(np.zeros_like(high), high, np.asarray(low & _LOW))
+
+    def prod(self, x: Residues, axis: int) -> Residues:
+        return _folded(self.mul, np.moveaxis(x, axis, 0), np.ones((), np.uint64))
+
+    def cumprod(self, x: Residues, axis: int) -> Residues:
+        rows = np.moveaxis(x, axis, 0).copy()
+        for i in range(1, len(rows)):
+            rows[i] = self.mul(rows[i - 1], rows[i])
+        return np.moveaxis(rows, 0, axis)
+
+    def power(self, x: Residues, n: int) -> Residues:
+        """x^n for one whole exponent, by windows of four bits."""
+        if n < 0:
+            return self.power(self.inverse(x), -n)
+        digits = [int(d, 16) for d in f"{n:x}"]
+        table = [np.ones_like(x), x]
+        while len(table) <= max(digits):
+            table.append(self.mul(table[-1], x))
+        result = table[digits[0]]
+        for d in digits[1:]:
+            for _ in range(4):
+                result = self.mul(result, result)
+            result = self.mul(result, table[d]) if d else result
+        return result
+
+    def powers(self, x: Residues, n: Residues) -> Residues:
+        """x^n for an exponent per element, by square and multiply."""
+        x, n = np.broadcast_arrays(x, n)
+        result = np.ones_like(x)
+        for bit in reversed(range(int(n.max(initial=0)).bit_length())):
+            result = self.mul(result, result)
+            result = np.where((n >> np.uint64(bit)) & np.uint64(1) == 1, self.mul(result, x), result)
+        return result
+
+    def signed_powers(self, x: Residues, n: Integers) -> Residues:
+        """x^n for a small whole exponent per element, which may be negative."""
+        raised = self.powers(x, np.abs(n).astype(np.uint64))
+        return np.where(n < 0, self.inverse(raised), raised) if (n < 0).any() else raised
+
+    def inverse(self, x: Residues) -> Residues:
+        """1 / x, and 0 for 0: one inversion for the product of all, unwound along a binary tree of partial products."""
+        level = np.where(x == 0, np.uint64(1), x).ravel()
+        levels: list[Residues] = []
+        while level.size > 1:
+            if level.size % 2:
+                level = np.append(level, np.uint64(1))
+            levels.append(level)
+            level = self.mul(level[::2], level[1::2])
+        found = np.array([pow(int(i), -1, self.prime) for i in level], np.uint64)
+        for level in reversed(levels):
+            found = found[: level.size // 2]
+            pairs = np.empty_like(level)
+            pairs[::2], pairs[1::2] = self.mul(found, level[1::2]), self.mul(found, level[::2])
+            found = pairs
+        return np.where(x == 0, np.uint64(0), found[: x.size].reshape(x.shape))
+
+
+def _folded(join: Callable[[Residues, Residues], Residues], rows: Residues, empty: Residues) -> Residues:
+    """The rows joined from the first to the last."""
+    total = np.broadcast_to(empty, rows.shape[1:])
+    for row in rows:
+        total = join(total, row)
+    return np.asarray(total)
+
+
+P = Modulus(61, 2595)  # values
+L = Modulus(59, 649)  # exponents of the generator
+GENERATOR = 2**4
+QUARTER = pow(2, L.prime, P.prime)  # a square root of -1: the cosets of the generator's subgroup are those of its powers
+
+
+@cache
+def _windows() -> tuple[Residues, ...]:
+    """For each byte of an exponent, the generator's powers by that byte."""
+    tables, step = [], GENERATOR
+    for _ in range((L.bits + 7) // 8):
+        row = [1]
+        for _ in range(255):
+            row.append(row[-1] * step % P.prime)
+        tables.append(np.array(row, np.uint64))
+        step = row[-1] * step % P.prime
+    return tuple(tables)
+
+
+def raise_generator(exponents: Residues) -> Residues:
+    """g^x mod p for residues x mod l."""
+    result: Residues | None = None
+    for i, table in enumerate(_windows()):
+        factor = table[(exponents >> np.uint64(8 * i)) & np.uint64(255)]
+        result = factor if result is None else P.mul(result, factor)
+    assert result is not None
+    return result
+
+
+def cosets(x: Residues) -> Integers:
+    """Which coset of the generator's subgroup: 0 for it (the positive numbers), 2 for its negatives, 1 and 3; -1 for zero."""
+    root = P.power(x, L.prime)
+    quarter = np.uint64(QUARTER)
+    names = ((1, 0), (int(quarter), 1), (P.prime - 1, 2), (P.prime - int(quarter), 3))
+    out = np.full(x.shape, -1, np.int64)
+    for value, name in names:
+        # The root's order is 4 whatever l is mod 4; x -> x^l sends the subgroup to 1.
+        out[root == np.uint64(value)] = name
+    return out

@@ -1,0 +1,51 @@
+"""Random functions that are the same wherever they are asked: what stands for whatever has no exact meaning in a field.
+
+An oracle's answer depends on its name and on the residues that it is given, and on nothing else: equal arguments give
+equal answers, which is what a lowering must preserve. The mixing function is splitmix64 (Steele et al. 2014).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+
+from seqc.proof.field import Modulus, Residues
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+def _mix(x: Residues) -> Residues:
+    x = x + _STEP
+    x = (x ^ (x >> np.uint64(30))) * _FIRST
+    x = (x ^ (x >> np.uint64(27))) * _SECOND
+    return x ^ (x >> np.uint64(31))
+
+
+class Oracles:
+    """The random functions and draws of one seed. `calls` counts by name what was asked of functions."""
+
+    def __init__(self, seed: str):
+        self.seed = seed
+        self.calls: Counter[str] = Counter()
+
+    def _key(self, name: str) -> Residues:
+        digest = hashlib.sha256(f"{self.seed}\0{name}".encode()).digest()
+        return np.frombuffer(digest[:8], "<u8").astype(np.uint64)
+
+    def draw(self, name: str, modulus: Modulus, shape: tuple[int, ...]) -> Residues:
+        """Random residues under a name, the same at every call."""
+        count = int(np.prod(shape, dtype=int))
+        bits = _mix(_mix(np.arange(count, dtype=np.uint64) + self._key(name)) ^ self._key(f"{name}\0"))
+        return modulus.reduce(bits).reshape(shape)
+
+    def function(self, name: str, modulus: Modulus, *arguments: Residues) -> Residues:
+        """A random function of residues mod p, element by element."""
+        self.calls[name] += 1
+        bits = self._key(f"{name}\0{modulus.bits}")
+        for x in arguments:
+            bits = _mix(bits ^ _mix(x))
+        return modulus.reduce(bits)

@@ -1,0 +1,152 @@
+"""One set of sizes with random points: what goes into the recurrence and into every form's programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqc.forms.base import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, VALID, final, initial, leaf_axes, state_lead
+from seqc.ir.expr import Expr, walk
+from seqc.ir.model import Domain
+from seqc.ir.ops import base
+from seqc.ir.program import Program
+from seqc.ir.recurrence import Recurrence
+from seqc.proof.arithmetic import Field
+from seqc.proof.field import L, P, Residues, raise_generator
+from seqc.proof.number import Number
+from seqc.proof.oracles import Oracles
+
+TIMES = (BATCH, HEADS, GROUPS, CHUNKS, TOKENS)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Sizes and tokens per sequence. chunk: the length of a chunk; the axes' sizes are `axes`."""
+
+    lengths: tuple[int, ...]
+    chunk: int
+    heads: int
+    groups: int
+    points: int
+    axes: tuple[tuple[str, int], ...]
+
+    @property
+    def chunks(self) -> int:
+        return -(-max(self.lengths) // self.chunk)
+
+    def sizes(self, chunked: bool) -> dict[str, int]:
+        """Every axis: time as chunks of tokens, or as tokens alone."""
+        t = self.chunk if chunked else self.chunk * self.chunks
+        c = self.chunks if chunked else 1
+        fixed = {"b": len(self.lengths), "h": self.heads, "g": self.groups, "c": c, "t": t}
+        return {"heads": self.heads, "groups": self.groups, "depth": 3, "depths": 7, **dict(self.axes), **fixed}
+
+    def shown(self) -> tuple[tuple[str, int], ...]:
+        """The sizes as a certificate lists them."""
+        own = {"sequences": len(self.lengths), "heads": self.heads, "groups": self.groups, "tokens": max(self.lengths), "chunk": self.chunk}
+        return (*own.items(), *self.axes)
+
+
+def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Every axis that the recurrence names: its own size if that is compiled in, else 2 or 3, by turns."""
+    own = {base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes}
+    nodes = walk(*(s.next for s in rec.states), *(o.value for o in rec.outputs))
+    own |= {name for node in nodes for name in (*map(base, node.axes), *((str(node.attr),) if node.op.name == "size" else ()))}
+    kept = {**dict(rec.values), **{a: sizes[a] for a in fixed if a in sizes}}
+    free = sorted(own - set(kept) - {*TIMES, "heads", "groups", "depth", "depths"})
+    chosen = {**{a: 2 + i % 2 for i, a in enumerate(free)}, **{a: kept[a] for a in sorted(own & set(kept))}}
+    return tuple(sorted(chosen.items()))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random residues for a trial, with time as tokens alone: values by the Programs' names of inputs, and directions.
+
+    tangents: a direction for every input that is differentiated. seeds: an adjoint for every output, zero in the padding.
+    """
+
+    values: dict[str, Number]
+    tangents: dict[str, Residues]
+    seeds: dict[str, Number]
+
+
+def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
+    """The points, from the seed and the names alone."""
+    sizes = trial.sizes(chunked=False)
+    field = Field(oracles, sizes)
+    label = "/".join(f"{n}={k}" for n, k in trial.shown())
+
+    def shape(axes: Iterable[str]) -> tuple[int, ...]:
+        return (trial.points, *(sizes[base(a)] for a in axes))
+
+    def residues(name: str, axes: Iterable[str]) -> tuple[Residues, Residues]:
+        return oracles.draw(f"{label}/{name}", P, shape(axes)), oracles.draw(f"{label}/{name} exponent", L, shape(axes))
+
+    values: dict[str, Number] = {}
+    leaves = [(i.name, (*leaf_axes(i.scope, (TOKENS,)), *i.axes), i.domain) for i in rec.inputs]
+    leaves += [(p.name, (*param_axes(p.scope), *p.axes), Domain()) for p in rec.params]
+    leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
+    for name, axes, domain in leaves:
+        values[name] = _within(field, domain, *residues(name, axes))
+    directions = [n for n, _, domain in leaves if not domain.integer]
+    tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
+    alive = np.arange(sizes["t"]) < np.array(trial.lengths)[:, None]
+    seeds = {}
+    for o in rec.outputs:
+        p, l = residues(f"adjoint of {o.name}", (BATCH, HEADS, TOKENS, *o.axes))  # noqa: E741
+        mask = alive.reshape((len(alive), 1, -1, *(1 for _ in o.axes))).astype(np.uint64)
+        seeds[o.name] = field.given(p * mask, l * mask)
+    for s in rec.states:
+        if not s.integer:
+            seeds[final(s.name)] = field.given(*residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes)))
+    values[VALID] = field.whole(alive.astype(np.int64)[None])
+    return Draws(values, tangents, seeds)
+
+
+def param_axes(scope: str) -> tuple[str, ...]:
+    """The leading axes of a param of this scope."""
+    return {"head": (HEADS,), "group": (GROUPS,), "layer": ()}[scope]
+
+
+def _within(field: Field, domain: Domain, p: Residues, l: Residues) -> Number:  # noqa: E741
+    """A value of the domain's sign: positive numbers are the generator's powers. Whole numbers are small ones."""
+    if domain.integer:
+        low = int(domain.low) if domain.low > float("-inf") else 0
+        high = int(domain.high) if domain.high < low + 8 else low + 7
+        return field.whole(low + (p % np.uint64(max(high - low + 1, 1))).astype(np.int64))
+    if domain.low >= 0:
+        return field.given(raise_generator(P.reduce(p) % np.uint64(L.prime)), l)
+    if domain.high <= 0:
+        return field.given(P.neg(raise_generator(P.reduce(p) % np.uint64(L.prime))), l)
+    return field.given(p, l)
+
+
+def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: Trial) -> dict[str, Any]:
+    """The values as a Program's inputs want them: tokens split into chunks where the leaf has them."""
+    out: dict[str, Any] = {}
+    for leaf in leaves:
+        if CHUNKS not in leaf.axes:
+            out[leaf.name] = values[leaf.name]
+            continue
+        at = 1 + leaf.axes.index(CHUNKS)
+
+        def split(x: np.ndarray, at: int = at) -> np.ndarray:
+            return x.reshape((*x.shape[:at], trial.chunks, trial.chunk, *x.shape[at + 1 :]))
+
+        out[leaf.name] = A.structural(split, values[leaf.name])
+    return out
+
+
+def flat(p: Residues, axes: tuple[str, ...]) -> Residues:
+    """A Program's result with chunks of tokens as tokens alone."""
+    if CHUNKS not in axes:
+        return p
+    at = 1 + axes.index(CHUNKS)
+    return p.reshape((*p.shape[:at], -1, *p.shape[at + 2 :]))
+
+
+def is_chunked(program: Program) -> bool:
+    return any(CHUNKS in leaf.axes for leaf in program.inputs)

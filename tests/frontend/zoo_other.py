@@ -1,0 +1,464 @@
+"""Elementwise states, attention, cells and deep memories as plain loops, written from the papers' equations."""
+
+from __future__ import annotations
+
+from math import erf
+
+import numpy as np
+from zoo_matrix import Array, Loop, sigmoid, softmax, softplus, tokens
+
+# --- Elementwise states -------------------------------------------------------------------------------------------
+
+
+def aaren(x, p, n, head):
+    s = x["k"] @ p["query"] / np.sqrt(n["K"])
+    for i in tokens(x):
+        yield {"o": softmax(s[: i.t + 1]) @ x["v"][: i.t + 1]}
+
+
+def rwkv4(x, p, n, head):
+    w = -np.exp(p["w"])
+    for i in tokens(x):
+        # Each channel: a softmax over the past with a linear bias in time, and a bonus for the present.
+        age = i.t - 1 - np.arange(i.t)[:, None]
+        logits = np.concatenate((age * w + x["k"][: i.t], (p["u"] + i.k)[None]))
+        weights = np.exp(logits - logits.max(0))
+        yield {"o": (weights * x["v"][: i.t + 1]).sum(0) / weights.sum(0)}
+
+
+def mamba(x, p, n, head):
+    h = np.zeros((n["D"], n["N"]))
+    for i in tokens(x):
+        h = np.exp(-np.exp(p["A_log"]) * i.dt[:, None]) * h + np.outer(i.dt * i.x, i.B)
+        yield {"y": h @ i.C + p["skip"] * i.x}
+
+
+def rg_lru(x, p, n, head):
+    h = np.zeros(n["D"])
+    for i in tokens(x):
+        a = np.exp(-8 * i.r * softplus(p["a"]))
+        h = a * h + (1.0 if i.t == 0 else np.sqrt(1 - a**2)) * i.i * i.x
+        yield {"h": h}
+
+
+def minlstm(x, p, n, head):
+    h = np.zeros(n["D"])
+    for i in tokens(x):
+        h = (i.f * h + i.i * i.c) / (i.f + i.i)
+        yield {"h": h}
+
+
+def lru(x, p, n, head):
+    lam = np.exp(-np.exp(p["nu"]) + 1j * np.exp(p["theta"]))
+    B, C = (p["b_re"] + 1j * p["b_im"]).T, (p["c_re"] + 1j * p["c_im"]).T
+    h = np.zeros(n["N"], complex)
+    for i in tokens(x):
+        h = lam * h + np.exp(p["gamma"]) * (B @ i.x)
+        yield {"y": (C @ h).real + p["skip"] * i.x}
+
+
+def s4d(x, p, n, head):
+    A, dt = -np.exp(p["a_re"]) + 1j * p["a_im"], np.exp(p["log_dt"])
+    C = p["c_re"] + 1j * p["c_im"]
+    for i in tokens(x):
+        # The kernel: K_l = 2 Re sum C (e^(dt A) - 1) / A e^(dt A l).
+        kernel = [2 * (C * (np.exp(dt * A) - 1) / A * np.exp(dt * A * lag)).sum().real for lag in range(i.t + 1)]
+        yield {"y": np.array(kernel) @ x["u"][i.t :: -1] + p["D"] * i.u}
+
+
+def s5(x, p, n, head):
+    A, dt = np.minimum(p["a_re"], -1e-4) + 1j * p["a_im"], np.exp(p["log_dt"])
+    B, C = (p["b_re"] + 1j * p["b_im"]).T, (p["c_re"] + 1j * p["c_im"]).T
+    h = np.zeros(n["N"], complex)
+    for i in tokens(x):
+        h = np.exp(dt * A) * h + (np.exp(dt * A) - 1) / A * (B @ i.x)
+        yield {"y": 2 * (C @ h).real + p["skip"] * i.x}
+
+
+def bilinear_kernel(A: Array, B: Array, C: Array, dt: float, length: int) -> Array:
+    eye = np.eye(len(A))
+    inverse = np.linalg.inv(eye - dt / 2 * A)
+    step, h, kernel = inverse @ (eye + dt / 2 * A), inverse @ (dt * B), []
+    for _ in range(length):
+        kernel.append(C @ h)
+        h = step @ h
+    return np.array(kernel)
+
+
+def lssl(x, p, n, head):
+    N = n["N"]
+    A = np.array([[-np.sqrt((2 * a + 1) * (2 * b + 1)) if a > b else -(a + 1) if a == b else 0 for b in range(N)] for a in range(N)])
+    kernel = bilinear_kernel(A, np.sqrt(2 * np.arange(N) + 1), p["C"], np.exp(p["log_dt"]), len(x["u"]))
+    for i in tokens(x):
+        yield {"y": kernel[: i.t + 1] @ x["u"][i.t :: -1] + p["D"] * i.u}
+
+
+def s4(x, p, n, head):
+    A = np.diag(-np.exp(p["a_re"]) + 1j * p["a_im"]) - np.outer(p["p"], p["p"])
+    kernel = bilinear_kernel(A, p["B"], p["c_re"] + 1j * p["c_im"], np.exp(p["log_dt"]), len(x["u"]))
+    for i in tokens(x):
+        yield {"y": 2 * (kernel[: i.t + 1] @ x["u"][i.t :: -1]).real + p["D"] * i.u}
+
+
+def linoss(x, p, n, head):
+    z = y = np.zeros(n["N"])
+    step, A = sigmoid(p["d"]), np.maximum(p["a"], 0)
+    for i in tokens(x):
+        z = z + step * (p["B"].T @ i.u - A * y)
+        y = y + step * z
+        yield {"o": p["c_re"].T @ y + p["skip"] * i.u}
+
+
+# --- Cells ------------------------------------------------------------------------------------------------------
+
+
+def lstm(x, p, n, head):
+    c = h = np.zeros(n["N"])
+    for i in tokens(x):
+        gate = {g: getattr(i, f"z{g}") + p[f"R{g}"].T @ h for g in "ifoc"}
+        c = sigmoid(gate["f"]) * c + sigmoid(gate["i"]) * np.tanh(gate["c"])
+        h = sigmoid(gate["o"]) * np.tanh(c)
+        yield {"h": h}
+
+
+def gru_cell(x, p, n, head):
+    h = np.zeros(n["N"])
+    for i in tokens(x):
+        z, r = sigmoid(i.zz + p["Rz"].T @ h), sigmoid(i.zr + p["Rr"].T @ h)
+        h = z * h + (1 - z) * np.tanh(i.zn + r * (p["Rn"].T @ h + p["b"]))
+        yield {"h": h}
+
+
+def slstm(x, p, n, head):
+    c, z, h, m = (np.zeros(n["N"]) for _ in range(4))
+    for i in tokens(x):
+        gate = {g: getattr(i, f"z{g}") + p[f"R{g}"].T @ h for g in "ifoc"}
+        log_f = -np.log1p(np.exp(-gate["f"]))
+        new = np.maximum(gate["i"], log_f + m) if i.t else gate["i"]
+        inner, keep = np.exp(gate["i"] - new), np.exp(log_f + m - new) if i.t else 0.0
+        c, z, m = keep * c + inner * np.tanh(gate["c"]), keep * z + inner, new
+        h = sigmoid(gate["o"]) * c / z
+        yield {"h": h}
+
+
+def sru(x, p, n, head):
+    c = np.zeros(n["D"])
+    for i in tokens(x):
+        f, r = sigmoid(i.f + p["vf"] * c), sigmoid(i.r + p["vr"] * c)
+        c = f * c + (1 - f) * i.u
+        yield {"h": r * np.tanh(c) + (1 - r) * p["scale"] * i.x}
+
+
+def paralstm(x, p, n, head):
+    c = h = np.zeros(n["N"])
+    for i in tokens(x):
+        f = sigmoid(p["af"] * h + p["cf"] * c + i.zf)
+        c = f * c + (1 - f) * np.tanh(p["ac"] * h + i.zc)
+        h = sigmoid(p["ao"] * h + p["co"] * c + i.zo) * np.tanh(c)
+        yield {"h": h}
+
+
+def fernn(x, p, n, head):
+    N, X, W = n["N"], n["X"], n["W"]
+    h = np.zeros((N, X))
+    for i in tokens(x):
+        new = np.zeros_like(h)
+        for v in range(N):
+            for at in range(X):
+                for w in range(W):
+                    new[v, at] += p["a"][w] * i.u[(at - w + 1) % X] + p["b"][w] * h[v, (at - (w - 1) - (v - n["speed"])) % X]
+        h = np.maximum(new, 0)
+        yield {"y": h.max(0)}
+
+
+def lcm(x, p, n, head):
+    def join(h: Array, u: Array) -> Array:
+        z = sigmoid(p["Wz"].T @ u + p["Uz"].T @ h)
+        return z * h + (1 - z) * np.tanh(p["W"].T @ u + p["U"].T @ h)
+
+    def tree(items: list[Array]) -> Array:
+        while len(items) > 1:
+            pairs = [(join(a, b) + join(b, a)) / 2 for a, b in zip(items[::2], items[1::2], strict=False)]
+            items = pairs + (items[-1:] if len(items) % 2 else [])
+        return items[0]
+
+    for i in tokens(x):
+        yield {"s": tree(list(x["x"][: i.t + 1]))}
+
+
+# --- Attention ----------------------------------------------------------------------------------------------------
+
+
+def softmax_attention(x, p, n, head):
+    for i in tokens(x):
+        yield {"o": softmax(x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"])) @ x["v"][: i.t + 1]}
+
+
+def swa(x, p, n, head):
+    for i in tokens(x):
+        seen = slice(max(0, i.t - n["c"] + 1), i.t + 1)
+        yield {"o": softmax(x["k"][seen] @ i.q / np.sqrt(n["K"])) @ x["v"][seen]}
+
+
+def fox(x, p, n, head):
+    total = np.cumsum(x["g"])
+    for i in tokens(x):
+        bias = total[i.t] - total[: i.t + 1]
+        yield {"o": softmax(x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"]) + bias) @ x["v"][: i.t + 1]}
+
+
+def path_attention(x, p, n, head):
+    reflect = [np.eye(n["K"]) - b * np.outer(w, w) for b, w in zip(x["beta"], x["w"], strict=True)]
+    for i in tokens(x):
+        logits = []
+        for j in range(i.t + 1):
+            key = x["k"][j]
+            for s in range(j + 1, i.t + 1):
+                key = reflect[s] @ key
+            logits.append(i.q @ key)
+        yield {"o": softmax(np.array(logits) / np.sqrt(n["K"])) @ x["v"][: i.t + 1]}
+
+
+def deltaformer(x, p, n, head):
+    T, scale = len(x["q"]), np.sqrt(n["K"])
+    P = np.zeros((T, T))
+    for t in range(1, T):
+        P[t, :t] = softmax(x["k"][:t] @ x["q"][t] / scale)
+    U = np.linalg.solve(np.eye(T) + x["beta"][:, None] * P, x["v"])
+    for i in tokens(x):
+        yield {"o": softmax(x["k"][: i.t + 1] @ i.q / scale) @ U[: i.t + 1]}
+
+
+def stickbreaking(x, p, n, head):
+    for i in tokens(x):
+        z = x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"])
+        left, o = 1.0, np.zeros(n["V"])
+        for j in range(i.t, -1, -1):
+            o, left = o + left * sigmoid(z[j]) * x["v"][j], left * (1 - sigmoid(z[j]))
+        yield {"o": o}
+
+
+def hyena(x, p, n, head):
+    for i in tokens(x):
+        y = p["skip"] * i.v * i.x1
+        for j in range(i.t + 1):
+            age = i.t - j
+            y = y + np.sin(age * p["freq"] + p["phase_of"]) @ p["W"] * np.exp(-age * p["delta"]) * x["v"][j] * x["x1"][j]
+        yield {"y": i.x0 * y}
+
+
+def ngram(x, p, n, head):
+    ids = np.concatenate((np.full(n["n"], -1.0), x["id"]))
+    for i in tokens(x):
+        now = ids[i.t + 1 : i.t + 1 + n["n"]]
+        followed = [x["x"][j] for j in range(i.t + 1) if (ids[j : j + n["n"]] == now).all()]
+        yield {"o": sum(followed) / max(len(followed), 1) if followed else np.zeros(n["D"])}
+
+
+# --- Deep memories: gradients by central differences are too rough at 1e-12, so each is written out ------------------
+
+
+def gelu(x: Array) -> Array:
+    return x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2
+
+
+def d_gelu(x: Array) -> Array:
+    return (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2 + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+
+def standardize(x: Array) -> tuple[Array, float]:
+    s = np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
+    return (x - x.mean()) / s, s
+
+
+def d_standardize(hat: Array, s: float, e: Array) -> Array:
+    """The gradient in f, from that in its standardised value."""
+    return (e - e.mean() - hat * (e * hat).mean()) / s
+
+
+def titans(x, p, n, head):
+    W = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
+    S = {name: np.zeros_like(w) for name, w in W.items()}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F = dict(W)
+        a = i.k @ F["W1"]
+        g = sigmoid(a)
+        r = 2 * ((a * g) @ F["W2"] - i.v)
+        G = {"W2": np.outer(a * g, r), "W1": np.outer(i.k, (F["W2"] @ r) * (g + a * g * (1 - g)))}
+        S = {name: i.eta * S[name] + i.theta * G[name] for name in W}
+        W = {name: (1 - i.alpha) * W[name] - S[name] for name in W}
+        a = i.q @ W["W1"]
+        yield {"o": (a * sigmoid(a)) @ W["W2"]}
+
+
+def ttt_linear(x, p, n, head):
+    W, b = p["M_W_init"].T, np.zeros(n["D"])
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            W0, b0, sW, sb = W, b, 0.0, 0.0
+        hat, s = standardize(W0 @ i.k + b0)
+        e = p["scale"] * (p["scale"] * hat + p["bias"] + i.k - i.v)
+        g = d_standardize(hat, s, e)
+        sW, sb = sW + i.lr * np.outer(g, i.k), sb + i.lr * g
+        nu = max(0, 1 / (i.t % n["C"] + 1) + p["nu"][i.t % n["C"]])
+        W, b = W0 - nu * sW, b0 - nu * sb
+        yield {"o": i.q + p["scale"] * standardize(W @ i.q + b)[0] + p["bias"]}
+
+
+def ttt_mlp(x, p, n, head):
+    W = {"W1": p["M_W1_init"], "b1": np.zeros(n["E"]), "W2": p["M_W2_init"], "b2": np.zeros(n["D"])}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F, S = dict(W), {name: np.zeros_like(w) for name, w in W.items()}
+        a = i.k @ F["W1"] + F["b1"]
+        hat, s = standardize(gelu(a) @ F["W2"] + F["b2"])
+        g = d_standardize(hat, s, p["scale"] * (p["scale"] * hat + p["bias"] + i.k - i.v))
+        h = (F["W2"] @ g) * d_gelu(a)
+        G = {"W1": np.outer(i.k, h), "b1": h, "W2": np.outer(gelu(a), g), "b2": g}
+        S = {name: S[name] + i.lr * G[name] for name in W}
+        nu = max(0, 1 / (i.t % n["C"] + 1) + p["nu"][i.t % n["C"]])
+        W = {name: F[name] - nu * S[name] for name in W}
+        f = gelu(i.q @ W["W1"] + W["b1"]) @ W["W2"] + W["b2"]
+        yield {"o": i.q + p["scale"] * standardize(f)[0] + p["bias"]}
+
+
+def residual(W: dict[str, Array], z: Array) -> Array:
+    """The memory of the three below: z + standardize(W1 gelu(W2 z))."""
+    return z + standardize(gelu(z @ W["W2"]) @ W["W1"])[0]
+
+
+def residual_gradient(W: dict[str, Array], z: Array, slope: Array) -> dict[str, Array]:
+    a = z @ W["W2"]
+    hat, s = standardize(gelu(a) @ W["W1"])
+    g = d_standardize(hat, s, slope)
+    return {"W1": np.outer(gelu(a), g), "W2": np.outer(z, (W["W1"] @ g) * d_gelu(a))}
+
+
+def yaad(x, p, n, head):
+    W = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F = dict(W)
+        r = residual(F, i.k) - i.v
+        G = residual_gradient(F, i.k, 2 * r if np.linalg.norm(r) <= i.delta else i.delta * np.tanh(10 * r))
+        W = {"W1": i.alpha * W["W1"] - i.eta * G["W1"], "W2": i.alpha[:, None] * W["W2"] - i.eta[:, None] * G["W2"]}
+        yield {"o": residual(W, i.q)}
+
+
+def moneta(x, p, n, head):
+    def read(A: dict[str, Array]) -> dict[str, Array]:
+        return {name: a / (np.abs(a) ** 4).sum() ** (2 / 4) for name, a in A.items()}
+
+    A = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F = read(A)
+        r = residual(F, i.k) - i.v
+        G = residual_gradient(F, i.k, 3 * np.tanh(10 * r) * (r * r + 1e-6))
+        A = {"W1": i.alpha * A["W1"] - i.eta * G["W1"], "W2": i.alpha[:, None] * A["W2"] - i.eta[:, None] * G["W2"]}
+        yield {"o": residual(read(A), i.q)}
+
+
+def memora(x, p, n, head):
+    def rows(a: Array) -> Array:
+        e = np.exp(a - a.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    A = {"W1": np.zeros((n["E"], n["D"])), "W2": np.zeros((n["D"], n["E"]))}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F = {name: rows(a) for name, a in A.items()}
+        G = residual_gradient(F, i.k, 2 * (residual(F, i.k) - i.v))
+        log = {name: np.log(rows(a)) for name, a in A.items()}
+        A = {"W1": i.alpha * log["W1"] - i.eta * G["W1"], "W2": i.alpha[:, None] * log["W2"] - i.eta[:, None] * G["W2"]}
+        yield {"o": residual({name: rows(a) for name, a in A.items()}, i.q)}
+
+
+def newton_schulz(G: Array) -> Array:
+    X = G / (np.linalg.norm(G) + 1e-7)
+    for _ in range(5):
+        A = X @ X.T
+        X = 3.4445 * X - 4.7750 * A @ X + 2.0315 * A @ A @ X
+    return X
+
+
+def atlas(x, p, n, head):
+    W = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
+    S = {name: np.zeros_like(w) for name, w in W.items()}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F = dict(W)
+        total = {name: np.zeros_like(w) for name, w in W.items()}
+        for j in range(n["c"]):
+            s = i.t - n["c"] + 1 + j
+            if s < 0:
+                continue
+            k, v = x["k"][s], x["v"][s]
+            a = k @ F["W2"]
+            r = 2 * i.gamma[j] * (k + gelu(a) @ F["W1"] - v)
+            total["W1"] += np.outer(gelu(a), r)
+            total["W2"] += np.outer(k, (F["W1"] @ r) * d_gelu(a))
+        S = {name: i.theta * S[name] + total[name] for name in W}
+        W = {name: i.alpha * W[name] - i.eta * newton_schulz(S[name]) for name in W}
+        yield {"o": i.q + gelu(i.q @ W["W2"]) @ W["W1"]}
+
+
+def lattice(x, p, n, head):
+    S = p["M_S_init"]
+    for i in tokens(x):
+        length = np.linalg.norm(S, axis=1, keepdims=True)
+        phi = S / length
+        r = i.k @ phi - i.v
+        g = np.outer(i.k, r)
+        S = S - i.rate * (g - phi * (g * phi).sum(1, keepdims=True)) / length
+        S = S / np.linalg.norm(S, axis=1, keepdims=True)
+        yield {"o": i.q @ (S / np.linalg.norm(S, axis=1, keepdims=True))}
+
+
+def hope(x, p, n, head):
+    M = {name: p[f"{name}_init"].T for name in ("Mk", "Mv", "Mm")}
+    for i in tokens(x):
+        if i.t % n["C"] == 0:
+            F = dict(M)
+        k = F["Mk"] @ i.x
+        k = k / np.sqrt(k @ k + 1e-6)
+        v = F["Mv"] @ i.x
+        # The frozen memory's prediction at k, less its own target, which is its value at v.
+        M = {name: m @ (i.alpha * np.eye(n["D"]) - i.eta * np.outer(k, k)) - i.eta * np.outer(F[name] @ (k - v), k) for name, m in M.items()}
+        yield {"y": M["Mm"] @ i.q}
+
+
+def tnt(x, p, n, head):
+    def value(A: Array, B: Array, z: Array) -> Array:
+        return z + gelu(z @ A) @ B
+
+    def step(A: Array, B: Array, F: tuple[Array, Array], k: Array, v: Array, eta: float) -> tuple[Array, Array]:
+        a = k @ F[0]
+        r = 2 * (value(*F, k) - v)
+        return A - eta * np.outer(k, (F[1] @ r) * d_gelu(a)), B - eta * np.outer(gelu(a), r)
+
+    slow = (p["Mg_A1_init"], p["Mg_A2_init"])
+    fast = first = (p["Ml_B1_init"], p["Ml_B2_init"])
+    P = np.zeros((n["D"], n["D"]))
+    for i in tokens(x):
+        if i.t % n["G"] == 0:
+            slow_frozen = slow
+        if i.t % n["C"] == 0:
+            fast_frozen = fast
+        P = (0 if i.t % n["L"] == 0 else P) + np.outer(i.k, i.k)
+        slow = step(*slow, slow_frozen, i.k, i.v, i.eta)
+        fast = step(*fast, fast_frozen, i.k, i.v, i.eta)
+        yield {"o": value(*slow_frozen, i.q) + value(*fast, P @ i.q)}
+        if i.t % n["L"] == n["L"] - 1:
+            fast = first
+
+
+OTHER: dict[str, Loop] = {
+    f.__name__: f
+    for f in (
+        aaren, rwkv4, mamba, rg_lru, minlstm, lru, s4d, s5, lssl, s4, linoss, lstm, gru_cell, slstm, sru, paralstm, fernn, lcm, softmax_attention,
+        swa, fox, path_attention, deltaformer, stickbreaking, hyena, ngram, titans, ttt_linear, ttt_mlp, yaad, moneta, memora, atlas, lattice,
+        hope, tnt,
+    )
+}  # fmt: skip
