@@ -18,6 +18,7 @@ from seqc.frontend.check import check
 from seqc.frontend.derive import derive
 from seqc.frontend.parser import parse, read_source
 from seqc.ir.model import Model
+from seqc.ir.program import CHUNKS
 from seqc.ir.recurrence import Recurrence
 from seqc.options import Options
 from seqc.passes.differentiate import differentiate
@@ -74,7 +75,7 @@ def programs(checked: Checked, form: Form) -> Programs:
 
 def build(lowered: Lowered, form: Form) -> Programs:
     hints = dict(lowered.hints)
-    post = tuple(a for a in form.axes if a == "c")
+    post = tuple(a for a in form.axes if a == CHUNKS)
     arguments = [leaf.name for leaf in lowered.program.inputs if leaf.name != "valid"]
     forward = split(lowered.program, hints, post=post)
     backward = split(differentiate(forward, arguments), hints, post=post)

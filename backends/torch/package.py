@@ -12,9 +12,9 @@ from seqc.backends.torch.module import print_module
 from seqc.backends.torch.printer import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import Applies, Refuses
-from seqc.forms.base import BATCH, HEADS, body_leaves, initial, outer_leaves, state_lead
+from seqc.forms.base import body_leaves, initial, outer_leaves, state_lead
 from seqc.ir import ops
-from seqc.ir.program import Equation, Map, Program
+from seqc.ir.program import BATCH, CHUNKS, HEADS, Equation, Map, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
 from seqc.schedule.linear import axis_order, linearise
@@ -314,7 +314,7 @@ def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
     sizes = _full_sizes(rec, layer.sizes)
     costs = {}
     for name, p in layer.programs.items():
-        chunk = layer.options.chunk_size if "c" in p.form.axes else 1
+        chunk = layer.options.chunk_size if CHUNKS in p.form.axes else 1
         c = cost(p.forward, sizes, chunk)
         costs[name] = {"flops": round(c.flops), "bytes": round(c.bytes)}
     return {

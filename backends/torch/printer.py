@@ -13,8 +13,9 @@ from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, walk
 from seqc.ir.kernel import Assign, Kernel, Loop
+from seqc.ir.program import GROUPS, HEADS, LEAD
 from seqc.ir.rules import union
-from seqc.schedule.linear import LEAD, layout
+from seqc.schedule.linear import layout
 
 WIDTH = 140
 
@@ -38,6 +39,7 @@ class Printer:
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.masks: dict[Mask, str] = {}
+        self.like = kernel.inputs[0].name
 
     # --- Layout ----------------------------------------------------------------------------------------------------
 
@@ -69,7 +71,7 @@ class Printer:
         for name, counted, factor in self.kernel.widths:
             if name == ops.base(axis):
                 return str(factor) if not counted else self.length(counted) if factor == 1 else f"{factor} * {self.length(counted)}"
-        return {"b": "B", "h": "H", "g": "groups", "c": "chunks", "t": "C"}.get(ops.base(axis), ops.base(axis))
+        return dict(self.kernel.words).get(ops.base(axis), ops.base(axis))
 
     # --- Expressions -----------------------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class Printer:
     def _tensor(self, e: Expr) -> str:
         """A value where a tensor is needed, not a Python number."""
         text, _ = self.expr(e)
-        return f"runtime.scalar({text}, like)" if not self._is_tensor(e) else text
+        return f"runtime.scalar({text}, {self.like})" if not self._is_tensor(e) else text
 
     def _is_tensor(self, e: Expr) -> bool:
         return any(n.op.name in ("var", "iota", "eye", "broadcast") for n in walk(e))
@@ -110,10 +112,10 @@ class Printer:
         return self.length(str(e.attr)), ATOM if "*" not in self.length(str(e.attr)) else PRODUCT
 
     def _iota(self, e: Expr) -> tuple[str, int]:
-        return f"torch.arange({self.length(e.axes[0])}, dtype=like.dtype, device=like.device)", ATOM
+        return f"torch.arange({self.length(e.axes[0])}, dtype={self.like}.dtype, device={self.like}.device)", ATOM
 
     def _eye(self, e: Expr) -> tuple[str, int]:
-        return f"torch.eye({self.length(e.axes[0])}, dtype=like.dtype, device=like.device)", ATOM
+        return f"torch.eye({self.length(e.axes[0])}, dtype={self.like}.dtype, device={self.like}.device)", ATOM
 
     def _neg(self, e: Expr) -> tuple[str, int]:
         return f"-{_wrap(*self.expr(e.args[0]), UNARY)}", UNARY
@@ -166,7 +168,7 @@ class Printer:
             found = self._matrix_product(e, x, y, inner[0], left, right)
             if found is not None:
                 return found
-        if not (left and right):
+        if not (left and right and summed):
             return self._product_sum(e, x, y)
         return self._einsum(e)
 
@@ -227,7 +229,7 @@ class Printer:
     def _einsum(self, e: Expr) -> tuple[str, int]:
         letters: dict[str, str] = {}
         for a in (a for x in e.args for a in self.axes(x)):
-            wish = a[0].lower()
+            wish = a.lstrip("@")[0].lower()
             free = [c for c in (wish, *"bhctrskvnmdefgijlopquwxyz") if c not in letters.values()]
             letters.setdefault(a, free[0])
         spec = ",".join("".join(letters[a] for a in self.axes(x)) for x in e.args)
@@ -241,7 +243,7 @@ class Printer:
         shape = ", ".join(self.length(a) if a not in x.axes else "-1" for a in self.axes(e))
         if not x.axes and not self._is_tensor(x):
             shape = ", ".join(self.length(a) for a in self.axes(e))
-            return f"like.new_full(({shape},), {self.expr(x)[0]})", ATOM
+            return f"{self.like}.new_full(({shape},), {self.expr(x)[0]})", ATOM
         text, precedence = self.operand(x, self.axes(e))
         return f"{_wrap(text, precedence, ATOM)}.expand({shape})", ATOM
 
@@ -321,11 +323,11 @@ class Printer:
         return self._permuted(text, ATOM, have, self.axes(e))
 
     def _spread(self, e: Expr) -> tuple[str, int]:
-        return f"{_wrap(*self.expr(e.args[0]), ATOM)}.repeat_interleave(H // groups, {self._at(e, 'h')})", ATOM
+        return f"{_wrap(*self.expr(e.args[0]), ATOM)}.repeat_interleave({self.length(HEADS)} // {self.length(GROUPS)}, {self._at(e, HEADS)})", ATOM
 
     def _collect(self, e: Expr) -> tuple[str, int]:
-        d = self._at(e, "g")
-        return f"{_wrap(*self.expr(e.args[0]), ATOM)}.unflatten({d}, (groups, H // groups)).sum({d})", ATOM
+        d = self._at(e, GROUPS)
+        return f"{_wrap(*self.expr(e.args[0]), ATOM)}.unflatten({d}, ({self.length(GROUPS)}, {self.length(HEADS)} // {self.length(GROUPS)})).sum({d})", ATOM
 
     # --- Triangular ------------------------------------------------------------------------------------------------
 
@@ -422,11 +424,11 @@ def _prologue(printer: Printer, body: list[str]) -> list[str]:
     kernel = printer.kernel
     text = "\n".join(body)
     masks = [
-        f"{n} = runtime.mask({printer.length(m.row)}, {printer.length(m.column)}, {m.per_row}, {m.step}, {m.offset}, {m.per_column}, like)"
+        f"{n} = runtime.mask({printer.length(m.row)}, {printer.length(m.column)}, {m.per_row}, {m.step}, {m.offset}, {m.per_column}, {printer.like})"
         for m, n in printer.masks.items()
     ]
     text += "\n".join(masks)
-    lines = [f"like = {_state_like(kernel)}"] if re.search(r"\blike\b", text) else []
+    lines = []
     found: dict[str, str] = {}
     for leaf in kernel.inputs:
         axes = printer.axes(leaf)
@@ -438,14 +440,10 @@ def _prologue(printer: Printer, body: list[str]) -> list[str]:
     return lines + masks
 
 
-def _state_like(kernel: Kernel) -> str:
-    return kernel.inputs[0].name
-
-
 def _assign(printer: Printer, s: Assign) -> list[str]:
     text, _ = printer.expr(s.value)
     if not printer._is_tensor(s.value):
-        text = f"runtime.scalar({text}, like)"
+        text = f"runtime.scalar({text}, {printer.like})"
     if s.name == text:
         return []
     note = f"  # {s.note}" if s.note else ""
@@ -456,13 +454,14 @@ def _assign(printer: Printer, s: Assign) -> list[str]:
 
 
 def _loop(printer: Printer, loop: Loop) -> list[str]:
+    index = printer.kernel.index
     lines = [f"{name} = {printer.expr(init)[0]}" for name, init, _, _ in loop.carried]
     for outer, name in loop.sliced:
         lines.append(f"{name}s = {outer.name}.unbind({printer.axes(outer).index(loop.axis)})")
     lines += [f"{outer.name} = []" for outer, _ in loop.stacked]
     count = f"range({printer.length(loop.axis)})"
-    lines.append(f"for i in {f'reversed({count})' if loop.reverse else count}:")
-    inner = [f"{name} = {name}s[i]" for _, name in loop.sliced]
+    lines.append(f"for {index} in {f'reversed({count})' if loop.reverse else count}:")
+    inner = [f"{name} = {name}s[{index}]" for _, name in loop.sliced]
     for s in loop.body:
         inner += _assign(printer, s)
     inner += [f"{outer.name}.append({value})" for outer, value in loop.stacked]

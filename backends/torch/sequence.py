@@ -20,6 +20,11 @@ class Value:
     lead: str
     axes: tuple[str, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All axes; the leading ones with a mark that no text can spell."""
+        return (*(f"@{a}" for a in self.lead), *self.axes)
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -58,23 +63,23 @@ def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tens
     sizes: dict[str, int] = dict(signature.sizes)
     owner = {axis: "the compiled size" for axis in sizes}
     for value, x in zip(signature.arguments, tensors, strict=True):
-        names = (*value.lead, *value.axes)
+        names = value.names
         if x.dim() != len(names):
-            raise ValueError(f"`{value.name}` has shape {list(x.shape)}; it is declared as [{', '.join(names)}]")
+            raise ValueError(f"`{value.name}` has shape {list(x.shape)}; it is declared as [{', '.join(names).replace('@', '')}]")
         if not x.is_floating_point():
             raise TypeError(f"`{value.name}` is {x.dtype}; a floating-point tensor is needed")
         for axis, n in zip(names, x.shape, strict=True):
             if sizes.setdefault(axis, n) != n:
-                raise ValueError(f"`{value.name}` has {axis} = {n}, but {owner[axis]} has {axis} = {sizes[axis]}")
+                raise ValueError(f"`{value.name}` has {axis.strip('@')} = {n}, but {owner[axis]} has {axis.strip('@')} = {sizes[axis]}")
             owner.setdefault(axis, f"`{value.name}`")
-    sizes.setdefault("H", sizes.get("G", 1))
-    sizes.setdefault("G", sizes["H"])
-    rows = sizes["B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    if sizes.setdefault("N", rows) != rows:
-        raise ValueError(f"{rows} sequences, but {owner['N']} has N = {sizes['N']}")
-    if cu_seqlens is not None and sizes["B"] != 1:
+    sizes.setdefault("@H", sizes.get("@G", 1))
+    sizes.setdefault("@G", sizes["@H"])
+    rows = sizes["@B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    if sizes.setdefault("@N", rows) != rows:
+        raise ValueError(f"{rows} sequences, but {owner['@N']} has N = {sizes['N']}")
+    if cu_seqlens is not None and sizes["@B"] != 1:
         raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['B']}")
-    if sizes["G"] == 0 or sizes["H"] % sizes["G"]:
+    if sizes["@G"] == 0 or sizes["@H"] % sizes["@G"]:
         raise ValueError(f"{sizes['H']} heads are no multiple of {sizes['G']} groups")
     return sizes
 
@@ -105,18 +110,18 @@ def output_dtype(signature: Signature, tensors: tuple[Tensor, ...]) -> torch.dty
 
 
 def shape(value: Value, sizes: dict[str, int]) -> tuple[int, ...]:
-    return tuple(sizes[a] for a in (*value.lead, *value.axes))
+    return tuple(sizes[a] for a in value.names)
 
 
 def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     """Tokens that a kernel takes at once."""
-    chunks = max(1, ROWS // max(1, sizes["B"] * sizes["H"]))
+    chunks = max(1, ROWS // max(1, sizes["@B"] * sizes["@H"]))
     return signature.chunk * chunks if signature.chunk else ROWS
 
 
 def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
     """How many states the forward keeps for the backward: one at the start of each slab but the first."""
-    return 0 if packed else max(0, -(-sizes["T"] // slab_tokens(signature, sizes)) - 1)
+    return 0 if packed else max(0, -(-sizes["@T"] // slab_tokens(signature, sizes)) - 1)
 
 
 # --- Slabs ---------------------------------------------------------------------------------------------------------
@@ -168,11 +173,11 @@ def _forward_rows(
     params, states = [p.to(dtype) for p in params], [s.to(dtype) for s in states]
     outputs = [inputs[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
     kept: list[list[Tensor]] = []
-    for start, stop in _walk(sizes["T"], slab_tokens(signature, sizes)):
+    for start, stop in _walk(sizes["@T"], slab_tokens(signature, sizes)):
         if keep and start:
             kept.append(states)
         parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, inputs, strict=True)]
-        valid = _valid(length, sizes["B"], start, stop, signature.chunk, outputs[0])
+        valid = _valid(length, sizes["@B"], start, stop, signature.chunk, outputs[0])
         results = kernels.forward(*parts, *params, *states, valid)
         for v, y, out in zip(signature.outputs, results, outputs, strict=False):
             _store(v, y, out, start, stop, signature.chunk)
@@ -191,11 +196,11 @@ def _backward_rows(
     first = [s.to(dtype) for s in tensors[n + m :]]
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in tensors[: n + m]]
     d_states = [d.to(dtype) for d in d_states]
-    slabs = _walk(sizes["T"], slab_tokens(signature, sizes))
+    slabs = _walk(sizes["@T"], slab_tokens(signature, sizes))
     for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):
         parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, tensors[:n], strict=True)]
         seeds = [_load(v, d, start, stop, signature.chunk, dtype) for v, d in zip(signature.outputs, d_outputs, strict=True)]
-        valid = _valid(length, sizes["B"], start, stop, signature.chunk, grads[0])
+        valid = _valid(length, sizes["@B"], start, stop, signature.chunk, grads[0])
         results = kernels.backward(*parts, *params, *states, valid, *seeds, *d_states)
         for v, y, out in zip(signature.arguments, results, grads, strict=False):
             if "T" in v.lead:
@@ -239,7 +244,7 @@ def _scatter(value: Value, y: Tensor, out: Tensor, rows: list[int], ends: list[i
 
 def _batch_sizes(sizes: dict[str, int], rows: list[int], ends: list[int]) -> tuple[dict[str, int], list[int]]:
     lengths = [ends[r + 1] - ends[r] for r in rows]
-    return {**sizes, "B": len(rows), "N": len(rows), "T": max(lengths)}, lengths
+    return {**sizes, "@B": len(rows), "@N": len(rows), "@T": max(lengths)}, lengths
 
 
 def forward(
@@ -253,7 +258,7 @@ def forward(
         outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True)
         stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros((0, *s.shape), dtype=dtype) for i, s in enumerate(states)]
         return outputs, [a.clone() if a is b else a for a, b in zip(last, states, strict=True)], stacked
-    ends = boundaries(cu_seqlens, sizes["T"])
+    ends = boundaries(cu_seqlens, sizes["@T"])
     outputs = [tensors[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
     last = [s.to(dtype, copy=True) for s in states]
     for rows in _batches(ends):
@@ -274,7 +279,7 @@ def backward(
     if cu_seqlens is None:
         starts = [list(x) for x in zip(*(s.unbind(0) for s in kept), strict=True)] if kept else []
         return _backward_rows(kernels, signature, list(tensors), list(seeds[:k]), list(seeds[k:]), starts, sizes, None)
-    ends = boundaries(cu_seqlens, sizes["T"])
+    ends = boundaries(cu_seqlens, sizes["@T"])
     dtype = compute_dtype(tensors)
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in tensors]
     for g, d in zip(grads[len(grads) - len(signature.states) :], seeds[k:], strict=True):
@@ -300,9 +305,9 @@ def double_backward(
     values = (*tensors, *seeds)
     dtype = compute_dtype(tensors)
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in values]
-    ends = [0, sizes["T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["T"])
-    batches = [list(range(sizes["N"]))] if cu_seqlens is None else _batches(ends)
-    for rows in batches if sizes["T"] else []:
+    ends = [0, sizes["@T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["@T"])
+    batches = [list(range(sizes["@N"]))] if cu_seqlens is None else _batches(ends)
+    for rows in batches if sizes["@T"] else []:
         if cu_seqlens is None:
             few, length, part, more = sizes, None, list(values), list(seconds)
         else:
@@ -310,10 +315,10 @@ def double_backward(
             length = torch.tensor(lengths, device=tensors[0].device)
             part = [_gather(v, x, rows, ends) for v, x in zip(given, values, strict=True)]
             more = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, seconds, strict=True)]
-        T, chunk = few["T"], signature.chunk
+        T, chunk = few["@T"], signature.chunk
         load = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(given, part, strict=True)]
         n = len(signature.arguments)
-        valid = _valid(length, few["B"], 0, T, chunk, grads[0])
+        valid = _valid(length, few["@B"], 0, T, chunk, grads[0])
         dd = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(signature.arguments, more, strict=True)]
         found = kernels.double_backward(*load[:n], valid, *load[n:], *dd)
         for v, y, out in zip(given, found, grads, strict=True):
@@ -321,12 +326,12 @@ def double_backward(
                 _store(v, y, out, 0, T, chunk) if "T" in v.lead else out.add_(y)
             else:
                 if "T" in v.lead:
-                    wide = y.new_empty((few["B"], T, *out.shape[2:]))
+                    wide = y.new_empty((few["@B"], T, *out.shape[2:]))
                     _store(v, y, wide, 0, T, chunk)
                     y = wide
                 _scatter(v, y, out, rows, ends)
-    if cu_seqlens is not None or not sizes["T"]:
-        _hand_through(signature, grads, seconds, ends if sizes["T"] else [0] * (sizes["N"] + 1))
+    if cu_seqlens is not None or not sizes["@T"]:
+        _hand_through(signature, grads, seconds, ends if sizes["@T"] else [0] * (sizes["@N"] + 1))
     return grads
 
 
@@ -463,7 +468,7 @@ class Operator:
             if len(states) != len(signature.states):
                 raise ValueError(f"initial_state has {len(states)} tensors; the layer has {len(signature.states)} states")
             return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
-        like = inputs[0].new_empty((sizes["N"], sizes["H"]), dtype=dtype)
+        like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
         once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
         axes = {a: sizes[a] for v in signature.states for a in v.axes}
         return tuple(s.contiguous() for s in self.initial_states(like, *(p.to(dtype) for p in params), *once, **axes))
@@ -497,7 +502,7 @@ def check_domains(signature: Signature, inputs: tuple[Tensor, ...], domains: dic
 def reference(steps: Callable, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
     """Outputs and last states by the token loop, sequence by sequence; differentiable by autograd."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
-    ends = [0, sizes["T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["T"])
+    ends = [0, sizes["@T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["@T"])
     dtype, parts = compute_dtype(tensors), []
     for row, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
         args = []
@@ -505,10 +510,10 @@ def reference(steps: Callable, signature: Signature, tensors: tuple[Tensor, ...]
             if cu_seqlens is not None and v.lead.startswith("N"):
                 x = x[row : row + 1]
             args.append(_load(v, x, start, stop, 0, dtype))
-        few = sizes["B"]
+        few = sizes["@B"]
         if stop == start:
             states = args[len(args) - len(signature.states) :]
-            empty = [tensors[0].new_zeros(shape(v, {**sizes, "T": 0}), dtype=dtype) for v in signature.outputs]
+            empty = [tensors[0].new_zeros(shape(v, {**sizes, "@T": 0}), dtype=dtype) for v in signature.outputs]
             parts.append((*empty, *states))
             continue
         results = steps(*args, _valid(None, few, start, stop, 0, args[0]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import Carry, Map, Program, all_sizes, body_roots
+from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Carry, Map, Program, all_sizes, body_roots
 from seqc.ir.recurrence import Recurrence
 
 
@@ -21,7 +21,7 @@ class Cost:
 
 def cost(program: Program, sizes: Mapping[str, int], chunk: int) -> Cost:
     """Of a program at a chunk length (1 for a program along tokens): one batch entry, one head, one step of its Carry."""
-    known = all_sizes(program, {**sizes, "b": 1, "h": 1, "g": 1, "c": 1, "t": chunk})
+    known = all_sizes(program, {**sizes, BATCH: 1, HEADS: 1, GROUPS: 1, CHUNKS: 1, TOKENS: chunk})
     flops = 0
     for stage in program.stages:
         roots = tuple(e.value for e in stage.equations) if isinstance(stage, Map) else body_roots(stage)

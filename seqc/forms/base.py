@@ -8,12 +8,11 @@ from typing import Union
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr
-from seqc.ir.program import Program
+from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
 from seqc.source import Span
 
-BATCH, HEADS, GROUPS, CHUNKS, TOKENS = "b", "h", "g", "c", "t"
 VALID = "valid"  # 1 for a token, 0 for padding behind the last one
 
 
@@ -102,3 +101,9 @@ def body_leaves(rec: Recurrence, outer: Mapping[str, Expr], drop: str | None) ->
 
 def lifted(values: list[Expr], table: Mapping[Expr, Expr]) -> list[Expr]:
     return list(lift(values, table))
+
+
+__all__ = [
+    "BATCH", "CHUNKS", "GROUPS", "HEADS", "TOKENS", "VALID", "Applies", "Form", "Lowered", "Refuses", "body_leaves", "final", "initial",
+    "leaf_axes", "lifted", "outer_leaves", "state_lead",
+]  # fmt: skip

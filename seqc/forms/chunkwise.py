@@ -18,12 +18,10 @@ from collections.abc import Callable, Mapping
 from seqc.analysis.chain import Chain, Read, Refusal, Row
 from seqc.analysis.structure import Structure, analyse, check_decays, span_of
 from seqc.forms import recurrent
-from seqc.forms.base import (
-    BATCH, CHUNKS, HEADS, TOKENS, VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, outer_leaves, state_lead,
-)  # fmt: skip
+from seqc.forms.base import VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, outer_leaves, state_lead
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.program import Carried, Carry, Equation, Program
+from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
 
@@ -47,8 +45,8 @@ def log_of(decay: Expr) -> Expr:
 class _Memory:
     """One state inside a chunk: its rows as tensors over the chunk, and what the formulas of the module need of them.
 
-    Axes, each with its count per token if that is more than one: r and s erase rows (as rows and as columns), s plain
-    rows, m micro-steps. Memories with equal counts share axes, and with them what is computed from the same inputs.
+    Axes, each with its count per token if that is more than one: @r and @s erase rows (as rows and as columns), @s plain
+    rows, @m micro-steps. Memories with equal counts share axes, and with them what is computed from the same inputs.
     """
 
     def __init__(self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str], alone: bool):
@@ -59,7 +57,7 @@ class _Memory:
         self.plain = [[r for r in s.rows if r.read is None] for s in chain.steps]
         self.ranks = (max(map(len, self.erase), default=0), max(map(len, self.plain), default=0))
         counts = (self.n * self.ranks[0], self.n * self.ranks[0], self.n * self.ranks[1], self.n)
-        self.i, self.j, self.w, self.micro = (f"{x}{n}" if n > 1 else x for x, n in zip("rssm", counts, strict=True))
+        self.i, self.j, self.w, self.micro = (f"@{x}{n}" if n > 1 else f"@{x}" for x, n in zip("rssm", counts, strict=True))
         self.decays = any(s.decay is not None for s in chain.steps)
         self.along = tuple(dict.fromkeys(a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes))
         self.by_value = bool(set(self.along) & set(chain.value))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from seqc.forms.base import (
-    BATCH, HEADS, TOKENS, VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, lifted, outer_leaves, state_lead,
-)  # fmt: skip
+from seqc.forms.base import VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, lifted, outer_leaves, state_lead
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import Carried, Carry, Equation, Program
+from seqc.ir.program import BATCH, HEADS, TOKENS, Carried, Carry, Equation, Program
 from seqc.ir.recurrence import Recurrence
 
 

@@ -126,6 +126,8 @@ def bound_value(env: Env, axes: Sequence[ast.Axis], names: Sequence[str], value:
         for axis, name in zip(axes, names, strict=True):
             if axis.index is not None:
                 refuse_name(env.inner(names=inner), ast.Name(axis.index, axis.span))
+                if name in env.build.growing:
+                    raise env.build.problems.refuse("growing-axis", f"`{name}` grows, and an index along it has no fixed length", axis.span)
                 leads[name] = stack.enter_context(env.build.identity(ops.base(name)))
                 index = Value(ops.iota(leads[name]), (), ops.base(name), None, leads[name])
                 inner[axis.index] = Entity("value", axis.index, axis.span, index)
@@ -171,6 +173,7 @@ def param(env: Env, t: ast.Tensor) -> None:
         scope = "layer"
     name = t.name.id
     init = learned(name, axes) if isinstance(t.init, ast.Ref) and t.init.id == "learned" else _init(env, t, axes)
+    need_scope(env, name, scope, t.init.span, init.value)
     add_param(env, name, axes, scope, init, t.span)
     declare(env, t.name, Entity("param", name, t.span, Value(ops.var(name, axes), axes)))
 

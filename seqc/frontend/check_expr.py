@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from seqc.frontend import ast
@@ -216,6 +216,7 @@ def _index(env: Env, e: ast.Index) -> Value:
         if len(e.items) != 1:
             raise env.build.problems.refuse("axis-not-named", "`eye` takes one axis", e.span)
         axis = identity(axis_of(env, e.items[0]))
+        _need_fixed(env, e.items[0], "eye", (axis,))
         row, column = canonical_names((axis, axis))
         return Value(ops.eye(row, column), (row, column))
     if isinstance(e.base, ast.Ref) and e.base.id not in env.names and e.base.id in (*BUILTINS, "window", *PROJECT_ONLY):
@@ -330,6 +331,8 @@ def expand(env: Env, e: ast.Call, call: functions.Call) -> Value:
     problems = env.build.problems
     if call.name == "mean" and any(a in env.build.growing for a in _reduced(call)):
         return _mean_of_growing(env, e, call)
+    if call.name in ("standardize", "roll", "diag", "concat"):
+        _need_fixed(env, e, call.name, (*(call.brackets or ()), *(a for x in call.args for a in x.axes if call.brackets is None or call.name == "concat")))
     try:
         value = BUILTINS[call.name].rule(call)
     except Complaint as c:
@@ -339,6 +342,13 @@ def expand(env: Env, e: ast.Call, call: functions.Call) -> Value:
     if call.name == "concat":
         _check_concat(env, e, call)
     return value
+
+
+def _need_fixed(env: Env, e: ast.Expr, name: str, axes: Iterable[str]) -> None:
+    """Refuses a growing axis where the length of an axis enters."""
+    growing = next((a for a in axes if a in env.build.growing), None)
+    if growing is not None:
+        raise env.build.problems.refuse("growing-axis", f"`{name}` needs an axis of fixed length, and `{growing}` grows", e.span, "", secondary=[(env.build.growing[growing], "it grows")])
 
 
 def _reduced(call: functions.Call) -> tuple[str, ...]:

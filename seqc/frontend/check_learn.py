@@ -293,15 +293,12 @@ def _owned_state(env: Env, definition: ast.Definition, t: ast.Tensor, tensor: st
     build, w = env.build, definition.formals[0].name.id
     if t.like is None or t.like.id != w:
         raise build.problems.refuse("like-here", f"a state of an algorithm is `like {w}`", t.span)
+    key = (span.start, tensor, t.name.id)
+    if key in build.owners:
+        return build.owners[key]
     like, name = build.states[tensor], f"{tensor}.{t.name.id}"
-    if name in build.owned and not any(isinstance(x, model.Learn) and any(u.state == name for u in x.updates) for x in build.steps):
-        return name
-    count = 2
-    stem = name
-    while name in build.owned and not env.suffix:
-        name, count = f"{stem}{count}", count + 1
-    if name in build.owned:
-        return name
+    count = sum(n.rstrip("0123456789") == name for n in build.owned)
+    build.owners[key] = name = f"{name}{count + 1}" if count else name
     inner = Env(build, {}, {}, f"algorithm `{definition.name.id}`", layer=False)
     value = read_real(inner, t.init, "the initial value")
     if value.axes:

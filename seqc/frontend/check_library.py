@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -154,9 +155,11 @@ def _actual(env: Env, e: ast.Expr) -> Actual:
 
 # --- Mapping over axes -------------------------------------------------------------------------------------------
 
+FormalOf = tuple[str, tuple[ast.Axis, ...], Actual]
 
-@dataclass
-class Mapping_:
+
+@dataclass(frozen=True)
+class Inside:
     """How the axes of arguments look from inside a definition."""
 
     axes: dict[str, str]  # formal axis -> identity
@@ -188,7 +191,7 @@ def _home(definition: ast.Definition) -> str:
     return definition.name.span.source.name
 
 
-def _formal(formal: ast.Formal, actual: Actual, value: Value, mapping: Mapping_) -> Entity:
+def _formal(formal: ast.Formal, actual: Actual, value: Value, mapping: Inside) -> Entity:
     if actual.tensor is None:
         return Entity("value", formal.name.id, formal.span, value)
     inward = {old: new for new, old in mapping.outside.items() if new in mapping.leads}
@@ -197,10 +200,9 @@ def _formal(formal: ast.Formal, actual: Actual, value: Value, mapping: Mapping_)
     return Entity("value", formal.name.id, formal.span, value, (actual.tensor,), inside=inside)
 
 
-def map_axes(env: Env, stack: ExitStack, formals: Sequence[tuple[str, tuple[ast.Axis, ...], Actual]], what: str) -> tuple[Mapping_, dict[str, Value]]:
+def map_axes(env: Env, stack: ExitStack, formals: Sequence[FormalOf], what: str) -> tuple[Inside, dict[str, Value]]:
     """Formals with axes take the trailing axes of their arguments; the rest is mapped over."""
-    axes: dict[str, str] = {}
-    outside: dict[str, str] = {}
+    axes, outside = _name_axes(env, stack, formals, what)
     tables: dict[str, dict[str, str]] = {}
     visible: dict[str, tuple[str, ...]] = {}
     leads: dict[str, tuple[str, ...]] = {}
@@ -210,38 +212,38 @@ def map_axes(env: Env, stack: ExitStack, formals: Sequence[tuple[str, tuple[ast.
             visible[name], leads[name], tables[name] = value.axes, (), {}
             continue
         n = len(formal_axes)
-        if len(value.axes) < n:
-            have = f"this has the axes {listed(shown(value.axes))}" if value.axes else "this is a number"
-            raise env.build.problems.refuse("too-few-axes", f"`{name}` of {what} has the axes {listed(a.name for a in formal_axes)}", actual.span, have)
         tail, leads[name] = value.axes[-n:], value.axes[:-n]
-        inside = _name_tail(env, stack, axes, outside, formal_axes, tail, actual.span, what, name)
+        inside = [axes[a.name] for a in formal_axes]
         visible[name] = canonical_names(inside)
         tables[name] = dict(zip(tail, visible[name], strict=True))
     taken = {ops.base(a) for v in visible.values() for a in v} | {ops.base(i) for i in axes.values()}
     renamed = _lead_names(env, stack, leads, taken)
     outside.update({new: old for old, new in renamed.items()})
     values = {n: Value(relabel(a.value.expr, tables[n] | {x: renamed[x] for x in leads[n]}), visible[n], *((a.value.counts, a.value.whole) if not leads[n] else ())) for n, _, a in formals}
-    return Mapping_(axes, outside, tuple(renamed[a] for a in _widest(env, leads, formals))), values
+    return Inside(axes, outside, tuple(renamed[a] for a in _widest(env, leads, formals))), values
 
 
-def _name_tail(
-    env: Env, stack: ExitStack, axes: dict[str, str], outside: dict[str, str], formal_axes: Sequence[ast.Axis], tail: Sequence[str], span: Span, what: str, name: str
-) -> list[str]:
-    """The identities that an argument's trailing axes have inside. Two formal axes that take one size are kept apart."""
-    inside: list[str] = []
-    for formal, axis in zip(formal_axes, tail, strict=True):
-        actual = identity(axis)
-        if formal.name in axes:
-            have = outside.get(axes[formal.name], axes[formal.name])
-            if have != actual:
-                raise env.build.problems.refuse("axis-mismatch", f"`{formal.name}` of {what} is `{ops.base(have)}` in one place and `{ops.base(actual)}` in `{name}`", span)
-        elif actual in axes.values():
-            axes[formal.name] = stack.enter_context(env.build.identity(ops.base(actual)))
-            outside[axes[formal.name]] = actual
-        else:
-            axes[formal.name] = actual
-        inside.append(axes[formal.name])
-    return inside
+def _name_axes(env: Env, stack: ExitStack, formals: Sequence[FormalOf], what: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The identity that each formal axis has inside, and what those made for the purpose are outside.
+
+    Two formal axes that take one size are told apart: both get an identity that no other argument has.
+    """
+    problems = env.build.problems
+    taken: dict[str, str] = {}
+    for name, formal_axes, actual in formals:
+        value, n = actual.value, len(formal_axes)
+        if len(value.axes) < n:
+            have = f"this has the axes {listed(shown(value.axes))}" if value.axes else "this is a number"
+            raise problems.refuse("too-few-axes", f"`{name}` of {what} has the axes {listed(a.name for a in formal_axes)}", actual.span, have)
+        for formal, axis in zip(formal_axes, value.axes[len(value.axes) - n :], strict=True):
+            have = taken.setdefault(formal.name, identity(axis))
+            if have != identity(axis):
+                raise problems.refuse(
+                    "axis-mismatch", f"`{formal.name}` of {what} is `{ops.base(have)}` in one place and `{ops.base(axis)}` in `{name}`", actual.span
+                )
+    shared = Counter(taken.values())
+    axes = {f: stack.enter_context(env.build.identity(ops.base(i))) if shared[i] > 1 else i for f, i in taken.items()}
+    return axes, {axes[f]: i for f, i in taken.items() if axes[f] != i}
 
 
 def _lead_names(env: Env, stack: ExitStack, leads: Mapping[str, tuple[str, ...]], taken: set[str]) -> dict[str, str]:
@@ -253,7 +255,7 @@ def _lead_names(env: Env, stack: ExitStack, leads: Mapping[str, tuple[str, ...]]
     return renamed
 
 
-def _widest(env: Env, leads: Mapping[str, tuple[str, ...]], formals: Sequence[tuple[str, tuple[ast.Axis, ...], Actual]]) -> tuple[str, ...]:
+def _widest(env: Env, leads: Mapping[str, tuple[str, ...]], formals: Sequence[FormalOf]) -> tuple[str, ...]:
     widest = max(leads.values(), key=len, default=())
     for name, _, actual in formals:
         if not set(leads[name]) <= set(widest):
@@ -261,7 +263,7 @@ def _widest(env: Env, leads: Mapping[str, tuple[str, ...]], formals: Sequence[tu
     return widest
 
 
-def leave(value: Value, mapping: Mapping_) -> Value:
+def leave(value: Value, mapping: Inside) -> Value:
     """A value as its caller sees it: what was mapped over comes first."""
     if not mapping.leads and not mapping.outside:
         return value
@@ -294,7 +296,7 @@ def _with_slope(env: Env, definition: ast.Definition, result: ast.Result, slope:
     target = env.names[p].value
     assert target is not None
     if set(slope.axes) != set(target.axes):
-        raise build.problems.refuse("slope-axes", f"the slope of `{definition.name.id}` has the axes {listed(shown(slope.axes))}, and `{p}` {listed(shown(target.axes))}", result.span)
+        raise build.problems.refuse("slope-axes", f"the slope of `{definition.name.id}` does not have the axes of `{p}`", result.span, f"{listed(shown(slope.axes))} for {listed(shown(target.axes))}")
     leaf = ops.var(f"slope@{len(build.slopes)}", slope.expr.axes)
     build.slopes.append((leaf, slope.expr))
     return Value(ops.sum_over(ops.mul(leaf, target.expr), target.axes))

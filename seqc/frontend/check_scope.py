@@ -73,6 +73,7 @@ class Build:
     params: list[model.Param] = field(default_factory=list)
     states: dict[str, model.State] = field(default_factory=dict)
     owned: dict[str, model.State] = field(default_factory=dict)  # the algorithms' states
+    owners: dict[tuple[int, str, str], str] = field(default_factory=dict)  # the line, tensor and name of an algorithm's state -> the state
     hidden: dict[str, model.Hidden] = field(default_factory=dict)
     hidden_keys: dict[tuple[str, int, str, int, int], tuple[Expr, str]] = field(default_factory=dict)
     steps: list[model.Step] = field(default_factory=list)

@@ -7,6 +7,7 @@ that are not in `axes` are mapped over: nothing in the text at hand can see them
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -87,11 +88,9 @@ def scalar(value: Value) -> bool:
     return not value.axes
 
 
-def _by_base(axes: Iterable[str]) -> dict[str, list[str]]:
-    table: dict[str, list[str]] = {}
-    for a in axes:
-        table.setdefault(ops.base(a), []).append(identity(a))
-    return table
+def _occurrences(axes: Iterable[str]) -> Counter[str]:
+    """How often each identity occurs."""
+    return Counter(map(identity, axes))
 
 
 def meet(x: tuple[str, ...], y: tuple[str, ...]) -> tuple[str, ...]:
@@ -101,11 +100,10 @@ def meet(x: tuple[str, ...], y: tuple[str, ...]) -> tuple[str, ...]:
     inside = set(y) <= set(x)
     if not inside and not set(x) <= set(y):
         raise AxisError("silent-outer-product")
-    left, right = _by_base(x), _by_base(y)
+    left, right = _occurrences(x), _occurrences(y)
     for name in (*left, *right):
-        one, other = left.get(name, []), right.get(name, [])
-        if max(len(one), len(other)) > 1 and one != other:
-            raise AxisError("ambiguous-axis", name)
+        if left[name] != right[name] and max(left[name], right[name]) > 1:
+            raise AxisError("ambiguous-axis", ops.base(name))
     return x if inside else y
 
 
@@ -164,10 +162,10 @@ def fit(value: Value, axes: Sequence[str]) -> Expr:
     for a in value.axes:
         if a not in axes:
             raise AxisError("axis-mismatch", ops.base(a))
-    declared, own = _by_base(axes), _by_base(value.axes)
-    for name, identities in own.items():
-        if len(identities) != len(declared[name]):
-            raise AxisError("ambiguous-axis", name)
+    declared, own = _occurrences(axes), _occurrences(value.axes)
+    for name, count in own.items():
+        if count != declared[name]:
+            raise AxisError("ambiguous-axis", ops.base(name))
     want = (*value.mapped, *axes)
     return value.expr if value.expr.axes == want else ops.broadcast(value.expr, want)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from seqc.ir import model, ops, recurrence
-from seqc.ir.expr import Expr, substitute
+from seqc.ir.expr import Expr, substitute, variables
 from seqc.source import Span
 
 
@@ -20,6 +20,7 @@ class Token:
     folds: list[recurrence.Fold] = field(default_factory=list)
     lines: list[recurrence.Line] = field(default_factory=list)
     after: dict[str, Expr] = field(default_factory=dict)  # states with a `next` of their own: folded along a tree
+    windows: list[model.Hidden] = field(default_factory=list)  # those whose newest value has no meaning yet
 
 
 def derive(layer: model.Model) -> recurrence.Recurrence:
@@ -32,11 +33,14 @@ def derive(layer: model.Model) -> recurrence.Recurrence:
         token.meaning[ops.var(f"{s.name}@start", s.axes, s.dtype)] = leaves[s.name]
     for h in layer.hidden:
         token.meaning[hidden_leaf(h)] = _earlier(h, leaves)
-    # A window ends in this token's value, so its meaning waits for the line that makes that value.
+    token.windows = [h for h in layer.hidden if h.kind == "window"]
+    later = {s.name for s in layer.steps if isinstance(s, model.Let)} | {h.name for h in token.windows}
     for step in layer.steps:
-        _settle_windows(layer.hidden, token)
+        _settle_windows(token, later)
         _take(step, token, {s.name: s for s in layer.states})
-    _settle_windows(layer.hidden, token)
+        if isinstance(step, model.Let):
+            later.discard(step.name)
+    _settle_windows(token, later)
     states = (*(_declared(s, token, layer) for s in layer.states), *(_hidden(h, token, layer) for h in _in_order(layer.hidden)))
     return recurrence.Recurrence(
         layer.name, layer.doc, layer.sizes, layer.values, layer.inputs, layer.params, states, tuple(token.outputs), tuple(token.folds),
@@ -65,31 +69,16 @@ def _earlier(h: model.Hidden, leaves: dict[str, Expr]) -> Expr:
     return own
 
 
-def _settle_windows(hidden: Sequence[model.Hidden], token: Token) -> None:
-    """Completes each window whose newest value has a meaning by now."""
-    for h in hidden:
-        own = hidden_leaf(h)
-        if h.kind != "window" or token.meaning[own] is not own:
-            continue
+def _settle_windows(token: Token, later: set[str]) -> None:
+    """Gives each window its meaning once its newest value has one: `later` are the leaves that have none yet."""
+    for h in list(token.windows):
         assert h.value is not None and h.axis is not None
-        if all(known(leaf, token, hidden) for leaf in _variables(h.value)):
-            newest = _now(h.value, token)
-            token.meaning[own] = ops.add(ops.shift(own, h.axis, -1), ops.place(_full(newest, h.axes[1:]), h.axis, -1))
-
-
-def _variables(e: Expr) -> tuple[Expr, ...]:
-    from seqc.ir.expr import variables
-
-    return variables(e)
-
-
-def known(leaf: Expr, token: Token, hidden: Sequence[model.Hidden]) -> bool:
-    """Whether a leaf has its meaning at this line: inputs and params always, a let from its line on."""
-    name = leaf.name
-    if leaf in token.meaning:
-        window = next((h for h in hidden if h.name == name and h.kind == "window"), None)
-        return window is None or token.meaning[leaf] is not leaf
-    return "@" not in name or not name.startswith("held@")
+        if any(leaf.name in later for leaf in variables(h.value)):
+            continue
+        own, newest = hidden_leaf(h), _full(_now(h.value, token), h.axes[1:])
+        token.meaning[own] = ops.add(ops.shift(own, h.axis, -1), ops.place(newest, h.axis, -1))
+        token.windows.remove(h)
+        later.discard(h.name)
 
 
 def _full(e: Expr, axes: tuple[str, ...]) -> Expr:
@@ -106,7 +95,8 @@ def _take(step: model.Step, token: Token, states: dict[str, model.State]) -> Non
     if isinstance(step, model.Let):
         value = _now(step.value, token)
         token.meaning[ops.var(step.name, step.value.axes, step.value.type.dtype)] = value
-        token.lines.append(recurrence.Line(step.name, value, step.span))
+        if "@" not in step.name:
+            token.lines.append(recurrence.Line(step.name, value, step.span))
     elif isinstance(step, model.Update):
         _set(token, states, [(step.state, _now(step.value, token))], step.span)
     elif isinstance(step, (model.Retain, model.Learn)):

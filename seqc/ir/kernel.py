@@ -41,12 +41,17 @@ Statement = Union[Assign, Loop]
 
 @dataclass(frozen=True)
 class Kernel:
-    """One function: inputs and outputs are leaves; `widths` as in Program."""
+    """One function: inputs and outputs are leaves; `widths` as in Program.
+
+    order: all axes as they lie in memory. words: a name for the length of each axis of time and place. index: the name of a
+    loop's counter.
+    """
 
     name: str
     inputs: tuple[Expr, ...]
     body: tuple[Statement, ...]
     outputs: tuple[tuple[str, Expr], ...]
     order: tuple[str, ...]
-    leaves: tuple[Expr, ...]
     widths: tuple[tuple[str, str, int], ...]
+    words: tuple[tuple[str, str], ...]
+    index: str

@@ -455,6 +455,12 @@ def _s_mul(args: tuple[Expr, ...], attr: Any) -> Expr | None:
             return neg(other)
         if one.op.name == "neg":
             return neg(mul(one.args[0], other))
+        if one.op.name == "broadcast" and is_number(one.args[0]) and set(one.axes) <= set(other.axes):
+            return mul(one.args[0], other)
+        if is_number(one) and other.op.name == "mul" and is_number(other.args[0]):
+            return mul(number(one.attr * other.args[0].attr), other.args[1])  # type: ignore[operator]
+        if is_number(one) and one is y:
+            return mul(one, other)  # numbers stand first
     return None
 
 

@@ -1,7 +1,8 @@
 """Program: the whole sequence as a few stages over expressions with time axes. When things happen, not how.
 
-Axes of time and place: `b` sequences, `h` heads, `g` head groups, `c` chunks, `t` tokens (of a chunk). Every value is
-named once; a stage reads what earlier stages named. Stages are closed under differentiation.
+Axes of time and place have names that no text can spell: `@b` sequences, `@h` heads, `@g` head groups, `@c` chunks, `@t`
+tokens (of a chunk). Every value is named once; a stage reads what earlier stages named. Stages are closed under
+differentiation.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from seqc.ir import ops
 from seqc.ir.expr import Expr, variables
 from seqc.ir.interp import evaluate
 from seqc.ir.meaning import length
+
+
+BATCH, HEADS, GROUPS, CHUNKS, TOKENS = "@b", "@h", "@g", "@c", "@t"
+LEAD = (BATCH, HEADS, GROUPS, CHUNKS)  # axes over which nothing is ordered: they come first in memory
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, rebuild
+from seqc.ir.program import LEAD
 from seqc.ir.rules import union
 
 # What an axis is worth in the choice: time and state axes are long, batch axes are in every tensor.
-WEIGHT = {"b": 0, "h": 0, "g": 0, "c": 0}
+WEIGHT = dict.fromkeys(LEAD, 0)
 
 
 def binary(roots: Iterable[Expr]) -> tuple[Expr, ...]:

@@ -116,7 +116,7 @@ def _reverse(stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: 
     equations = []
     for leaf, share in zip(read, shares[len(state) :], strict=True):
         if not ops.is_zero(share):
-            e = Equation(names.fresh(f"d_{leaf.name}_{axis}"), share)
+            e = Equation(names.fresh(f"d_{leaf.name}_part"), share)
             equations.append(e)
             total.add(leaves[leaf.name], outer_of(e, axis))
     _pull(total, ((k.init, finals[k.name]) for k in stage.carried), leaves)

@@ -126,8 +126,8 @@ class Field(Composed[Number]):
         self.oracles, self.sizes = oracles, sizes
         self._primitives: dict[str, Callable[[Number], Number]] = {
             "neg": self._neg, "exp": self._exp, "log": self._log, "sqrt": self._sqrt, "sin": self._sin, "cos": self._cos,
-            "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x), "ceil": lambda x: self._rounded("ceil", x),
-            "trailing_zeros": self._trailing_zeros, "stop_gradient": lambda x: x,
+            "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
+            "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": lambda x: x,
         }  # fmt: skip
 
     # --- Numbers from nothing ------------------------------------------------------------------------------------
@@ -297,7 +297,8 @@ class Field(Composed[Number]):
             one = np.ones(1, np.uint64)
             return Exponent(L.cumsum(e.l, axis), None if e.extra is None else P.sub(P.cumprod(P.add(e.extra, one), axis), one))
 
-        total = Number(P.cumsum(turned.p, axis), rule, (turned,), None if x.whole is None else np.cumsum(turned.whole, axis))
+        whole = None if turned.whole is None else np.cumsum(turned.whole, axis)
+        total = Number(P.cumsum(turned.p, axis), rule, (turned,), whole)
         return self.structural(lambda a: np.flip(a, axis), total) if reverse else total
 
     def contract(self, values: Iterable[Number], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
@@ -310,7 +311,9 @@ class Field(Composed[Number]):
 
         return Number(einsum(P, [x.p for x in values], axes, out), rule, values, _whole_contraction(values, axes, out))
 
-    def _summed_product(self, values: tuple[Number, ...], parts: tuple[Exponent, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Exponent:
+    def _summed_product(
+        self, values: tuple[Number, ...], parts: tuple[Exponent, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]
+    ) -> Exponent:
         """The contraction of exponents of which some hold logarithms: products of powers instead of sums of products."""
         kept = tuple(out)
         union = (elimination.POINT, *kept, *dict.fromkeys(a for group in axes for a in group if a not in kept))
@@ -334,7 +337,8 @@ class Field(Composed[Number]):
         return Number(elimination.solve(P, matrix.p, rhs.p), rule, (matrix, rhs))
 
     def unit_lower_inverse(self, x: Number) -> Number:
-        return Number(elimination.unit_lower_inverse(P, x.p), lambda e: Exponent(elimination.unit_lower_inverse(L, self.plain(e))), (x,))
+        rule: Rule = lambda e: Exponent(elimination.unit_lower_inverse(L, self.plain(e)))  # noqa: E731
+        return Number(elimination.unit_lower_inverse(P, x.p), rule, (x,))
 
 
 def _added(x: Exponent, y: Exponent) -> Exponent:

@@ -7,11 +7,10 @@ different exponents of degree e with at most e / l for each pair. Degrees are bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import log2, prod
 
 from seqc.ir.expr import Expr, walk
-from seqc.ir.meaning import Axes
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.field import L
 
@@ -39,7 +38,7 @@ def log2_error(rec: Recurrence, tokens: int, sizes: Mapping[str, int]) -> float:
     return round(log2(4 * worst + exponentials**2 * deepest) - log2(L.prime), 1)
 
 
-def _count(axes: Axes, sizes: Mapping[str, int]) -> int:
+def _count(axes: Iterable[str], sizes: Mapping[str, int]) -> int:
     return prod(sizes.get(a.rstrip("'~"), 1) for a in axes)
 
 

@@ -86,8 +86,8 @@ class Duals(Composed[Dual]):
                 return P.neg(P.mul(self.field.primitive("sin", x).p, b))
             case "erf":
                 bell = self.field.primitive("exp", self.field.primitive("neg", self.field.combine("mul", x, x)))
-                two_over_root = self.field.combine("div", self.field.rational(Fraction(2)), self.field.primitive("sqrt", self.field.named("pi")))
-                return P.mul(P.mul(two_over_root.p, bell.p), b)
+                half_root = P.mul(self.field.primitive("sqrt", self.field.named("pi")).p, P.residue(Fraction(1, 2))[None])
+                return P.mul(P.mul(bell.p, P.inverse(half_root)), b)
         raise NoFieldMeaning(name)
 
     def combine(self, name: str, x: Dual, y: Dual) -> Dual:

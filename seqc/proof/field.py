@@ -22,6 +22,11 @@ _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
 
 
+def _least(x: Residues, y: Residues) -> Residues:
+    """The smaller of each pair."""
+    return np.asarray(np.minimum(x, y))
+
+
 @dataclass(frozen=True)
 class Modulus:
     """The integers modulo 2^bits - excess, a prime; residues are uint64 arrays below it. 56 < bits < 62."""
@@ -46,15 +51,15 @@ class Modulus:
         """Any 64-bit numbers, modulo the prime."""
         folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
         # x - prime wraps around to a huge number where x is below the prime.
-        return np.minimum(folded, folded - np.uint64(self.prime))
+        return _least(folded, folded - np.uint64(self.prime))
 
     def add(self, x: Residues, y: Residues) -> Residues:
-        total = x + y
-        return np.minimum(total, total - np.uint64(self.prime))
+        total: Residues = x + y
+        return _least(total, total - np.uint64(self.prime))
 
     def sub(self, x: Residues, y: Residues) -> Residues:
-        difference = x - y
-        return np.minimum(difference, difference + np.uint64(self.prime))
+        difference: Residues = x - y
+        return _least(difference, difference + np.uint64(self.prime))
 
     def neg(self, x: Residues) -> Residues:
         return np.where(x == 0, x, np.uint64(self.prime) - x)

@@ -14,6 +14,7 @@ import numpy as np
 
 from seqc.ir.interp import evaluate
 from seqc.ir.meaning import length
+from seqc.ir.program import GROUPS, HEADS
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.arithmetic import NoFieldMeaning
 
@@ -28,7 +29,7 @@ def run(A: Any, rec: Recurrence, given: Mapping[str, Any], points: int, sequence
     """
     if any(f.order == "tree" for f in rec.folds):
         raise NoFieldMeaning("fold along a tree")
-    heads, groups = A.sizes["h"], A.sizes["g"]
+    heads, groups = A.sizes[HEADS], A.sizes[GROUPS]
     picks = _Picks(A, sequence, heads, groups)
     fixed = {p.name: picks.folded(given[p.name], p.scope) for p in rec.params}
     fixed |= {i.name: picks.folded(picks.of(given[i.name]), "head") for i in rec.inputs if i.scope == "sequence"}
@@ -39,7 +40,8 @@ def run(A: Any, rec: Recurrence, given: Mapping[str, Any], points: int, sequence
     for t in range(tokens):
         now = {n: A.structural(lambda x, t=t: x[:, t], v) for n, v in timed.items()}
         values = evaluate(A, [*(s.next for s in rec.states), *(o.value for o in rec.outputs)], {**fixed, **now, **state})
-        wide = [_full(A, v, points * heads, e.axes) for v, e in zip(values, (*rec.states, *rec.outputs), strict=True)]
+        axes = [*(s.axes for s in rec.states), *(o.axes for o in rec.outputs)]
+        wide = [_full(A, v, points * heads, a) for v, a in zip(values, axes, strict=True)]
         state = {s.name: v for s, v in zip(rec.states, wide, strict=False)}
         outputs.append({o.name: picks.unfolded(v) for o, v in zip(rec.outputs, wide[len(rec.states) :], strict=True)})
     return outputs, {s.name: picks.scoped(picks.unfolded(state[s.name]), s.scope) for s in rec.states}

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from seqc.forms.base import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, VALID, final, initial, leaf_axes, state_lead
+from seqc.forms.base import VALID, final, initial, leaf_axes, state_lead
 from seqc.ir.expr import Expr, walk
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
-from seqc.ir.program import Program
+from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.arithmetic import Field
 from seqc.proof.field import L, P, Residues, raise_generator
@@ -41,7 +41,7 @@ class Trial:
         """Every axis: time as chunks of tokens, or as tokens alone."""
         t = self.chunk if chunked else self.chunk * self.chunks
         c = self.chunks if chunked else 1
-        fixed = {"b": len(self.lengths), "h": self.heads, "g": self.groups, "c": c, "t": t}
+        fixed = {BATCH: len(self.lengths), HEADS: self.heads, GROUPS: self.groups, CHUNKS: c, TOKENS: t}
         return {"heads": self.heads, "groups": self.groups, "depth": 3, "depths": 7, **dict(self.axes), **fixed}
 
     def shown(self) -> tuple[tuple[str, int], ...]:
@@ -52,10 +52,11 @@ class Trial:
 
 def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Every axis that the recurrence names: its own size if that is compiled in, else 2 or 3, by turns."""
-    own = {base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes}
+    own = {base(a) for values in (rec.inputs, rec.params, rec.states, rec.outputs) for x in values for a in x.axes}
     nodes = walk(*(s.next for s in rec.states), *(o.value for o in rec.outputs))
     own |= {name for node in nodes for name in (*map(base, node.axes), *((str(node.attr),) if node.op.name == "size" else ()))}
-    kept = {**dict(rec.values), **{a: sizes[a] for a in fixed if a in sizes}}
+    known = {**{s.name: int(s.default) for s in rec.sizes if s.default is not None}, **dict(rec.values), **sizes}
+    kept = {**dict(rec.values), **{a: known[a] for a in fixed}}
     free = sorted(own - set(kept) - {*TIMES, "heads", "groups", "depth", "depths"})
     chosen = {**{a: 2 + i % 2 for i, a in enumerate(free)}, **{a: kept[a] for a in sorted(own & set(kept))}}
     return tuple(sorted(chosen.items()))
@@ -65,7 +66,8 @@ def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int]) 
 class Draws:
     """Random residues for a trial, with time as tokens alone: values by the Programs' names of inputs, and directions.
 
-    tangents: a direction for every input that is differentiated. seeds: an adjoint for every output, zero in the padding.
+    tangents: a direction for every input that is differentiated. seeds: an adjoint for every output, zero in the padding
+    and for whole numbers.
     """
 
     values: dict[str, Number]
@@ -93,15 +95,15 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
         values[name] = _within(field, domain, *residues(name, axes))
     directions = [n for n, _, domain in leaves if not domain.integer]
     tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
-    alive = np.arange(sizes["t"]) < np.array(trial.lengths)[:, None]
+    alive = np.arange(sizes[TOKENS]) < np.array(trial.lengths)[:, None]
     seeds = {}
     for o in rec.outputs:
         p, l = residues(f"adjoint of {o.name}", (BATCH, HEADS, TOKENS, *o.axes))  # noqa: E741
         mask = alive.reshape((len(alive), 1, -1, *(1 for _ in o.axes))).astype(np.uint64)
         seeds[o.name] = field.given(p * mask, l * mask)
     for s in rec.states:
-        if not s.integer:
-            seeds[final(s.name)] = field.given(*residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes)))
+        p, l = residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes))  # noqa: E741
+        seeds[final(s.name)] = field.given(np.zeros_like(p), np.zeros_like(l)) if s.integer else field.given(p, l)
     values[VALID] = field.whole(alive.astype(np.int64)[None])
     return Draws(values, tangents, seeds)
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, substitute, variables, walk
 from seqc.ir.kernel import Assign, Kernel, Loop, Statement
-from seqc.ir.program import Carried, Carry, Equation, Map, Program, body_roots, outer_of, scope
+from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, LEAD, TOKENS, Carried, Carry, Equation, Map, Program, body_roots, outer_of, scope
 from seqc.passes.binary import binary
 
 FREE = ("var", "const", "constant", "size", "rename", "iota", "broadcast", "select", "neg")
 HEAVY = ("contract", "decayed", "decay", "unit_lower_inverse", "solve", "cumsum", "masked", "flatten", "stack", "exp", "where")
-LEAD = ("b", "h", "g", "c")
+
+
+WORDS = ((BATCH, "B"), (HEADS, "H"), (GROUPS, "groups"), (CHUNKS, "chunks"), (TOKENS, "tokens"))
 
 
 def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -28,9 +30,9 @@ def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[s
         free = [a for a in after if a not in named and not after[a] - set(named)]
         named.append(free[0] if free else next(a for a in after if a not in named))
     widths = [a for a, _, _ in program.widths]
-    rows = [a for a in widths if a[0] in "rm" and "#" not in a]
-    columns = [a for a in widths if a[0] == "s" and "#" not in a]
-    return (*LEAD, "t", *rows, *columns, *(a for a in widths if "#" in a), *named)
+    rows = [a for a in widths if a[1] in "rm" and "#" not in a]
+    columns = [a for a in widths if a[1] == "s" and "#" not in a]
+    return (*LEAD, TOKENS, *rows, *columns, *(a for a in widths if "#" in a), *named)
 
 
 def rank(order: tuple[str, ...], axis: str) -> tuple[int, int]:
@@ -65,7 +67,9 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     program, hints = _binary(program, hints)
     leaves = scope(program)
     carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    namer = _Namer([*leaves, *carried, *(ops.base(a) for a in order), "B", "H", "C", "i", "chunks", "groups", "like", "math", "torch", "runtime"])
+    namer = _Namer([*leaves, *carried, *(ops.base(a) for a in order), "math", "torch", "runtime"])
+    words = tuple((axis, namer(word)) for axis, word in WORDS)
+    index = namer("i")
     table: dict[Expr, Expr] = {}
     body: list[Statement] = []
     for stage in program.stages:
@@ -79,7 +83,7 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     for e, f in zip(program.outputs, finals, strict=True):
         leaf = ops.var(f.name, e.value.axes, e.value.type.dtype)
         outputs.append((e.name, table.get(leaf, leaf)))
-    return Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, tuple(leaves.values()), program.widths)
+    return Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, program.widths, words, index)
 
 
 def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:

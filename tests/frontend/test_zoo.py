@@ -21,7 +21,7 @@ LOOPS = MATRIX | OTHER
 TOKENS = 9
 # No two axes of a layer share a length unless their text says so.
 SMALL = {
-    "heads": 2, "groups": 1, "K": 4, "V": 3, "D": 4, "E": 5, "N": 6, "P": 3, "C": 4, "c": 3, "m": 5, "M": 7, "L": 6, "G": 8, "model": 8, "n": 3,
+    "heads": 2, "groups": 1, "K": 4, "V": 3, "D": 4, "E": 5, "N": 6, "P": 3, "C": 4, "c": 3, "m": 5, "M": 7, "L": 6, "G": 8, "model": 6, "n": 3,
     "X": 5, "steps": 4,
 }  # fmt: skip
 EXTRA = {"1": 1, "2": 2, "depth": 1, "depths": 4}
@@ -33,7 +33,7 @@ def layer(name: str) -> model.Model:
     header = text[text.index("(") : text.index("\n", text.index("("))]
     # A size that is a formula of others keeps it.
     given = {n: v for n, v in SMALL.items() if f"{n} = " in header and f"{n} = 2*speed" not in header and f"{n} = K\n" not in header}
-    return check(file, sizes={"model": 8} | {n: v for n, v in given.items() if _free(header, n)}, beside=None)[0]
+    return check(file, sizes={"model": 6} | {n: v for n, v in given.items() if _free(header, n)}, beside=None)[0]
 
 
 def _free(header: str, name: str) -> bool:

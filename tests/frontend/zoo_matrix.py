@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-Loop = Callable[[dict[str, Array], dict[str, Array], dict[str, int], int], Iterator[dict[str, Array]]]
+Arrays = dict[str, Any]
+Sizes = dict[str, int]
+Outputs = Iterator[dict[str, Array]]
+Loop = Callable[[Arrays, Arrays, Sizes, int], Outputs]
 
 
 def sigmoid(x: Any) -> Any:
@@ -38,42 +41,42 @@ def zeros(n: dict[str, int]) -> Array:
     return np.zeros((n["V"], n["K"]))
 
 
-def linear_attention(x, p, n, head):
+def linear_attention(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S, z = zeros(n), np.zeros(n["K"])
     for i in tokens(x):
         S, z = S + np.outer(i.v, i.k), z + i.k
         yield {"o": S @ i.q / (z @ i.q + 1e-10)}
 
 
-def retnet(x, p, n, head):
+def retnet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = (1 - 2.0 ** (-5 - head)) * S + np.outer(i.v, i.k)
         yield {"o": S @ i.q}
 
 
-def lightning(x, p, n, head):
+def lightning(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = np.exp(-8 / n["heads"] * (1 - n["depth"] / n["depths"]) * head) * S + np.outer(i.v, i.k)
         yield {"o": S @ i.q}
 
 
-def gla(x, p, n, head):
+def gla(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = S @ np.diag(np.exp(i.g)) + np.outer(i.v, i.k)
         yield {"o": S @ i.q}
 
 
-def hgrn2(x, p, n, head):
+def hgrn2(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = S @ np.diag(i.f) + np.outer(i.v, 1 - i.f)
         yield {"o": S @ i.q}
 
 
-def mamba2(x, p, n, head):
+def mamba2(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = np.zeros((n["P"], n["N"]))
     for i in tokens(x):
         S = np.exp(-np.exp(p["A_log"]) * i.dt) * S + np.outer(i.dt * i.x, i.B)
@@ -85,28 +88,28 @@ def delta(S: Array, k: Array, v: Array, beta: Any) -> Array:
     return S @ (np.eye(len(k)) - beta * np.outer(k, k)) + beta * np.outer(v, k)
 
 
-def deltanet(x, p, n, head):
+def deltanet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = delta(S, i.k, i.v, i.beta)
         yield {"o": S @ i.q}
 
 
-def gated_deltanet(x, p, n, head):
+def gated_deltanet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = delta(np.exp(i.g) * S, i.k, i.v, i.beta)
         yield {"o": S @ i.q}
 
 
-def kda(x, p, n, head):
+def kda(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = delta(S @ np.diag(np.exp(i.g)), i.k, i.v, i.beta)
         yield {"o": S @ i.q}
 
 
-def gated_deltaproduct(x, p, n, head):
+def gated_deltaproduct(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = np.exp(i.g) * S
@@ -115,7 +118,15 @@ def gated_deltaproduct(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def comba(x, p, n, head):
+def deltaproduct(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
+    S = zeros(n)
+    for i in tokens(x):
+        for j in range(n["n"]):
+            S = delta(S, i.k[j], i.v[j], i.beta[j])
+        yield {"o": S @ i.q}
+
+
+def comba(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         read = sigmoid(p["psi"]) * i.k
@@ -124,14 +135,14 @@ def comba(x, p, n, head):
         yield {"o": S @ (i.q - p["D"] * read)}
 
 
-def rwkv7(x, p, n, head):
+def rwkv7(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = S @ (np.diag(np.exp(i.g)) - np.outer(i.e, i.e * i.a)) + np.outer(i.v, i.k)
         yield {"o": S @ i.r, "p": (i.r * i.k * p["bonus"]).sum() * i.v}
 
 
-def rwkv6(x, p, n, head):
+def rwkv6(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         o = (S + np.outer(i.v, p["u"] * i.k)) @ i.r
@@ -139,7 +150,7 @@ def rwkv6(x, p, n, head):
         yield {"o": o}
 
 
-def gdn2(x, p, n, head):
+def gdn2(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = S @ np.diag(np.exp(i.g))
@@ -147,7 +158,7 @@ def gdn2(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def gated_oja(x, p, n, head):
+def gated_oja(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         S = np.diag(np.exp(i.g)) @ S
@@ -155,7 +166,7 @@ def gated_oja(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def longhorn(x, p, n, head):
+def longhorn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         eps = i.eta / (1 + i.eta * (i.k @ i.k))
@@ -163,7 +174,7 @@ def longhorn(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def longhorn_diagonal(x, p, n, head):
+def longhorn_diagonal(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = np.zeros((n["D"], n["N"]))
     for i in tokens(x):
         eps = i.eta / (1 + i.eta * (i.k @ i.k))
@@ -171,7 +182,7 @@ def longhorn_diagonal(x, p, n, head):
         yield {"o": S @ i.q + p["skip"] * i.x}
 
 
-def mesanet(x, p, n, head):
+def mesanet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     H, G = np.zeros((n["K"], n["K"])), zeros(n)
     for i in tokens(x):
         H = np.exp(i.g) * H + i.beta * np.outer(i.k, i.k)
@@ -179,7 +190,7 @@ def mesanet(x, p, n, head):
         yield {"o": G @ np.linalg.inv(H + np.diag(softplus(p["ridge"]) + 0.25)) @ i.q}
 
 
-def mesanet_cg(x, p, n, head):
+def mesanet_cg(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     H, G = np.zeros((n["K"], n["K"])), zeros(n)
     for i in tokens(x):
         H = np.exp(i.g) * H + i.beta * np.outer(i.k, i.k)
@@ -193,7 +204,7 @@ def mesanet_cg(x, p, n, head):
         yield {"o": G @ y}
 
 
-def momentum_deltanet(x, p, n, head):
+def momentum_deltanet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S, M = zeros(n), zeros(n)
     for i in tokens(x):
         M = i.mu * M - i.eta * np.outer(i.v - S @ i.k, i.k)
@@ -201,7 +212,7 @@ def momentum_deltanet(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def titans_linear(x, p, n, head):
+def titans_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W, S = zeros(n), zeros(n)
     for i in tokens(x):
         S = i.eta * S - i.theta * 2 * np.outer(W @ i.k - i.v, i.k)
@@ -209,7 +220,7 @@ def titans_linear(x, p, n, head):
         yield {"o": W @ i.q}
 
 
-def precond_gdn(x, p, n, head):
+def precond_gdn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S, a = zeros(n), np.zeros(n["K"])
     for i in tokens(x):
         a = i.gp * a + i.bp * i.k**2
@@ -220,7 +231,7 @@ def precond_gdn(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def omega_linear(x, p, n, head):
+def omega_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         step = np.zeros_like(S)
@@ -232,7 +243,7 @@ def omega_linear(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def elastic(x, p, n, head):
+def elastic(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         z = i.keep * S - i.zeta * np.outer(S @ i.k - i.v, i.k)
@@ -240,7 +251,7 @@ def elastic(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def yaad_linear(x, p, n, head):
+def yaad_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         r = S @ i.k - i.v
@@ -249,7 +260,7 @@ def yaad_linear(x, p, n, head):
         yield {"o": S @ i.q}
 
 
-def mlstm(x, p, n, head):
+def mlstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     C, z = zeros(n), np.zeros(n["K"])
     for i in tokens(x):
         C = sigmoid(i.f) * C + np.exp(i.i) * np.outer(i.v, i.k)
@@ -257,7 +268,7 @@ def mlstm(x, p, n, head):
         yield {"h": C @ i.q / max(abs(z @ i.q), 1)}
 
 
-def gsa(x, p, n, head):
+def gsa(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     keys, values = np.zeros((n["m"], n["K"])), np.zeros((n["m"], n["V"]))
     for i in tokens(x):
         keep = np.diag(np.exp(i.g))
@@ -266,7 +277,7 @@ def gsa(x, p, n, head):
         yield {"o": values.T @ softmax(keys @ i.q)}
 
 
-def abc(x, p, n, head):
+def abc(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         # The softmax over all tokens so far, slot by slot.
         w = np.stack([softmax(x["s"][: i.t + 1, j]) for j in range(n["m"])])
@@ -274,21 +285,21 @@ def abc(x, p, n, head):
         yield {"o": values.T @ softmax(keys @ i.q / np.sqrt(n["K"]))}
 
 
-def based(x, p, n, head):
+def based(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         s = x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"])
         w = 1 + s + s * s / 2
         yield {"o": w @ x["v"][: i.t + 1] / (w.sum() + 1e-12)}
 
 
-def jrt(x, p, n, head):
+def jrt(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S, z = x["ve"].T @ x["ke"], x["ke"].sum(0)
     for i in tokens({name: x[name] for name in "qkv"}):
         S, z = S + np.outer(i.v, i.k), z + i.k
         yield {"o": S @ i.q / (z @ i.q + 1e-12)}
 
 
-def log_linear(x, p, n, head):
+def log_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = [zeros(n) for _ in range(n["L"])]
     for i in tokens(x):
         if i.t >= 1:
@@ -300,7 +311,7 @@ def log_linear(x, p, n, head):
         yield {"o": sum(w * s @ i.q for w, s in zip(i.level, S, strict=True))}
 
 
-def mamba3(x, p, n, head):
+def mamba3(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     def turn(v: Array, angle: Array) -> Array:
         z = (v[0::2] + 1j * v[1::2]) * np.exp(1j * angle)
         return np.stack((z.real, z.imag), -1).reshape(-1)
@@ -316,7 +327,7 @@ def mamba3(x, p, n, head):
         yield {"y": S @ turn(i.C, theta) + p["D"] * i.x}
 
 
-def srwm(x, p, n, head):
+def srwm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W = {name: p[f"{name}_init"].T for name in ("Wy", "Wq", "Wk", "Wb")}
     for i in tokens(x):
         q, k, b = softmax(W["Wq"] @ i.x), softmax(W["Wk"] @ i.x), sigmoid(W["Wb"] @ i.x)
@@ -325,7 +336,7 @@ def srwm(x, p, n, head):
         yield {"y": y}
 
 
-def delta_rnn(x, p, n, head):
+def delta_rnn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W, R, y = zeros(n), np.zeros((n["V"], n["V"])), np.zeros(n["V"])
     for i in tokens(x):
         W = delta(W, i.k, i.v, i.beta)
@@ -334,7 +345,7 @@ def delta_rnn(x, p, n, head):
         yield {"y": y}
 
 
-def m2rnn(x, p, n, head):
+def m2rnn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     H = np.zeros((n["K"], n["V"]))
     for i in tokens(x):
         H = i.f * H + (1 - i.f) * np.tanh(H @ p["W"] + np.outer(i.k, i.v))
@@ -344,7 +355,7 @@ def m2rnn(x, p, n, head):
 MATRIX: dict[str, Loop] = {
     f.__name__: f
     for f in (
-        linear_attention, retnet, lightning, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, gated_deltaproduct, comba, rwkv7, rwkv6, gdn2,
+        linear_attention, retnet, lightning, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, deltaproduct, gated_deltaproduct, comba, rwkv7, rwkv6, gdn2,
         gated_oja, longhorn, longhorn_diagonal, mesanet, mesanet_cg, momentum_deltanet, titans_linear, precond_gdn, omega_linear, elastic,
         yaad_linear, mlstm, gsa, abc, based, jrt, log_linear, mamba3, srwm, delta_rnn, m2rnn,
     )

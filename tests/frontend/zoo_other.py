@@ -5,18 +5,18 @@ from __future__ import annotations
 from math import erf
 
 import numpy as np
-from zoo_matrix import Array, Loop, sigmoid, softmax, softplus, tokens
+from zoo_matrix import Array, Arrays, Loop, Outputs, Sizes, sigmoid, softmax, softplus, tokens
 
 # --- Elementwise states -------------------------------------------------------------------------------------------
 
 
-def aaren(x, p, n, head):
+def aaren(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     s = x["k"] @ p["query"] / np.sqrt(n["K"])
     for i in tokens(x):
         yield {"o": softmax(s[: i.t + 1]) @ x["v"][: i.t + 1]}
 
 
-def rwkv4(x, p, n, head):
+def rwkv4(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     w = -np.exp(p["w"])
     for i in tokens(x):
         # Each channel: a softmax over the past with a linear bias in time, and a bonus for the present.
@@ -26,14 +26,14 @@ def rwkv4(x, p, n, head):
         yield {"o": (weights * x["v"][: i.t + 1]).sum(0) / weights.sum(0)}
 
 
-def mamba(x, p, n, head):
+def mamba(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     h = np.zeros((n["D"], n["N"]))
     for i in tokens(x):
         h = np.exp(-np.exp(p["A_log"]) * i.dt[:, None]) * h + np.outer(i.dt * i.x, i.B)
         yield {"y": h @ i.C + p["skip"] * i.x}
 
 
-def rg_lru(x, p, n, head):
+def rg_lru(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     h = np.zeros(n["D"])
     for i in tokens(x):
         a = np.exp(-8 * i.r * softplus(p["a"]))
@@ -41,14 +41,14 @@ def rg_lru(x, p, n, head):
         yield {"h": h}
 
 
-def minlstm(x, p, n, head):
+def minlstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     h = np.zeros(n["D"])
     for i in tokens(x):
         h = (i.f * h + i.i * i.c) / (i.f + i.i)
         yield {"h": h}
 
 
-def lru(x, p, n, head):
+def lru(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     lam = np.exp(-np.exp(p["nu"]) + 1j * np.exp(p["theta"]))
     B, C = (p["b_re"] + 1j * p["b_im"]).T, (p["c_re"] + 1j * p["c_im"]).T
     h = np.zeros(n["N"], complex)
@@ -57,7 +57,7 @@ def lru(x, p, n, head):
         yield {"y": (C @ h).real + p["skip"] * i.x}
 
 
-def s4d(x, p, n, head):
+def s4d(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     A, dt = -np.exp(p["a_re"]) + 1j * p["a_im"], np.exp(p["log_dt"])
     C = p["c_re"] + 1j * p["c_im"]
     for i in tokens(x):
@@ -66,7 +66,7 @@ def s4d(x, p, n, head):
         yield {"y": np.array(kernel) @ x["u"][i.t :: -1] + p["D"] * i.u}
 
 
-def s5(x, p, n, head):
+def s5(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     A, dt = np.minimum(p["a_re"], -1e-4) + 1j * p["a_im"], np.exp(p["log_dt"])
     B, C = (p["b_re"] + 1j * p["b_im"]).T, (p["c_re"] + 1j * p["c_im"]).T
     h = np.zeros(n["N"], complex)
@@ -85,7 +85,7 @@ def bilinear_kernel(A: Array, B: Array, C: Array, dt: float, length: int) -> Arr
     return np.array(kernel)
 
 
-def lssl(x, p, n, head):
+def lssl(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     N = n["N"]
     A = np.array([[-np.sqrt((2 * a + 1) * (2 * b + 1)) if a > b else -(a + 1) if a == b else 0 for b in range(N)] for a in range(N)])
     kernel = bilinear_kernel(A, np.sqrt(2 * np.arange(N) + 1), p["C"], np.exp(p["log_dt"]), len(x["u"]))
@@ -93,14 +93,14 @@ def lssl(x, p, n, head):
         yield {"y": kernel[: i.t + 1] @ x["u"][i.t :: -1] + p["D"] * i.u}
 
 
-def s4(x, p, n, head):
+def s4(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     A = np.diag(-np.exp(p["a_re"]) + 1j * p["a_im"]) - np.outer(p["p"], p["p"])
     kernel = bilinear_kernel(A, p["B"], p["c_re"] + 1j * p["c_im"], np.exp(p["log_dt"]), len(x["u"]))
     for i in tokens(x):
         yield {"y": 2 * (kernel[: i.t + 1] @ x["u"][i.t :: -1]).real + p["D"] * i.u}
 
 
-def linoss(x, p, n, head):
+def linoss(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     z = y = np.zeros(n["N"])
     step, A = sigmoid(p["d"]), np.maximum(p["a"], 0)
     for i in tokens(x):
@@ -112,7 +112,7 @@ def linoss(x, p, n, head):
 # --- Cells ------------------------------------------------------------------------------------------------------
 
 
-def lstm(x, p, n, head):
+def lstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     c = h = np.zeros(n["N"])
     for i in tokens(x):
         gate = {g: getattr(i, f"z{g}") + p[f"R{g}"].T @ h for g in "ifoc"}
@@ -121,7 +121,7 @@ def lstm(x, p, n, head):
         yield {"h": h}
 
 
-def gru_cell(x, p, n, head):
+def gru_cell(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     h = np.zeros(n["N"])
     for i in tokens(x):
         z, r = sigmoid(i.zz + p["Rz"].T @ h), sigmoid(i.zr + p["Rr"].T @ h)
@@ -129,7 +129,7 @@ def gru_cell(x, p, n, head):
         yield {"h": h}
 
 
-def slstm(x, p, n, head):
+def slstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     c, z, h, m = (np.zeros(n["N"]) for _ in range(4))
     for i in tokens(x):
         gate = {g: getattr(i, f"z{g}") + p[f"R{g}"].T @ h for g in "ifoc"}
@@ -141,7 +141,7 @@ def slstm(x, p, n, head):
         yield {"h": h}
 
 
-def sru(x, p, n, head):
+def sru(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     c = np.zeros(n["D"])
     for i in tokens(x):
         f, r = sigmoid(i.f + p["vf"] * c), sigmoid(i.r + p["vr"] * c)
@@ -149,7 +149,7 @@ def sru(x, p, n, head):
         yield {"h": r * np.tanh(c) + (1 - r) * p["scale"] * i.x}
 
 
-def paralstm(x, p, n, head):
+def paralstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     c = h = np.zeros(n["N"])
     for i in tokens(x):
         f = sigmoid(p["af"] * h + p["cf"] * c + i.zf)
@@ -158,7 +158,7 @@ def paralstm(x, p, n, head):
         yield {"h": h}
 
 
-def fernn(x, p, n, head):
+def fernn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     N, X, W = n["N"], n["X"], n["W"]
     h = np.zeros((N, X))
     for i in tokens(x):
@@ -171,7 +171,7 @@ def fernn(x, p, n, head):
         yield {"y": h.max(0)}
 
 
-def lcm(x, p, n, head):
+def lcm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     def join(h: Array, u: Array) -> Array:
         z = sigmoid(p["Wz"].T @ u + p["Uz"].T @ h)
         return z * h + (1 - z) * np.tanh(p["W"].T @ u + p["U"].T @ h)
@@ -189,25 +189,25 @@ def lcm(x, p, n, head):
 # --- Attention ----------------------------------------------------------------------------------------------------
 
 
-def softmax_attention(x, p, n, head):
+def softmax_attention(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         yield {"o": softmax(x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"])) @ x["v"][: i.t + 1]}
 
 
-def swa(x, p, n, head):
+def swa(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         seen = slice(max(0, i.t - n["c"] + 1), i.t + 1)
         yield {"o": softmax(x["k"][seen] @ i.q / np.sqrt(n["K"])) @ x["v"][seen]}
 
 
-def fox(x, p, n, head):
+def fox(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     total = np.cumsum(x["g"])
     for i in tokens(x):
         bias = total[i.t] - total[: i.t + 1]
         yield {"o": softmax(x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"]) + bias) @ x["v"][: i.t + 1]}
 
 
-def path_attention(x, p, n, head):
+def path_attention(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     reflect = [np.eye(n["K"]) - b * np.outer(w, w) for b, w in zip(x["beta"], x["w"], strict=True)]
     for i in tokens(x):
         logits = []
@@ -219,7 +219,7 @@ def path_attention(x, p, n, head):
         yield {"o": softmax(np.array(logits) / np.sqrt(n["K"])) @ x["v"][: i.t + 1]}
 
 
-def deltaformer(x, p, n, head):
+def deltaformer(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     T, scale = len(x["q"]), np.sqrt(n["K"])
     P = np.zeros((T, T))
     for t in range(1, T):
@@ -229,7 +229,7 @@ def deltaformer(x, p, n, head):
         yield {"o": softmax(x["k"][: i.t + 1] @ i.q / scale) @ U[: i.t + 1]}
 
 
-def stickbreaking(x, p, n, head):
+def stickbreaking(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         z = x["k"][: i.t + 1] @ i.q / np.sqrt(n["K"])
         left, o = 1.0, np.zeros(n["V"])
@@ -238,7 +238,7 @@ def stickbreaking(x, p, n, head):
         yield {"o": o}
 
 
-def hyena(x, p, n, head):
+def hyena(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         y = p["skip"] * i.v * i.x1
         for j in range(i.t + 1):
@@ -247,7 +247,7 @@ def hyena(x, p, n, head):
         yield {"y": i.x0 * y}
 
 
-def ngram(x, p, n, head):
+def ngram(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     ids = np.concatenate((np.full(n["n"], -1.0), x["id"]))
     for i in tokens(x):
         now = ids[i.t + 1 : i.t + 1 + n["n"]]
@@ -276,7 +276,7 @@ def d_standardize(hat: Array, s: float, e: Array) -> Array:
     return (e - e.mean() - hat * (e * hat).mean()) / s
 
 
-def titans(x, p, n, head):
+def titans(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
     S = {name: np.zeros_like(w) for name, w in W.items()}
     for i in tokens(x):
@@ -292,7 +292,7 @@ def titans(x, p, n, head):
         yield {"o": (a * sigmoid(a)) @ W["W2"]}
 
 
-def ttt_linear(x, p, n, head):
+def ttt_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W, b = p["M_W_init"].T, np.zeros(n["D"])
     for i in tokens(x):
         if i.t % n["C"] == 0:
@@ -306,7 +306,7 @@ def ttt_linear(x, p, n, head):
         yield {"o": i.q + p["scale"] * standardize(W @ i.q + b)[0] + p["bias"]}
 
 
-def ttt_mlp(x, p, n, head):
+def ttt_mlp(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W = {"W1": p["M_W1_init"], "b1": np.zeros(n["E"]), "W2": p["M_W2_init"], "b2": np.zeros(n["D"])}
     for i in tokens(x):
         if i.t % n["C"] == 0:
@@ -335,7 +335,7 @@ def residual_gradient(W: dict[str, Array], z: Array, slope: Array) -> dict[str, 
     return {"W1": np.outer(gelu(a), g), "W2": np.outer(z, (W["W1"] @ g) * d_gelu(a))}
 
 
-def yaad(x, p, n, head):
+def yaad(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
     for i in tokens(x):
         if i.t % n["C"] == 0:
@@ -346,7 +346,7 @@ def yaad(x, p, n, head):
         yield {"o": residual(W, i.q)}
 
 
-def moneta(x, p, n, head):
+def moneta(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     def read(A: dict[str, Array]) -> dict[str, Array]:
         return {name: a / (np.abs(a) ** 4).sum() ** (2 / 4) for name, a in A.items()}
 
@@ -360,7 +360,7 @@ def moneta(x, p, n, head):
         yield {"o": residual(read(A), i.q)}
 
 
-def memora(x, p, n, head):
+def memora(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     def rows(a: Array) -> Array:
         e = np.exp(a - a.max(1, keepdims=True))
         return e / e.sum(1, keepdims=True)
@@ -383,7 +383,7 @@ def newton_schulz(G: Array) -> Array:
     return X
 
 
-def atlas(x, p, n, head):
+def atlas(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     W = {"W1": p["M_W1_init"], "W2": p["M_W2_init"]}
     S = {name: np.zeros_like(w) for name, w in W.items()}
     for i in tokens(x):
@@ -404,7 +404,7 @@ def atlas(x, p, n, head):
         yield {"o": i.q + gelu(i.q @ W["W2"]) @ W["W1"]}
 
 
-def lattice(x, p, n, head):
+def lattice(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = p["M_S_init"]
     for i in tokens(x):
         length = np.linalg.norm(S, axis=1, keepdims=True)
@@ -416,7 +416,7 @@ def lattice(x, p, n, head):
         yield {"o": i.q @ (S / np.linalg.norm(S, axis=1, keepdims=True))}
 
 
-def hope(x, p, n, head):
+def hope(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     M = {name: p[f"{name}_init"].T for name in ("Mk", "Mv", "Mm")}
     for i in tokens(x):
         if i.t % n["C"] == 0:
@@ -429,7 +429,7 @@ def hope(x, p, n, head):
         yield {"y": M["Mm"] @ i.q}
 
 
-def tnt(x, p, n, head):
+def tnt(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     def value(A: Array, B: Array, z: Array) -> Array:
         return z + gelu(z @ A) @ B
 
