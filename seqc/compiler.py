@@ -48,6 +48,7 @@ class Compiled:
     verdicts: Mapping[str, Applies | Refuses]
     certificate: Certificate
     files: tuple[GeneratedFile, ...]
+    digest: str
 
 
 def check_source(source: Source, options: Options = Options(), beside: Path | None = None) -> Checked:
@@ -94,7 +95,7 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     digest = fingerprint(checked, options)
     certificate = prove(checked.recurrence, {n: p.lowered for n, p in built.items()}, seed=digest)
     layer = Layer(checked.source, checked.model, checked.recurrence, checked.sizes, options, digest, verdicts, built, certificate)
-    return Compiled(checked, verdicts, certificate, BACKENDS[options.backend](layer))
+    return Compiled(checked, verdicts, certificate, BACKENDS[options.backend](layer), digest)
 
 
 def _refusal(form: str, verdict: Refuses) -> Diagnostic:

@@ -46,6 +46,11 @@ class Span:
     def line(self) -> int:
         return self.source.position(self.start)[0]
 
+    @property
+    def where(self) -> str:
+        """File name and line, as generated code cites them: the same from whichever folder the compiler ran."""
+        return f"{self.source.name.replace(chr(92), '/').rsplit('/', 1)[-1]}:{self.line}"
+
     def to(self, other: Span) -> Span:
         """The smallest span that covers both."""
         return Span(self.source, min(self.start, other.start), max(self.end, other.end))

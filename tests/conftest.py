@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = tuple(sorted(p.stem for p in (ROOT / "specs").glob("*.seq")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,3 +31,35 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text("utf-8")
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModuleType]:
+    """Compiles a spec (a shipped layer's name or a path) and imports its package; chunk_size 8 keeps tests small."""
+    from seqc.compiler import check_file, compile_checked
+    from seqc.emit.write import write_package
+    from seqc.options import Options
+
+    root = tmp_path_factory.mktemp("packages")
+
+    @cache
+    def load(spec: str, chunk_size: int = 8) -> ModuleType:
+        options = Options(chunk_size=chunk_size)
+        path = Path(spec) if spec.endswith(".seq") else ROOT / "specs" / f"{spec}.seq"
+        compiled = compile_checked(check_file(path, options), options)
+        assert compiled.certificate.ok, compiled.certificate.failures
+        name = f"{path.stem}_{chunk_size}_{compiled.digest[:8]}"
+        write_package(compiled.files, root / name)
+        return import_package(root / name, name)
+
+    return load
+
+
+def import_package(folder: Path, name: str) -> ModuleType:
+    """A package from a folder under a name of its own."""
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -237,7 +237,7 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
         "    cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.",
         "    Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.",
         '    """',
-        f"    inputs = ({', '.join(x.name for x in rec.inputs)},)" if rec.inputs else "    inputs = ()",
+        f"    inputs = ({', '.join(x.name for x in rec.inputs)}{',' if len(rec.inputs) == 1 else ''})",
         f"    params = ({', '.join(x.name for x in rec.params)}{',' if len(rec.params) == 1 else ''})",
         f"    return {call}, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)",
     ]

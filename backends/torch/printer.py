@@ -71,7 +71,10 @@ class Printer:
         for name, counted, factor in self.kernel.widths:
             if name == ops.base(axis):
                 return str(factor) if not counted else self.length(counted) if factor == 1 else f"{factor} * {self.length(counted)}"
-        return dict(self.kernel.words).get(ops.base(axis), ops.base(axis))
+        word = ops.base(axis)
+        if "*" in word:
+            return " * ".join(self.length(part) for part in word.split("*"))
+        return dict(self.kernel.words).get(word, word)
 
     # --- Expressions -----------------------------------------------------------------------------------------------
 
@@ -101,8 +104,11 @@ class Printer:
     def _operator(self, e: Expr) -> tuple[str, int]:
         sign, level = OPERATORS[e.op.name]
         want = self.axes(e)
-        left = _wrap(*self.operand(e.args[0], want), level)
-        right = _wrap(*self.operand(e.args[1], want), level + (sign in "-/"))
+        x, y = e.args
+        if sign in "+-" and y.op.name == "neg":
+            sign, y = "-" if sign == "+" else "+", y.args[0]
+        left = _wrap(*self.operand(x, want), level)
+        right = _wrap(*self.operand(y, want), level + (sign in "-/"))
         return f"{left} {sign} {right}", level
 
     def _constant(self, e: Expr) -> tuple[str, int]:
@@ -197,7 +203,7 @@ class Printer:
         text, precedence = self.expr(e)
         batch = axes[: len(axes) - len(wanted)]
         if len(wanted) == 2 and list(axes[-2:]) != wanted:
-            text, precedence = f"{_wrap(text, precedence, ATOM)}.mT", ATOM
+            text, precedence = _transposed(text, precedence)
         if row is None:
             text, precedence = f"{_wrap(text, precedence, ATOM)}[..., None, :]", ATOM
         if column is None:
@@ -243,7 +249,7 @@ class Printer:
         shape = ", ".join(self.length(a) if a not in x.axes else "-1" for a in self.axes(e))
         if not x.axes and not self._is_tensor(x):
             shape = ", ".join(self.length(a) for a in self.axes(e))
-            return f"{self.like}.new_full(({shape},), {self.expr(x)[0]})", ATOM
+            return f"{self.like}.new_full(({shape}{',' if len(e.axes) == 1 else ''}), {self.expr(x)[0]})", ATOM
         text, precedence = self.operand(x, self.axes(e))
         return f"{_wrap(text, precedence, ATOM)}.expand({shape})", ATOM
 
@@ -257,7 +263,7 @@ class Printer:
         if have == want:
             return text, precedence
         if have[:-2] == want[:-2]:
-            return f"{_wrap(text, precedence, ATOM)}.mT", ATOM
+            return _transposed(text, precedence)
         return f"{_wrap(text, precedence, ATOM)}.permute({', '.join(str(have.index(a)) for a in want)})", ATOM
 
     def _at(self, e: Expr, axis: str) -> int:
@@ -387,6 +393,10 @@ def number(value: Fraction) -> tuple[str, int]:
 
 def _wrap(text: str, precedence: int, needed: int) -> str:
     return text if precedence >= needed else f"({text})"
+
+
+def _transposed(text: str, precedence: int) -> tuple[str, int]:
+    return (text[: -len(".mT")], ATOM) if text.endswith(".mT") and precedence == ATOM else (f"{_wrap(text, precedence, ATOM)}.mT", ATOM)
 
 
 def _dims(dims: list[int]) -> str:

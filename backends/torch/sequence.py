@@ -208,7 +208,7 @@ def _backward_rows(
             else:
                 out += y
         d_states = list(results[n + m :])
-    return grads + d_states
+    return grads + (d_states if slabs else [d.clone() for d in d_states])
 
 
 # --- Packed sequences ------------------------------------------------------------------------------------------------

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from seqc.emit.layer import GeneratedFile
 
-MARK = "manifest.json"  # a folder that holds it was written by seqc and may be replaced
+MARK = "manifest.json"  # a folder whose manifest names all of its files was written by seqc and may be replaced
+UNWRITTEN = frozenset((MARK, "__pycache__", ".DS_Store"))
+STALE = 3600.0  # seconds after which a folder that a killed compilation left aside is removed
 
 
 class NotOurs(Exception):
-    """The folder exists and was not generated: it is not replaced."""
+    """The folder holds what seqc did not write: it is not replaced."""
 
 
-def write_package(files: Iterable[GeneratedFile], folder: Path) -> None:
+def write_package(files: Iterable[GeneratedFile], folder: Path, *, replace: bool = False) -> None:
     """Writes the files aside and puts them in place by renaming, so that no reader ever sees half a package.
 
-    Raises NotOurs if the folder holds something else, OSError if it cannot be written; nothing is left behind then.
+    replace: the folder is seqc's own, whatever it holds. Raises NotOurs if it holds something else, OSError if it cannot be
+    written; what was there before is there again then.
     """
-    if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise NotOurs(str(folder))
+    if not replace and (foreign := not_ours(folder)) is not None:
+        raise NotOurs(foreign)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    _sweep(folder)
+    aside = Path(tempfile.mkdtemp(prefix=_aside(folder), dir=folder.parent))
     try:
         for f in files:
             (aside / f.name).write_text(f.text, encoding="utf-8", newline="\n")
@@ -35,20 +41,60 @@ def write_package(files: Iterable[GeneratedFile], folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def not_ours(folder: Path) -> str | None:
+    """What in a folder seqc did not write, or None."""
+    if not os.path.lexists(folder):
+        return None
+    if not folder.is_dir():
+        return str(folder)
+    found = sorted(entry.name for entry in folder.iterdir())
+    try:
+        manifest = json.loads((folder / MARK).read_bytes())
+        written = UNWRITTEN | set(manifest["files"]) if "digest" in manifest else frozenset[str]()
+    except (OSError, ValueError, KeyError, TypeError):
+        written = frozenset()
+    foreign = next((name for name in found if name not in written), None)
+    return str(folder / foreign) if foreign is not None else None
+
+
+def _aside(folder: Path) -> str:
+    return f".{folder.name}-"
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what compilations that were killed left beside the folder."""
+    for path in folder.parent.glob(f"{_aside(folder)}????????"):
+        try:
+            if time.time() - path.stat().st_mtime > STALE:
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue
+
+
 def _put(aside: Path, folder: Path) -> None:
     """Renames the new folder into place; of two writers at once, one's whole package stays."""
     for _ in range(100):
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+        old = Path(tempfile.mkdtemp(prefix=_aside(folder), dir=folder.parent))
         try:
-            if folder.exists():
-                os.replace(folder, old / "package")
-            os.rename(aside, folder)
-            return
-        except OSError:
-            if not folder.exists() and not aside.exists():
-                raise
-            if not (folder.exists() or aside.exists()):
-                raise
+            if _put_once(aside, folder, old / "package"):
+                return
         finally:
             shutil.rmtree(old, ignore_errors=True)
     raise OSError(f"cannot replace {folder}")
+
+
+def _put_once(aside: Path, folder: Path, old: Path) -> bool:
+    """Whether it worked: another writer may put its own package there between the two renames."""
+    try:
+        os.rename(folder, old)
+    except FileNotFoundError:
+        pass
+    try:
+        os.rename(aside, folder)
+    except OSError:
+        if os.path.lexists(folder):
+            return False
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    return True

@@ -140,7 +140,7 @@ class _Memory:
             return ops.decayed(P, U, upper, lower, out, mask)
         return ops.contract((P, U), out)
 
-    def from_state(self, x: Expr, exponent: Expr | None, axis: str) -> Expr:
+    def from_state(self, x: Expr, exponent: Expr | None, axis: str, word: str) -> Expr:
         """(x e^exponent) S_0, row by row."""
         lead = tuple(a for a in dict.fromkeys((*x.axes, *self.S.axes)) if a not in (axis, *self.chain.key, *self.chain.value))
         out = (*lead, axis, *self.chain.value)
@@ -149,7 +149,7 @@ class _Memory:
         scale = ops.exp(exponent)
         if self.by_value:
             return ops.mul(scale, ops.contract((x, self.S), out))
-        return ops.contract((ops.mul(scale, x), self.S), out)
+        return ops.contract((self.hint(ops.mul(scale, x), word), self.S), out)
 
     def solve(self) -> None:
         """The rows' tensors and U."""
@@ -168,7 +168,7 @@ class _Memory:
         before = self.exponent(self.i, re, True) if G else None
         A = self.weights(b, self.a, before, self.G_j, Mask(self.i, self.j, re, 1, 0, re))
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
-        target = ops.neg(self.from_state(b, before, self.i))
+        target = ops.neg(self.from_state(b, before, self.i, "b_in"))
         if any(r.value is not None for rows in self.erase for r in rows):
             target = ops.add(self.hint(self.rows(self.erase, re, lambda r: r.value, value, self.i), "u"), target)
         if rp:
@@ -184,7 +184,7 @@ class _Memory:
         """query . S at each token after `done` micro-steps."""
         q = query if TOKENS in query.axes else ops.broadcast(query, (*query.axes, TOKENS))
         exponent = self.at_token(done) if self.decays else None
-        out = self.from_state(q, exponent, TOKENS)
+        out = self.from_state(q, exponent, TOKENS, "q_in")
         re, rp = self.ranks
         if re:
             mask = Mask(TOKENS, self.j, 1, self.n, done, re)
@@ -202,15 +202,15 @@ class _Memory:
         if self.decays:
             assert self.G is not None
             end = ops.select(self.G, self.micro, -1)
-            total = ops.mul(ops.exp(end), self.S)
+            total = ops.mul(self.hint(ops.exp(end), "keep"), self.S)
         re, rp = self.ranks
         if re:
-            total = ops.add(total, self._written(self.a, self.U, self.G_j, self.j, re))
+            total = ops.add(total, self._written(self.a, self.U, self.G_j, self.j, re, "a_out"))
         if rp:
-            total = ops.add(total, self._written(self.k, self.v, self.G_w, self.w, rp))
+            total = ops.add(total, self._written(self.k, self.v, self.G_w, self.w, rp, "k_out"))
         return total
 
-    def _written(self, key: Expr, value: Expr, exponent: Expr | None, axis: str, rank: int) -> Expr:
+    def _written(self, key: Expr, value: Expr, exponent: Expr | None, axis: str, rank: int, word: str) -> Expr:
         """Sum of key_j e^(G_C - G_j) value_j: what the rows leave in the state. Padding writes nothing."""
         scale = self._per_micro([self.valid] * (rank * self.n), axis)
         if exponent is not None:
@@ -219,7 +219,7 @@ class _Memory:
         if self.by_value:
             value = ops.mul(scale, value)
         else:
-            key = ops.mul(scale, key)
+            key = self.hint(ops.mul(scale, key), word)
         return ops.contract((key, value), self.S.axes)
 
 
@@ -306,7 +306,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     for o in rec.outputs:
         full = (BATCH, HEADS, TOKENS, *o.axes)
         value = up(o.value)
-        e = Equation(f"{o.name}_c", ops.broadcast(value, full), f"{o.span}")
+        e = Equation(f"{o.name}_c", ops.broadcast(value, full), o.span.where)
         emitted.append(e)
         outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (CHUNKS, *full)), (BATCH, HEADS, CHUNKS, TOKENS, *o.axes))))
     outputs += [Equation(final(s.name), ops.var(final(s.name), by_name[s.name].init.axes)) for s in rec.states]

@@ -50,7 +50,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     emitted, outputs = [], []
     for o, v in zip(rec.outputs, values, strict=True):
         full = (BATCH, HEADS, *o.axes)
-        e = Equation(f"{o.name}_t", ops.broadcast(v, full), f"{o.span}")
+        e = Equation(f"{o.name}_t", ops.broadcast(v, full), o.span.where)
         emitted.append(e)
         outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (TOKENS, *full)), (BATCH, HEADS, TOKENS, *o.axes))))
     outputs += [Equation(final(s.name), ops.var(final(s.name), c.init.axes)) for s, c in zip(rec.states, carried, strict=True)]

@@ -15,8 +15,8 @@ from seqc.frontend.check_problems import Problems, Refused
 from seqc.frontend.check_scope import RESERVED, Build, Definitions, Env
 from seqc.frontend.check_sizes import layer_sizes, model_sizes
 from seqc.frontend.check_steps import run
-from seqc.frontend.project import check_project
 from seqc.frontend.check_unused import report_unused, report_unused_definition
+from seqc.frontend.project import check_project
 from seqc.ir import model
 from seqc.source import Span
 
@@ -54,7 +54,13 @@ def _layer(file: ast.File, problems: Problems) -> ast.Layer:
     if layer.name.id in RESERVED or layer.name.id in BUILT_IN_NAMES:
         problems.report("reserved-name", f"`{layer.name.id}` cannot be a layer's name", layer.name.span)
     elif path.suffix == ".seq" and path.stem != layer.name.id:
-        problems.report("layer-name", f"the layer is `{layer.name.id}`, and its file `{path.name}`", layer.name.span, "", helps=(f"name it `{path.stem}`",))
+        problems.report(
+            "layer-name",
+            f"the layer is `{layer.name.id}`, and its file `{path.name}`",
+            layer.name.span,
+            "",
+            helps=(f"name it `{path.stem}`",),
+        )
     return layer
 
 
@@ -70,7 +76,13 @@ def _definitions(file: ast.File, problems: Problems) -> Definitions:
         elif d.name.id in RESERVED:
             problems.report("reserved-name", f"`{d.name.id}` cannot be declared", d.name.span)
         elif key in found:
-            problems.report("declared-twice", f"the {d.kind} `{d.name.id}` is defined twice", d.name.span, "", secondary=[(found[key].name.span, "first here")])
+            problems.report(
+                "declared-twice",
+                f"the {d.kind} `{d.name.id}` is defined twice",
+                d.name.span,
+                "",
+                secondary=[(found[key].name.span, "first here")],
+            )
         else:
             found[key] = d
             report_unused_definition(d, file, problems)
@@ -102,7 +114,9 @@ def _body(env: Env, layer: ast.Layer) -> None:
         problems.report("no-output", f"`{layer.name.id}` has no output", layer.name.span, "", helps=("end the body with `output ...`",))
     for name, state in env.build.states.items():
         if state.growing is not None and not env.build.grown.get(state.growing) and not problems.errors:
-            problems.report("never-appended", f"nothing is appended to `{name}`", state.span, "it stays empty", helps=(f"write `append ... to {name}`",))
+            problems.report(
+                "never-appended", f"nothing is appended to `{name}`", state.span, "it stays empty", helps=(f"write `append ... to {name}`",)
+            )
     report_unused(layer, env.build.sizes, problems)
 
 
@@ -124,4 +138,3 @@ def _with_project(layer: ast.Layer, result: model.Model, problems: Problems) -> 
     outputs = tuple(s for s in result.steps if isinstance(s, model.Output))
     project = check_project(layer, result.inputs, result.params, outputs, result.values, problems)
     return replace(result, project=project)
-

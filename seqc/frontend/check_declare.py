@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from seqc.frontend import ast
 from seqc.frontend.check_expr import read_real
-from seqc.frontend.check_library import Actual, apply_deep
+from seqc.frontend.check_mapping import Actual
+from seqc.frontend.check_memory import apply_deep
 from seqc.frontend.check_problems import Refused, listed
 from seqc.frontend.check_scope import COARSE, Entity, Env, broken, declare, refuse_name
 from seqc.frontend.check_sizes import approximate
@@ -30,14 +31,28 @@ def declared_axes(env: Env, axes: Sequence[ast.Axis], *, growing: bool = False) 
                 size = env.build.sizes[axis.name]
                 if any(d.code == "growing-size" for d in env.build.problems.errors):
                     raise Refused
-                raise env.build.problems.refuse("growing-size", f"`{axis.name}` is a size and cannot grow", axis.span, "", secondary=[(size.span if size else None, "a size of the layer")], helps=("name the growing axis by a new name, such as `past`",))
+                raise env.build.problems.refuse(
+                    "growing-size",
+                    f"`{axis.name}` is a size and cannot grow",
+                    axis.span,
+                    "",
+                    secondary=[(size.span if size else None, "a size of the layer")],
+                    helps=("name the growing axis by a new name, such as `past`",),
+                )
         elif growing and i == 0:
             refuse_name(env, ast.Name(axis.name, axis.span))
             env.build.growing[axis.name] = axis.span
         else:
             known = {n: (s.name.span if s else None) for n, s in env.build.sizes.items()} | dict(env.build.growing)
             secondary, helps = env.build.problems.misspelt(axis.name, known)
-            raise env.build.problems.refuse("unknown-axis", f"no size is named `{axis.name}`", axis.span, "", secondary=secondary, helps=helps or (f"declare it: `layer ...({axis.name} = ...)`",))
+            raise env.build.problems.refuse(
+                "unknown-axis",
+                f"no size is named `{axis.name}`",
+                axis.span,
+                "",
+                secondary=secondary,
+                helps=helps or (f"declare it: `layer ...({axis.name} = ...)`",),
+            )
         names.append(env.axes.get(axis.name, axis.name))
     return canonical_names(names)
 
@@ -48,14 +63,18 @@ def scope_of(env: Env, scopes: Sequence[ast.Name], allowed: Sequence[model.Scope
         return "head"
     word = scopes[0]
     if len(scopes) > 1:
-        raise env.build.problems.refuse("scope-conflict", "a name has one scope", scopes[1].span, "", secondary=[(word.span, "already given")])
+        raise env.build.problems.refuse(
+            "scope-conflict", "a name has one scope", scopes[1].span, "", secondary=[(word.span, "already given")]
+        )
     for scope in allowed:
         if word.id == scope:
             return scope
     if word.id in SCOPES:
         raise env.build.problems.refuse("scope-conflict", f"`per {word.id}` is for inputs", word.span)
-    secondary, helps = env.build.problems.misspelt(word.id, dict.fromkeys(allowed))
-    raise env.build.problems.refuse("unknown-scope", f"no scope is named `{word.id}`", word.span, f"scopes are {', '.join(f'`{s}`' for s in allowed)}", helps=helps)
+    _, helps = env.build.problems.misspelt(word.id, dict.fromkeys(allowed))
+    raise env.build.problems.refuse(
+        "unknown-scope", f"no scope is named `{word.id}`", word.span, f"scopes are {', '.join(f'`{s}`' for s in allowed)}", helps=helps
+    )
 
 
 def domain_of(env: Env, domains: Sequence[ast.Domain], axes: Sequence[str]) -> model.Domain:
@@ -65,13 +84,26 @@ def domain_of(env: Env, domains: Sequence[ast.Domain], axes: Sequence[str]) -> m
             low, high = _end(env, d.low), _end(env, d.high)
             if low > high or (low == high and (d.open_low or d.open_high)):
                 raise env.build.problems.refuse("empty-domain", "no number lies in this domain", d.span, f"from {low:g} to {high:g}")
-            result = replace(result, low=low, high=high, open_low=d.open_low or low == float("-inf"), open_high=d.open_high or high == float("inf"))
+            result = replace(
+                result, low=low, high=high, open_low=d.open_low or low == float("-inf"), open_high=d.open_high or high == float("inf")
+            )
         elif d.kind not in DOMAIN_WORDS:
             _, helps = env.build.problems.misspelt(d.kind, dict.fromkeys(DOMAIN_WORDS))
-            raise env.build.problems.refuse("unknown-domain", f"no domain is named `{d.kind}`", d.span, "domains are intervals, `unit`, `integer` and `complex`", helps=helps)
+            raise env.build.problems.refuse(
+                "unknown-domain",
+                f"no domain is named `{d.kind}`",
+                d.span,
+                "domains are intervals, `unit`, `integer` and `complex`",
+                helps=helps,
+            )
         else:
             if d.kind == "unit" and not axes:
-                raise env.build.problems.refuse("unit-needs-axis", "`unit` bounds the norm along the last axis, and this has none", d.span, helps=("write `in [-1, 1]`",))
+                raise env.build.problems.refuse(
+                    "unit-needs-axis",
+                    "`unit` bounds the norm along the last axis, and this has none",
+                    d.span,
+                    helps=("write `in [-1, 1]`",),
+                )
             result = replace(result, **{d.kind: True})
     if result.complex and (result.integer or result.unit or result.low > float("-inf") or result.high < float("inf")):
         raise env.build.problems.refuse("domain-conflict", "a complex value has no other domain", domains[-1].span)
@@ -159,14 +191,25 @@ def fit_checked(env: Env, value: Value, axes: Sequence[str], span: Span, what: s
         place = f"[{', '.join(shown(axes))}]" if axes else "no axes"
         if error.code == "ambiguous-axis":
             raise env.build.problems.refuse("ambiguous-axis", f"`{error.names[0]}` occurs twice in {place}, and once here", span) from None
-        raise env.build.problems.refuse("axis-mismatch", f"{what} has the axis `{error.names[0]}`, and its place has {place}", span, f"this has the axes {listed(shown(value.axes))}") from None
+        raise env.build.problems.refuse(
+            "axis-mismatch",
+            f"{what} has the axis `{error.names[0]}`, and its place has {place}",
+            span,
+            f"this has the axes {listed(shown(value.axes))}",
+        ) from None
 
 
 def param(env: Env, t: ast.Tensor) -> None:
     refuse_name(env, t.name)
     build = env.build
     if t.domains:
-        raise build.problems.refuse("param-domain", "a param has no domain", t.domains[0].span, "it may be learned to any value", helps=(f"bound it with `let`, such as `let a = sigmoid({t.name.id})`",))
+        raise build.problems.refuse(
+            "param-domain",
+            "a param has no domain",
+            t.domains[0].span,
+            "it may be learned to any value",
+            helps=(f"bound it with `let`, such as `let a = sigmoid({t.name.id})`",),
+        )
     axes = _param_axes(env, t)
     scope = scope_of(env, t.scopes, ("group", "layer"))
     if not t.scopes and any(a.name in ("heads", "groups", "model") for a in t.axes):
@@ -194,10 +237,18 @@ def _init(env: Env, t: ast.Tensor, axes: tuple[str, ...]) -> model.Init:
     above = {n: e for n, e in env.names.items() if e.kind in ("param", "broken")}
     value = bound_value(env.inner(names=above), t.axes, axes, t.init, "the initial value", draws=draws, draw_axes=axes, draw_name=t.name.id)
     if value.type.dtype == "complex":
-        raise env.build.problems.refuse("complex-value", "a param is real, and this is complex", t.init.span, "", helps=("declare two params and write `complex(a, b)`",))
+        raise env.build.problems.refuse(
+            "complex-value",
+            "a param is real, and this is complex",
+            t.init.span,
+            "",
+            helps=("declare two params and write `complex(a, b)`",),
+        )
     varying = env.build.varies(value)
     if varying is not None:
-        raise env.build.problems.refuse("init-varies", f"the initial value uses `{varying}`, which differs from token to token", t.init.span)
+        raise env.build.problems.refuse(
+            "init-varies", f"the initial value uses `{varying}`, which differs from token to token", t.init.span
+        )
     return model.Init(value, tuple(draws))
 
 
@@ -223,12 +274,27 @@ def _state(env: Env, t: ast.Tensor, name: str, memory: str | None, param_name: s
         raise problems.refuse("like-here", "`like` is for the state of an algorithm", t.like.span)
     empty = isinstance(t.init, ast.Ref) and t.init.id == "empty"
     if empty and not t.axes:
-        raise problems.refuse("empty-needs-axis", f"`{t.name.id}` has no axis to grow along", t.init.span, "", helps=(f"write `{t.name.id}[past] = empty`",))
+        raise problems.refuse(
+            "empty-needs-axis", f"`{t.name.id}` has no axis to grow along", t.init.span, "", helps=(f"write `{t.name.id}[past] = empty`",)
+        )
     if empty and memory is None:
-        raise problems.refuse("not-a-memory", "only a memory grows", t.init.span, "", secondary=[(t.name.span, "a state")], helps=(f"declare it with `memory {t.name.id}[...]`",))
+        raise problems.refuse(
+            "not-a-memory",
+            "only a memory grows",
+            t.init.span,
+            "",
+            secondary=[(t.name.span, "a state")],
+            helps=(f"declare it with `memory {t.name.id}[...]`",),
+        )
     axes = declared_axes(env, t.axes, growing=empty)
     if not empty and any(a in build.growing for a in axes):
-        raise problems.refuse("not-empty", f"`{t.name.id}` has the growing axis `{axes[0]}` and starts with a value", t.init.span, "", helps=("write `= empty`",))
+        raise problems.refuse(
+            "not-empty",
+            f"`{t.name.id}` has the growing axis `{axes[0]}` and starts with a value",
+            t.init.span,
+            "",
+            helps=("write `= empty`",),
+        )
     domain = domain_of(env, t.domains, axes)
     if replace(domain, complex=False) != model.Domain():
         raise problems.refuse("state-domain", "a state has no domain but `complex`", t.domains[0].span)
@@ -259,9 +325,21 @@ def _initial(env: Env, t: ast.Tensor, axes: tuple[str, ...], dtype: str, scope: 
     (value,) = substitute((value,), env.build.fixed)
     varying = env.build.varies(value)
     if varying is not None:
-        raise problems.refuse("init-varies", f"the initial value uses `{varying}`, which differs from token to token", t.init.span, "", notes=("a state starts from params, inputs `per sequence` and numbers",))
+        raise problems.refuse(
+            "init-varies",
+            f"the initial value uses `{varying}`, which differs from token to token",
+            t.init.span,
+            "",
+            notes=("a state starts from params, inputs `per sequence` and numbers",),
+        )
     if value.type.dtype == "complex" and dtype == "real":
-        raise problems.refuse("complex-value", f"`{t.name.id}` is real, and this is complex", t.init.span, "", helps=(f"declare `{t.name.id}` with `in complex`",))
+        raise problems.refuse(
+            "complex-value",
+            f"`{t.name.id}` is real, and this is complex",
+            t.init.span,
+            "",
+            helps=(f"declare `{t.name.id}` with `in complex`",),
+        )
     need_scope(env, t.name.id, scope, t.init.span, value)
     return value
 
@@ -293,7 +371,9 @@ def deep_memory(env: Env, s: ast.DeepMemory) -> None:
         _state(env, t, f"{name}.{t.name.id}", name, f"{name}_{t.name.id}_init")
     axes = declared_axes(env, s.formal.axes)
     if not axes:
-        raise build.problems.refuse("too-few-axes", f"the argument of `{name}` has no axes", s.formal.span, "", helps=(f"write `{s.formal.name.id}[...]`",))
+        raise build.problems.refuse(
+            "too-few-axes", f"the argument of `{name}` has no axes", s.formal.span, "", helps=(f"write `{s.formal.name.id}[...]`",)
+        )
     entity = Entity("memory", name, s.span, tensors=tuple(f"{name}.{t}" for t in seen), deep=s)
     trial = {t: Value(ops.var(t, build.states[t].axes, build.states[t].dtype), build.states[t].axes) for t in entity.tensors}
     z = ops.var(f"{s.formal.name.id}@formal", axes)

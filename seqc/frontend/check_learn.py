@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 
 from seqc.frontend import ast
 from seqc.frontend import check_time as time
 from seqc.frontend.check_declare import need_scope
 from seqc.frontend.check_expr import read_real, state_value
-from seqc.frontend.check_library import Actual, bind, conform, find, needed, opened, run_body
+from seqc.frontend.check_library import bind, conform, find, needed, opened, run_body
+from seqc.frontend.check_mapping import Actual
 from seqc.frontend.check_problems import Refused, listed
 from seqc.frontend.check_scope import Entity, Env, Link, current, unknown_name
 from seqc.frontend.check_unused import names_in
-from seqc.frontend.check_values import Value, canonical_names, shown
+from seqc.frontend.check_values import Value, canonical_names, relabel, shown
 from seqc.ir import model, ops
 from seqc.ir.expr import Expr, depends, substitute, walk
 from seqc.passes.adjoint import gradient
@@ -29,7 +29,14 @@ def memory_entity(env: Env, name: ast.Name, verb: str) -> Entity:
         raise Refused
     if entity.kind != "memory":
         helps = (f"declare it with `memory {name.id}`",) if entity.kind == "state" else ()
-        raise env.build.problems.refuse("not-a-memory", f"`{verb}` changes a memory, and `{name.id}` is none", name.span, "", secondary=[(entity.span, "declared here")], helps=helps)
+        raise env.build.problems.refuse(
+            "not-a-memory",
+            f"`{verb}` changes a memory, and `{name.id}` is none",
+            name.span,
+            "",
+            secondary=[(entity.span, "declared here")],
+            helps=helps,
+        )
     return entity
 
 
@@ -45,7 +52,13 @@ def find_links(env: Env, body: Sequence[ast.Statement]) -> None:
             continue
         earlier = env.build.links.get(s.memory.id)
         if earlier is not None:
-            raise env.build.problems.refuse("two-links", f"`{s.memory.id}` is read through two links", s.method.span, "", secondary=[(earlier.method.span, "the other one")])
+            raise env.build.problems.refuse(
+                "two-links",
+                f"`{s.memory.id}` is read through two links",
+                s.method.span,
+                "",
+                secondary=[(earlier.method.span, "the other one")],
+            )
         env.build.links[s.memory.id] = Link(definition, s.span.source, s.method)
 
 
@@ -80,7 +93,9 @@ def _settle(env: Env, tensor: str, new: Value, like: Value, span: Span) -> Expr:
     return value.expr if value.expr.axes == state.axes else ops.broadcast(value.expr, state.axes)
 
 
-def apply_definition(env: Env, definition: ast.Definition, span: Span, actuals: Mapping[str, Actual], owned: Mapping[str, str]) -> dict[str, Value]:
+def apply_definition(
+    env: Env, definition: ast.Definition, span: Span, actuals: Mapping[str, Actual], owned: Mapping[str, str]
+) -> dict[str, Value]:
     """What a retention or algorithm makes of its tensor and of its own states (`owned`: name -> state)."""
     w = definition.formals[0].name.id
     tensor = actuals[w].tensor
@@ -101,8 +116,6 @@ def apply_definition(env: Env, definition: ast.Definition, span: Span, actuals: 
 
 
 def _inward(leaf: Expr, inside: tuple[str, ...]) -> Expr:
-    from seqc.frontend.check_values import relabel
-
     return relabel(leaf, dict(zip(leaf.axes, inside, strict=True)))
 
 
@@ -113,9 +126,17 @@ def learn(env: Env, s: ast.Learn) -> None:
     entity = memory_entity(env, s.memory, "learn")
     build = env.build
     if any(build.states[t].growing for t in entity.tensors):
-        raise build.problems.refuse("growing-learn", f"`{entity.name}` grows and cannot be learned", s.memory.span, "", secondary=[(entity.span, "declared here")])
+        raise build.problems.refuse(
+            "growing-learn", f"`{entity.name}` grows and cannot be learned", s.memory.span, "", secondary=[(entity.span, "declared here")]
+        )
     if any(build.states[t].dtype == "complex" for t in entity.tensors):
-        raise build.problems.refuse("complex-value", f"`{entity.name}` is complex and cannot be learned", s.memory.span, "", secondary=[(entity.span, "declared here")])
+        raise build.problems.refuse(
+            "complex-value",
+            f"`{entity.name}` is complex and cannot be learned",
+            s.memory.span,
+            "",
+            secondary=[(entity.span, "declared here")],
+        )
     definition = needed(env, "algorithm", s.method.name)
     objective, gradients = differentiate(env, s, entity)
     when = point(env, s, entity)
@@ -127,7 +148,11 @@ def learn(env: Env, s: ast.Learn) -> None:
         made, shown_args = _step(env, s, definition, tensor, taken[tensor])
         updates += _implicit(env, s, tensor, made) if when == "next" else [model.Update(n, v, s.span) for n, v in made]
     build.line += 1
-    build.steps.append(model.Learn(entity.name, definition.name.id, shown_args, objective, s.objective.span.text, _point_name(when), tuple(updates), s.span))
+    build.steps.append(
+        model.Learn(
+            entity.name, definition.name.id, shown_args, objective, s.objective.span.text, _point_name(when), tuple(updates), s.span
+        )
+    )
 
 
 def _leaf(env: Env, tensor: str) -> Expr:
@@ -147,10 +172,22 @@ def differentiate(env: Env, s: ast.Learn, entity: Entity) -> tuple[Expr, tuple[E
     if value.dtype == "complex":
         raise build.problems.refuse("complex-value", "an objective is real, and this is complex", s.objective.span)
     if not depends(value.expr, leaves.values()):
-        raise build.problems.refuse("objective-constant", f"the objective does not depend on `{entity.name}`", s.objective.span, "its gradient is zero", secondary=[(entity.span, "the memory")])
+        raise build.problems.refuse(
+            "objective-constant",
+            f"the objective does not depend on `{entity.name}`",
+            s.objective.span,
+            "its gradient is zero",
+            secondary=[(entity.span, "the memory")],
+        )
     slopes = dict(build.slopes)
     if not _linear_in(value.expr, tuple(slopes), tuple(leaves.values())):
-        raise build.problems.refuse("slope-as-value", "an objective given by its slope has no value to compute with", s.objective.span, "", notes=("it may be scaled, added to others and summed",))
+        raise build.problems.refuse(
+            "slope-as-value",
+            "an objective given by its slope has no value to compute with",
+            s.objective.span,
+            "",
+            notes=("it may be scaled, added to others and summed",),
+        )
     gradients = substitute_slopes(gradient(value.expr, tuple(leaves.values())), build.slopes)
     now = {leaf: state_value(env, t).expr for t, leaf in leaves.items()}
     (shown_objective,) = substitute((value.expr,), now)
@@ -177,7 +214,8 @@ def _need_scalar(env: Env, s: ast.Learn, value: Value) -> None:
         helps.append(f"write `for i in {axis}`, {', '.join(f'`{n}[i]`' for n in used)} and `end` for {axis} steps in turn")
     raise env.build.problems.refuse(
         "objective-not-scalar", f"the objective keeps the axis `{axis}`", s.objective.span, f"one value for each of the `{axis}` pairs",
-        secondary=[(source, f"`{axis}` comes from here")], notes=("all pairs in one step and one pair after the other are different models",), helps=helps,
+        secondary=[(source, f"`{axis}` comes from here")], helps=helps,
+        notes=("all pairs in one step and one pair after the other are different models",),
     )  # fmt: skip
 
 
@@ -196,7 +234,9 @@ def _linear_in(root: Expr, slopes: tuple[Expr, ...], leaves: tuple[Expr, ...]) -
             continue
         carriers = [i for i, a in enumerate(node.args) if from_slope[id(a)]]
         others = [a for i, a in enumerate(node.args) if i not in carriers]
-        if any(i not in node.op.linear for i in carriers) or (not node.op.joint and (len(carriers) > 1 or any(from_leaf[id(a)] for a in others))):
+        if any(i not in node.op.linear for i in carriers) or (
+            not node.op.joint and (len(carriers) > 1 or any(from_leaf[id(a)] for a in others))
+        ):
             return False
     return True
 
@@ -211,16 +251,30 @@ def point(env: Env, s: ast.Learn, entity: Entity) -> int | str:
         return "here"
     good = isinstance(at, ast.Call) and isinstance(at.function, ast.Ref) and at.function.id in ("start", "next") and at.args
     if not good or not isinstance(at, ast.Call):
-        raise problems.refuse("unknown-point", "a gradient is taken at `start(...)` or `next(...)`", at.span, "", helps=(f"write `at start({entity.name})`",))
+        raise problems.refuse(
+            "unknown-point", "a gradient is taken at `start(...)` or `next(...)`", at.span, "", helps=(f"write `at start({entity.name})`",)
+        )
     target = at.args[0]
     if not isinstance(target, ast.Ref) or target.id != entity.name:
-        raise problems.refuse("wrong-point", f"the gradient is in `{entity.name}`, and this is another point", target.span, "", helps=(f"write `{entity.name}`",))
+        raise problems.refuse(
+            "wrong-point",
+            f"the gradient is in `{entity.name}`, and this is another point",
+            target.span,
+            "",
+            helps=(f"write `{entity.name}`",),
+        )
     if at.function.id == "start":  # type: ignore[union-attr]
         return time.started(env, at)[1]
     if len(at.args) != 1 or at.named:
         raise problems.refuse("argument-count", "`next` takes 1 argument", at.span)
     if entity.deep is not None:
-        raise problems.refuse("implicit-not-quadratic", "an implicit step needs an objective that is quadratic in the memory", at.span, "", secondary=[(entity.span, "a deep memory")])
+        raise problems.refuse(
+            "implicit-not-quadratic",
+            "an implicit step needs an objective that is quadratic in the memory",
+            at.span,
+            "",
+            secondary=[(entity.span, "a deep memory")],
+        )
     if entity.name in env.build.links:
         raise problems.refuse("implicit-not-quadratic", f"`{entity.name}` is read through a link, and an implicit step needs none", at.span)
     return "next"
@@ -250,7 +304,12 @@ def _implicit(env: Env, s: ast.Learn, tensor: str, made: Sequence[tuple[str, Exp
     unknown = _unknown(env, tensor)
     body = dict(made)[tensor]
     if not affine(body, unknown):
-        raise env.build.problems.refuse("implicit-not-quadratic", "an implicit step needs an objective that is quadratic in the memory", s.objective.span, "its gradient is not affine")
+        raise env.build.problems.refuse(
+            "implicit-not-quadratic",
+            "an implicit step needs an objective that is quadratic in the memory",
+            s.objective.span,
+            "its gradient is not affine",
+        )
     solved = ops.implicit(body, unknown) if depends(body, (unknown,)) else body
     others = substitute([v for n, v in made if n != tensor], {unknown: solved})
     rest = iter(others)
@@ -271,18 +330,31 @@ def affine(root: Expr, leaf: Expr) -> bool:
 # --- The step ------------------------------------------------------------------------------------------------------
 
 
-def _step(env: Env, s: ast.Learn, definition: ast.Definition, tensor: str, g: Expr) -> tuple[list[tuple[str, Expr]], tuple[tuple[str, Expr], ...]]:
+def _step(
+    env: Env, s: ast.Learn, definition: ast.Definition, tensor: str, g: Expr
+) -> tuple[list[tuple[str, Expr]], tuple[tuple[str, Expr], ...]]:
     """The algorithm's states and tensor after one step on a gradient, and the arguments it was given."""
     build = env.build
     stored = Value(current(env, tensor), build.states[tensor].axes)
     if len(definition.formals) < 2:
-        raise build.problems.refuse("missing-argument", f"`{definition.name.id}` does not take a tensor and its gradient", s.method.span, "", secondary=[(definition.name.span, "defined here")])
+        raise build.problems.refuse(
+            "missing-argument",
+            f"`{definition.name.id}` does not take a tensor and its gradient",
+            s.method.span,
+            "",
+            secondary=[(definition.name.span, "defined here")],
+        )
     first, second = definition.formals[:2]
     if first.axes and not second.axes:
         definition = replace(definition, formals=(first, replace(second, axes=first.axes), *definition.formals[2:]))
     pair = (Actual(stored, s.span, tensor), Actual(Value(g, build.states[tensor].axes), s.span))
     actuals = bind(env, definition, s.method.span, pair, s.method.args, s.method.named)
-    owned = {t.name.id: _owned_state(env, definition, t, tensor, s.span) for d in definition.body if isinstance(d, ast.Declare) for t in d.tensors}
+    owned = {
+        t.name.id: _owned_state(env, definition, t, tensor, s.span)
+        for d in definition.body
+        if isinstance(d, ast.Declare)
+        for t in d.tensors
+    }
     made = apply_definition(env, definition, s.method.span, actuals, owned)
     order = (*owned.values(), tensor)
     return [(n, _settle(env, n, made[n], stored, s.method.span)) for n in order], _arguments(actuals, 2)
@@ -297,12 +369,17 @@ def _owned_state(env: Env, definition: ast.Definition, t: ast.Tensor, tensor: st
     if key in build.owners:
         return build.owners[key]
     like, name = build.states[tensor], f"{tensor}.{t.name.id}"
-    count = sum(n.rstrip("0123456789") == name for n in build.owned)
-    build.owners[key] = name = f"{name}{count + 1}" if count else name
+    stem, count = name, 1
+    while name in build.owned:
+        count += 1
+        name = f"{stem}{count}"
+    build.owners[key] = name
     inner = Env(build, {}, {}, f"algorithm `{definition.name.id}`", layer=False)
     value = read_real(inner, t.init, "the initial value")
     if value.axes:
-        raise build.problems.refuse("axis-mismatch", "a state of an algorithm starts as a number", t.init.span, f"this has the axes {listed(shown(value.axes))}")
+        raise build.problems.refuse(
+            "axis-mismatch", "a state of an algorithm starts as a number", t.init.span, f"this has the axes {listed(shown(value.axes))}"
+        )
     init = ops.broadcast(value.expr, canonical_names(like.axes))
     build.owned[name] = model.State(name, like.axes, like.scope, like.dtype, init, None, like.memory, t.span)
     build.scopes[name] = like.scope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,10 +60,8 @@ class Problems:
     @contextmanager
     def statement(self) -> Iterator[None]:
         """Ends the statement at its first error; the ones below are still read."""
-        try:
+        with suppress(Refused):
             yield
-        except Refused:
-            pass
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

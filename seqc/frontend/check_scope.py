@@ -17,11 +17,46 @@ from seqc.ir.expr import Expr, walk
 from seqc.source import Source, Span
 
 PYTHON_RESERVED = frozenset(
-    "False None True and as assert async await break class continue def del elif else except finally for from global if import in is "
-    "lambda nonlocal not or pass raise return try while with yield".split()
+    [
+        "False",
+        "None",
+        "True",
+        "and",
+        "as",
+        "assert",
+        "async",
+        "await",
+        "break",
+        "class",
+        "continue",
+        "def",
+        "del",
+        "elif",
+        "else",
+        "except",
+        "finally",
+        "for",
+        "from",
+        "global",
+        "if",
+        "import",
+        "in",
+        "is",
+        "lambda",
+        "nonlocal",
+        "not",
+        "or",
+        "pass",
+        "raise",
+        "return",
+        "try",
+        "while",
+        "with",
+        "yield",
+    ]
 )
 RESERVED = PYTHON_RESERVED | frozenset(
-    "form backend check state cu_seqlens initial_state output_final_state return_info Layer reference".split()
+    ["form", "backend", "check", "state", "cu_seqlens", "initial_state", "output_final_state", "return_info", "Layer", "reference"]
 )
 COARSE = {"layer": 0, "group": 1, "head": 2, "sequence": 2}
 
@@ -150,7 +185,9 @@ def known_names(env: Env) -> dict[str, Span | None]:
 
 def unknown_name(env: Env, name: str, span: Span, what: str = "nothing", known: Mapping[str, Span | None] | None = None) -> Refused:
     secondary, helps = env.build.problems.misspelt(name, {**(known or {}), **known_names(env)})
-    return env.build.problems.refuse("unknown-name", f"{what} is named `{name}`", span, f"not declared in {env.place}", secondary=secondary, helps=helps)
+    return env.build.problems.refuse(
+        "unknown-name", f"{what} is named `{name}`", span, f"not declared in {env.place}", secondary=secondary, helps=helps
+    )
 
 
 def declare(env: Env, name: ast.Name, entity: Entity) -> None:
@@ -170,7 +207,13 @@ def refuse_name(env: Env, name: ast.Name) -> None:
     earlier = env.names.get(name.id)
     if earlier is None and env.layer and name.id in env.build.sizes:
         size = env.build.sizes[name.id]
-        raise problems.refuse("declared-twice", f"`{name.id}` is declared twice", name.span, "", secondary=[(size.name.span if size else None, "a size of the layer")])
+        raise problems.refuse(
+            "declared-twice",
+            f"`{name.id}` is declared twice",
+            name.span,
+            "",
+            secondary=[(size.name.span if size else None, "a size of the layer")],
+        )
     if earlier is not None and earlier.kind != "broken":
         raise problems.refuse("declared-twice", f"`{name.id}` is declared twice", name.span, "", secondary=[(earlier.span, "first here")])
 

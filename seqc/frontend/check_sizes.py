@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Any, TypeGuard
 
 from seqc.frontend import ast
 from seqc.frontend.check_functions import BUILT_IN_NAMES
@@ -40,11 +41,17 @@ def evaluate(formula: ast.Expr, values: Values) -> Fraction:
         return -evaluate(formula.value, values)
     if isinstance(formula, ast.Binary):
         return _arithmetic(formula, evaluate(formula.left, values), evaluate(formula.right, values))
-    if isinstance(formula, ast.Call) and isinstance(formula.function, ast.Ref) and len(formula.args) == 1 and not formula.named:
-        if formula.function.id in ("ceil", "floor"):
-            value = evaluate(formula.args[0], values)
-            return Fraction(math.ceil(value) if formula.function.id == "ceil" else math.floor(value))
+    if _rounds(formula):
+        value = evaluate(formula.args[0], values)
+        return Fraction(math.ceil(value) if formula.function.id == "ceil" else math.floor(value))
     raise NotExact(reason="a default has numbers, sizes, `model`, + - * / ^, `ceil` and `floor`", span=formula.span)
+
+
+def _rounds(formula: ast.Expr) -> TypeGuard[Any]:
+    """Whether a formula is a `ceil(...)` or `floor(...)`."""
+    if not isinstance(formula, ast.Call) or len(formula.args) != 1 or formula.named:
+        return False
+    return isinstance(formula.function, ast.Ref) and formula.function.id in ("ceil", "floor")
 
 
 def _arithmetic(formula: ast.Binary, x: Fraction, y: Fraction) -> Fraction:
@@ -74,28 +81,40 @@ def references(formula: ast.Expr) -> tuple[ast.Ref, ...]:
     return ()
 
 
-def layer_sizes(layer: ast.Layer, given: Mapping[str, int], problems: Problems) -> tuple[dict[str, ast.Size | None], dict[str, Fraction | None]]:
+def layer_sizes(
+    layer: ast.Layer, given: Mapping[str, int], problems: Problems
+) -> tuple[dict[str, ast.Size | None], dict[str, Fraction | None]]:
     """The sizes of a layer in order (`heads` and `groups` first where they are not declared), and their values."""
     sizes: dict[str, ast.Size | None] = {}
     for size in layer.sizes:
         with problems.statement():
             _declare(sizes, size, problems)
-    sizes = {name: None for name in GIVEN if name not in sizes} | sizes
+    given_to_all: dict[str, ast.Size | None] = {name: None for name in GIVEN if name not in sizes}
+    sizes = given_to_all | sizes
     for name in given:
         if name not in sizes and name != "model":
             secondary, helps = problems.misspelt(name, {n: s.name.span if s else None for n, s in sizes.items()})
-            problems.report("unknown-size", f"the layer has no size `{name}`", layer.name.span, "a value is given for it", secondary=secondary, helps=helps)
+            problems.report(
+                "unknown-size",
+                f"the layer has no size `{name}`",
+                layer.name.span,
+                "a value is given for it",
+                secondary=secondary,
+                helps=helps,
+            )
     values: dict[str, Fraction | None] = {n: Fraction(v) for n, v in given.items()}
     for name in sizes:
         with problems.statement():
             _value(name, sizes, values, problems, ())
-    for name, size in sizes.items():
+    for name, declared_size in sizes.items():
         with problems.statement():
-            _in_range(name, size, values.get(name), problems, layer)
+            _in_range(name, declared_size, values.get(name), problems, layer)
     heads, groups = values.get("heads"), values.get("groups")
     if heads is not None and groups and heads.denominator == groups.denominator == 1 and heads % groups:
         declared = sizes["groups"] or sizes["heads"]
-        problems.report("groups-do-not-divide", f"{groups} groups do not divide {heads} heads", declared.span if declared else layer.name.span)
+        problems.report(
+            "groups-do-not-divide", f"{groups} groups do not divide {heads} heads", declared.span if declared else layer.name.span
+        )
     return sizes, values
 
 
@@ -103,7 +122,9 @@ def _declare(sizes: dict[str, ast.Size | None], size: ast.Size, problems: Proble
     name = size.name.id
     if name in sizes:
         first = sizes[name]
-        raise problems.refuse("declared-twice", f"`{name}` is declared twice", size.name.span, "", secondary=[(first.span if first else None, "first here")])
+        raise problems.refuse(
+            "declared-twice", f"`{name}` is declared twice", size.name.span, "", secondary=[(first.span if first else None, "first here")]
+        )
     if name in RESERVED:
         raise problems.refuse("reserved-name", f"`{name}` cannot be declared", size.name.span)
     if name in BUILT_IN_NAMES and name not in GIVEN:
@@ -111,7 +132,9 @@ def _declare(sizes: dict[str, ast.Size | None], size: ast.Size, problems: Proble
     sizes[name] = size
 
 
-def _value(name: str, sizes: Mapping[str, ast.Size | None], values: dict[str, Fraction | None], problems: Problems, path: tuple[str, ...]) -> None:
+def _value(
+    name: str, sizes: Mapping[str, ast.Size | None], values: dict[str, Fraction | None], problems: Problems, path: tuple[str, ...]
+) -> None:
     """Fills in the value of a size after those it is made of."""
     if name in values or name not in sizes:
         return
@@ -131,7 +154,9 @@ def _value(name: str, sizes: Mapping[str, ast.Size | None], values: dict[str, Fr
             raise problems.refuse("unknown-name", f"no size is named `{ref.id}`", ref.span, "", secondary=secondary, helps=helps)
         if ref.id in (*path, name):
             values[name] = None
-            raise problems.refuse("size-cycle", f"the size `{name}` is made of itself", ref.span, "", secondary=[(size.name.span, "declared here")])
+            raise problems.refuse(
+                "size-cycle", f"the size `{name}` is made of itself", ref.span, "", secondary=[(size.name.span, "declared here")]
+            )
         _value(ref.id, sizes, values, problems, (*path, name))
     try:
         values[name] = evaluate(size.default, values)
@@ -194,7 +219,7 @@ def exact(build: Build, expr: Expr, span: Span, what: str) -> Fraction | None:
         return None
 
 
-EXACT = {
+EXACT: dict[str, Callable[..., Any]] = {
     "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": lambda x, y: x / y, "neg": lambda x: -x,
     "floor": math.floor, "ceil": math.ceil, "maximum": max, "modulo": lambda x, y: x % y,
     "power": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) <= 64 else None,
@@ -220,7 +245,7 @@ def approximate(expr: Expr, values: Values) -> float | None:
         return None
 
 
-FLOATS = {
+FLOATS: dict[str, Callable[..., Any]] = {
     "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": lambda x, y: x / y, "neg": lambda x: -x,
     "power": lambda x, y: x**y, "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "maximum": max, "floor": math.floor, "ceil": math.ceil,
     "tanh": math.tanh, "abs": abs, "sin": math.sin, "cos": math.cos,

@@ -80,9 +80,21 @@ def _state_entity(env: Env, name: ast.Name, verb: str) -> Entity:
     if entity.kind == "broken":
         raise Refused
     if entity.kind not in ("state", "memory"):
-        raise env.build.problems.refuse("not-a-state", f"`{verb}` changes a state, and `{name.id}` is {_kind(entity)}", name.span, "", secondary=[(entity.span, "declared here")])
+        raise env.build.problems.refuse(
+            "not-a-state",
+            f"`{verb}` changes a state, and `{name.id}` is {_kind(entity)}",
+            name.span,
+            "",
+            secondary=[(entity.span, "declared here")],
+        )
     if entity.deep is not None:
-        raise env.build.problems.refuse("deep-memory-value", f"`{name.id}` is several tensors, and `{verb}` changes one", name.span, "", secondary=[(entity.span, "a deep memory")])
+        raise env.build.problems.refuse(
+            "deep-memory-value",
+            f"`{name.id}` is several tensors, and `{verb}` changes one",
+            name.span,
+            "",
+            secondary=[(entity.span, "a deep memory")],
+        )
     return entity
 
 
@@ -94,10 +106,22 @@ def new_value(env: Env, e: ast.Expr, state: model.State, what: str) -> Expr:
     """An expression as the next value of a state."""
     value = read_real(env, e, what)
     if state.growing is None and any(a in env.build.growing for a in value.axes):
-        raise env.build.problems.refuse("axis-mismatch", f"`{state.name}` does not grow, and this has a growing axis", e.span, f"this has the axes {listed(shown(value.axes))}")
+        raise env.build.problems.refuse(
+            "axis-mismatch",
+            f"`{state.name}` does not grow, and this has a growing axis",
+            e.span,
+            f"this has the axes {listed(shown(value.axes))}",
+        )
     fit_checked(env, value, state.axes, e.span, what)
     if value.dtype == "complex" and state.dtype == "real":
-        raise env.build.problems.refuse("complex-value", f"`{state.name}` is real, and this is complex", e.span, "", secondary=[(state.span, "declared here")], helps=(f"declare `{state.name}` with `in complex`",))
+        raise env.build.problems.refuse(
+            "complex-value",
+            f"`{state.name}` is real, and this is complex",
+            e.span,
+            "",
+            secondary=[(state.span, "declared here")],
+            helps=(f"declare `{state.name}` with `in complex`",),
+        )
     need_scope(env, state.name, state.scope, e.span, value.expr)
     if not state.growing or state.growing in value.axes:
         return value.expr if value.expr.axes == state.axes else ops.broadcast(value.expr, state.axes)
@@ -108,7 +132,13 @@ def _update(env: Env, s: ast.Update) -> None:
     entity = _state_entity(env, s.name, "update")
     build = env.build
     if entity.name in build.links:
-        raise build.problems.refuse("linked-update", f"`{entity.name}` is read through the link of its retention and cannot be updated", s.name.span, "", secondary=[(build.links[entity.name].method.span, "its retention")])
+        raise build.problems.refuse(
+            "linked-update",
+            f"`{entity.name}` is read through the link of its retention and cannot be updated",
+            s.name.span,
+            "",
+            secondary=[(build.links[entity.name].method.span, "its retention")],
+        )
     state = build.states[entity.tensors[0]]
     value = new_value(env, s.value, state, f"what `{s.name.id}` becomes")
     build.line += 1
@@ -120,7 +150,9 @@ def _fold(env: Env, s: ast.Fold) -> None:
     build = env.build
     if s.order is not None and s.order.id not in ("left", "tree"):
         _, helps = build.problems.misspelt(s.order.id, {"left": None, "tree": None})
-        raise build.problems.refuse("unknown-order", f"no order of a fold is named `{s.order.id}`", s.order.span, "orders are `left` and `tree`", helps=helps)
+        raise build.problems.refuse(
+            "unknown-order", f"no order of a fold is named `{s.order.id}`", s.order.span, "orders are `left` and `tree`", helps=helps
+        )
     state = build.states[entity.tensors[0]]
     value = new_value(env, s.value, state, f"what `{s.name.id}` becomes")
     operands = [v for v in variables(value) if v.name in build.varying and v.name != state.name]
@@ -128,7 +160,9 @@ def _fold(env: Env, s: ast.Fold) -> None:
         names = ", ".join(f"`{v.name}`" for v in operands) or "none"
         raise build.problems.refuse("fold-operands", f"a fold combines `{state.name}` with one input", s.value.span, f"this uses {names}")
     if state.name not in {v.name for v in variables(value)}:
-        raise build.problems.refuse("fold-operands", f"this does not use `{state.name}`", s.value.span, "a fold combines a state with one input")
+        raise build.problems.refuse(
+            "fold-operands", f"this does not use `{state.name}`", s.value.span, "a fold combines a state with one input"
+        )
     build.line += 1
     build.steps.append(model.Fold(state.name, value, operands[0], s.order.id if s.order else "claimed", s.span))  # type: ignore[arg-type]
 
@@ -141,7 +175,14 @@ def _append(env: Env, s: ast.Append) -> None:
         entity = _state_entity(env, name, "append")
         state = build.states[entity.tensors[0]]
         if state.growing is None:
-            raise problems.refuse("not-growing", f"`{name.id}` does not grow", name.span, "", secondary=[(state.span, "declared here")], helps=(f"write `memory {name.id}[past, ...] = empty`",))
+            raise problems.refuse(
+                "not-growing",
+                f"`{name.id}` does not grow",
+                name.span,
+                "",
+                secondary=[(state.span, "declared here")],
+                helps=(f"write `memory {name.id}[past, ...] = empty`",),
+            )
         if axis is not None and state.growing != axis:
             raise problems.refuse("append-mixed", f"`{name.id}` grows along `{state.growing}`, and the others along `{axis}`", name.span)
         if any(name.id == other for other, _ in items):
@@ -151,9 +192,18 @@ def _append(env: Env, s: ast.Append) -> None:
     assert axis is not None
     missing = [n for n, st in build.states.items() if st.growing == axis and n not in {name for name, _ in items}]
     if missing:
-        raise problems.refuse("append-incomplete", f"`{missing[0]}` grows along `{axis}` too, and nothing is appended to it", s.span, "", secondary=[(build.states[missing[0]].span, "declared here")], helps=(f"write `append ..., ... to {missing[0]}`",))
+        raise problems.refuse(
+            "append-incomplete",
+            f"`{missing[0]}` grows along `{axis}` too, and nothing is appended to it",
+            s.span,
+            "",
+            secondary=[(build.states[missing[0]].span, "declared here")],
+            helps=(f"write `append ..., ... to {missing[0]}`",),
+        )
     if build.grown.get(axis):
-        raise problems.refuse("appended-twice", f"`{axis}` grows twice in one token", s.span, "", secondary=[(build.grown[axis][0], "it grows here")])
+        raise problems.refuse(
+            "appended-twice", f"`{axis}` grows twice in one token", s.span, "", secondary=[(build.grown[axis][0], "it grows here")]
+        )
     build.grown.setdefault(axis, []).append(s.span)
     build.line += 1
     build.steps.append(model.Append(tuple(items), s.span))
@@ -165,7 +215,13 @@ def _entry(env: Env, e: ast.Expr, state: model.State) -> Expr:
     axes = tuple(a for a in state.axes if a != state.growing)
     fit_checked(env, value, axes, e.span, f"an entry of `{state.name}`")
     if value.dtype == "complex" and state.dtype == "real":
-        raise env.build.problems.refuse("complex-value", f"`{state.name}` is real, and this is complex", e.span, "", helps=(f"declare `{state.name}` with `in complex`",))
+        raise env.build.problems.refuse(
+            "complex-value",
+            f"`{state.name}` is real, and this is complex",
+            e.span,
+            "",
+            helps=(f"declare `{state.name}` with `in complex`",),
+        )
     need_scope(env, state.name, state.scope, e.span, value.expr)
     return value.expr if value.expr.axes == axes else ops.broadcast(value.expr, axes)
 
@@ -180,7 +236,9 @@ def _output(env: Env, s: ast.Output) -> None:
         refuse_name(env, s.name)
         axes = declared_axes(env, s.axes)
         if any(a in build.growing for a in axes):
-            raise problems.refuse("growing-output", f"`{s.name.id}` would be as long as the sequence so far", s.span, "an output has a fixed length")
+            raise problems.refuse(
+                "growing-output", f"`{s.name.id}` would be as long as the sequence so far", s.span, "an output has a fixed length"
+            )
         value = Value(bound_value(env, s.axes, axes, s.value, f"the value of `{s.name.id}`"), axes)
         env.names[s.name.id] = Entity("output", s.name.id, s.name.span)
     expr = value.expr if value.expr.axes == axes else ops.broadcast(value.expr, axes)
@@ -191,10 +249,18 @@ def _output_of_name(env: Env, s: ast.Output) -> tuple[Value, tuple[str, ...]]:
     """`output h`: the value of a state or `let` at this line."""
     problems = env.build.problems
     if s.axes:
-        raise problems.refuse("output-without-value", f"the output `{s.name.id}` has axes and no value", s.span, "", helps=(f"write `output {s.name.id}` for the value of that name",))
+        raise problems.refuse(
+            "output-without-value",
+            f"the output `{s.name.id}` has axes and no value",
+            s.span,
+            "",
+            helps=(f"write `output {s.name.id}` for the value of that name",),
+        )
     value = read_real(env, ast.Ref(s.name.id, s.name.span), "an output")
     if any(a in env.build.growing for a in value.axes):
-        raise problems.refuse("growing-output", f"`{s.name.id}` would be as long as the sequence so far", s.span, "an output has a fixed length")
+        raise problems.refuse(
+            "growing-output", f"`{s.name.id}` would be as long as the sequence so far", s.span, "an output has a fixed length"
+        )
     return value, value.axes
 
 
@@ -210,6 +276,6 @@ def _for(env: Env, s: ast.For) -> None:
 
 
 RULES: dict[type, Callable[[Env, Any], None]] = {
-    ast.Inputs: check_declare.inputs, ast.Declare: _declaration, ast.DeepMemory: check_declare.deep_memory, ast.Let: _let, ast.Update: _update,
-    ast.Fold: _fold, ast.Append: _append, ast.Output: _output, ast.For: _for, ast.Retain: retain, ast.Learn: learn,
+    ast.Inputs: check_declare.inputs, ast.Declare: _declaration, ast.DeepMemory: check_declare.deep_memory, ast.Let: _let,
+    ast.Update: _update, ast.Fold: _fold, ast.Append: _append, ast.Output: _output, ast.For: _for, ast.Retain: retain, ast.Learn: learn,
 }  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from seqc.frontend import ast
-from seqc.frontend.check_expr import axis_of, position, read, read_real
+from seqc.frontend.check_expr import position, read, read_real
+from seqc.frontend.check_index import axis_of
 from seqc.frontend.check_problems import Refused
 from seqc.frontend.check_scope import Entity, Env
 from seqc.frontend.check_sizes import static_size, whole_number
@@ -21,7 +22,11 @@ def _plain(env: Env, e: ast.Call, name: str, least: int, most: int) -> None:
         raise env.build.problems.refuse("unknown-argument", f"`{name}` has no argument `{e.named[0][0].id}`", e.named[0][0].span)
     if not least <= len(e.args) <= most:
         wants = str(least) if least == most else f"{least} or {most}"
-        raise env.build.problems.refuse("argument-count", f"`{name}` takes {wants} argument{'' if wants == '1' else 's'}, and {len(e.args)} {'is' if len(e.args) == 1 else 'are'} given", e.span)
+        raise env.build.problems.refuse(
+            "argument-count",
+            f"`{name}` takes {wants} argument{'' if wants == '1' else 's'}, and {len(e.args)} {'is' if len(e.args) == 1 else 'are'} given",
+            e.span,
+        )
 
 
 def started(env: Env, e: ast.Call) -> tuple[Entity, int | str]:
@@ -34,7 +39,13 @@ def started(env: Env, e: ast.Call) -> tuple[Entity, int | str]:
     if entity is None or not entity.tensors:
         if isinstance(target, ast.Ref) and entity is None:
             read(env, target)
-        raise problems.refuse("not-a-state", "`start` takes a state or a memory", target.span, "", secondary=[(entity.span if entity else None, "declared here")])
+        raise problems.refuse(
+            "not-a-state",
+            "`start` takes a state or a memory",
+            target.span,
+            "",
+            secondary=[(entity.span if entity else None, "declared here")],
+        )
     env.build.used.add(entity.name)
     return entity, block(env, e)
 
@@ -47,7 +58,9 @@ def block(env: Env, e: ast.Call) -> int | str:
         return "first"
     length = whole_number(env, read_real(env, second, "a block's length").expr, second.span, "the length of a block")
     if length < 1:
-        raise env.build.problems.refuse("not-a-whole-number", f"the length of a block comes out as {length}", second.span, "a block has at least one token")
+        raise env.build.problems.refuse(
+            "not-a-whole-number", f"the length of a block comes out as {length}", second.span, "a block has at least one token"
+        )
     return length
 
 
@@ -71,7 +84,7 @@ def start_leaf(env: Env, tensor: str, when: int | str) -> Expr:
 
 def start_value(env: Env, entity: Entity, tensor: str, when: int | str) -> Value:
     """`start(S)` of one tensor: read through its link, unless a definition's own tensor asks for what is stored."""
-    from seqc.frontend.check_library import linked
+    from seqc.frontend.check_memory import linked
 
     leaf = start_leaf(env, tensor, when)
     if entity.kind in ("state", "memory"):
@@ -83,7 +96,14 @@ def start_value(env: Env, entity: Entity, tensor: str, when: int | str) -> Value
 def _start(env: Env, e: ast.Call, brackets: Brackets) -> Value:
     entity, when = started(env, e)
     if entity.deep is not None:
-        raise env.build.problems.refuse("deep-memory-value", f"`{entity.name}` is several tensors and is not a value", e.span, "", secondary=[(entity.span, "a deep memory")], helps=(f"apply it: `{e.span.text}(...)`",))
+        raise env.build.problems.refuse(
+            "deep-memory-value",
+            f"`{entity.name}` is several tensors and is not a value",
+            e.span,
+            "",
+            secondary=[(entity.span, "a deep memory")],
+            helps=(f"apply it: `{e.span.text}(...)`",),
+        )
     return start_value(env, entity, entity.tensors[0], when)
 
 
@@ -101,9 +121,13 @@ def _hold(env: Env, e: ast.Call, value: Value) -> Expr:
     """The value as a leaf that means the same at every later line."""
     build, expr = env.build, value.expr
     if any(depends(expr, (leaf,)) for leaf in env.reads.values()):
-        raise build.problems.refuse("memory-in-window", "what is carried to later tokens cannot hold the memory that is differentiated", e.span)
+        raise build.problems.refuse(
+            "memory-in-window", "what is carried to later tokens cannot hold the memory that is differentiated", e.span
+        )
     if value.mapped:
-        raise build.problems.refuse("mapped-in-time", "what is carried to later tokens cannot stand inside a function that is mapped", e.span)
+        raise build.problems.refuse(
+            "mapped-in-time", "what is carried to later tokens cannot stand inside a function that is mapped", e.span
+        )
     settled = build.varying - set(build.states) - set(build.owned)
     if expr.op.name == "var" and (expr.name in settled or expr.name not in build.varying):
         return expr
@@ -148,7 +172,13 @@ def _shift(env: Env, e: ast.Call, brackets: Brackets) -> Value:
 def _window(env: Env, e: ast.Call, brackets: Brackets) -> Value:
     _plain(env, e, "window", 1, 1)
     if brackets is None or len(brackets) != 1:
-        raise env.build.problems.refuse("axis-not-named", "`window` needs the axis that counts its values", e.span, "", helps=("write `window[c](...)`, with c a size of the layer",))
+        raise env.build.problems.refuse(
+            "axis-not-named",
+            "`window` needs the axis that counts its values",
+            e.span,
+            "",
+            helps=("write `window[c](...)`, with c a size of the layer",),
+        )
     axis = identity(axis_of(env, brackets[0]))
     value = read_real(env, e.args[0], "the argument of `window`")
     length = static_size(env.build, ops.base(axis), brackets[0].span, "the length of a window")
@@ -165,7 +195,12 @@ SPECIAL: dict[str, Callable[[Env, ast.Call, Brackets], Value]] = {"start": _star
 def draw(env: Env, e: ast.Call, kind: str) -> Value:
     """A random number for each entry of the param at hand."""
     if env.draws is None:
-        raise env.build.problems.refuse("draw-outside-param", f"`{kind}` draws the initial value of a param", e.span, "this is computed at every token" if env.layer else "not an initial value")
+        raise env.build.problems.refuse(
+            "draw-outside-param",
+            f"`{kind}` draws the initial value of a param",
+            e.span,
+            "this is computed at every token" if env.layer else "not an initial value",
+        )
     _plain(env, e, kind, 2, 2)
     args = []
     for a in e.args:

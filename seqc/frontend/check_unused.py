@@ -117,7 +117,11 @@ def report_unused_definition(definition: ast.Definition, file: ast.File, problem
     called |= {n.name.id for n in expressions(file.definitions) if isinstance(n, ast.Method)}
     if definition.name.id not in called and any(isinstance(d, ast.Layer) for d in file.definitions):
         _report(problems, definition.kind, definition.name.id, definition.name.span)
-    if definition.kind in ("function", "objective") and definition.value is None and not any(isinstance(s, ast.Result) for s in definition.body):
+    if (
+        definition.kind in ("function", "objective")
+        and definition.value is None
+        and not any(isinstance(s, ast.Result) for s in definition.body)
+    ):
         return  # it gives nothing, which is said where it is used
     used = uses(definition.body) | (names_in(definition.value) if definition.value else set())
     updated = {s.name.id for s in _flat(definition.body) if isinstance(s, ast.Update)}

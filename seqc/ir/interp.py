@@ -10,7 +10,7 @@ import numpy as np
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.meaning import keeps
+from seqc.ir.meaning import extent, keeps
 from seqc.ir.recurrence import Recurrence
 
 Array = np.ndarray
@@ -90,7 +90,7 @@ class Reals:
         return np.flip(np.cumsum(np.flip(x, axis), axis), axis) if reverse else np.cumsum(x, axis)
 
     def maximum_over(self, x: Array, axes: tuple[int, ...]) -> Array:
-        return np.asarray(x.max(axis=axes))
+        return np.asarray(x.max(axis=axes, initial=-np.inf))  # a memory may be empty
 
     def contract(self, values: Iterable[Array], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Array:
         numbers = {a: i for i, a in enumerate(dict.fromkeys(a for group in axes for a in group))}
@@ -133,7 +133,7 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[
 def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Array:
     """Solves W = body(W), body affine: columns of its linear part from unit vectors, per batch of leading dimensions."""
     (body,), (name, *_) = node.args, node.attr  # type: ignore[misc]
-    zero = evaluate(A, (body,), {**leaves, str(name): np.zeros([A.sizes[a.rstrip("'~")] for a in body.axes])})[0]
+    zero = evaluate(A, (body,), {**leaves, str(name): np.zeros([A.extent(sizes, a) for a in body.axes])})[0]
     n = zero.size
     columns = [
         evaluate(A, (body,), {**leaves, str(name): np.eye(n)[i].reshape(zero.shape)})[0].ravel() - zero.ravel() for i in range(n)
@@ -148,10 +148,10 @@ def initial_states(rec: Recurrence, params: Mapping[str, Array], sequence: Mappi
     out: dict[str, Array] = {}
     for s in rec.states:
         if s.growing:
-            out[s.name] = np.zeros([0 if a == s.growing else sizes[a.rstrip("'~")] for a in s.axes])
+            out[s.name] = np.zeros([0 if a == s.growing else extent(sizes, a) for a in s.axes])
         else:
             value = evaluate(A, (s.init,), {**leaves, **out})[0]
-            shape = [sizes[a.rstrip("'~")] for a in s.axes]
+            shape = [extent(sizes, a) for a in s.axes]
             out[s.name] = np.broadcast_to(value, shape).astype(complex if s.dtype == "complex" else float)
     return out
 
@@ -190,10 +190,10 @@ def run(
         plain = [s for s in rec.states if s.name not in trees]
         values = evaluate(A, [s.next for s in plain] + [o.value for o in rec.outputs], {**leaves, **{f"{n}@next": v for n, v in after.items()}})
         for o, v in zip(rec.outputs, values[len(plain) :], strict=True):
-            results[o.name].append(np.broadcast_to(v, [sizes[a.rstrip("'~")] for a in o.axes]))
+            results[o.name].append(np.broadcast_to(v, [extent(sizes, a) for a in o.axes]))
         current = {**{s.name: v for s, v in zip(plain, values, strict=False)}, **after}
         current = {s.name: current[s.name] for s in rec.states}
-    shapes = {o.name: [sizes[a.rstrip("'~")] for a in o.axes] for o in rec.outputs}
+    shapes = {o.name: [extent(sizes, a) for a in o.axes] for o in rec.outputs}
     return {n: np.stack(v) if v else np.zeros([0, *shapes[n]]) for n, v in results.items()}, current
 
 

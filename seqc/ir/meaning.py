@@ -7,8 +7,9 @@ arithmetic), `rational`, `named`, `integers`, `unary`, `binary`, `power`, `compa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,20 @@ from seqc.ir.expr import Expr, Mask
 Axes = Sequence[str]
 
 
+def extent(sizes: Mapping[str, int], axis: str) -> int:
+    """The length of an axis: K', K~ count K, `2` counts two, `K*V` counts pairs."""
+    base = axis.rstrip("'~")
+    if base in sizes:
+        return int(sizes[base])
+    if base.isdigit():
+        return int(base)
+    if "*" not in base:
+        raise InternalError(f"the axis `{axis}` has no length")
+    return prod(extent(sizes, part) for part in base.split("*"))
+
+
 def length(A: Any, axis: str) -> int:
-    """The length of an axis: K', K~ count K."""
-    return int(A.sizes[axis.rstrip("'~")])
+    return extent(A.sizes, axis)
 
 
 def arrange(A: Any, value: Any, have: Axes, want: Axes) -> Any:

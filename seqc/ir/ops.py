@@ -53,7 +53,7 @@ def numel(axes: Iterable[str], sizes: Sizes) -> int:
     """How many numbers a tensor of these axes holds."""
     n = 1
     for a in axes:
-        n *= sizes[base(a)]
+        n *= meaning.extent(sizes, a)
     return n
 
 
@@ -459,6 +459,8 @@ def _s_mul(args: tuple[Expr, ...], attr: Any) -> Expr | None:
             return mul(one.args[0], other)
         if is_number(one) and other.op.name == "mul" and is_number(other.args[0]):
             return mul(number(one.attr * other.args[0].attr), other.args[1])  # type: ignore[operator]
+        if one.op.name == "div" and is_number(one.args[0], 1):
+            return div(other, one.args[1])
         if is_number(one) and one is y:
             return mul(one, other)  # numbers stand first
     return None

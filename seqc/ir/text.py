@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from seqc.ir.expr import Expr, Mask, walk
+from seqc.ir.kernel import Assign, Kernel, Statement
+from seqc.ir.model import Append, Domain, Fold, Learn, Let, Model, Retain, Step, Update
 from seqc.ir.program import Carry, Equation, Map, Program
 from seqc.ir.recurrence import Recurrence
 
@@ -123,3 +125,75 @@ def _carry(stage: Carry) -> list[str]:
     lines = [f"carry along {stage.axis}{', last to first' if stage.reverse else ''}"]
     lines += [f"  {k.name} from {show(k.init)}, at the end {k.final}" for k in stage.carried]
     return lines + nodes([(f"next {k.name}", k.next) for k in stage.carried] + _named(stage.equations))
+
+
+# --- Model -----------------------------------------------------------------------------------------------------------
+
+
+def model(m: Model) -> str:
+    """A checked spec, declarations first, then its steps in order."""
+    lines = [f"model {m.name}"]
+    for s in m.sizes:
+        known = s.default if s.default is not None else s.formula or "given"
+        lines.append(f"  size {s.name} = {known}{' (compiled in)' if s.static else ''}")
+    lines += [f"  input {i.name}[{', '.join(i.axes)}] per {i.scope} in {_domain(i.domain)}" for i in m.inputs]
+    lines += [f"  param {p.name}[{', '.join(p.axes)}] per {p.scope} = {show(p.init.value)}" for p in m.params]
+    for state in m.states:
+        owner = f" of {state.memory}" if state.memory is not None and state.memory != state.name else ""
+        lines.append(f"  state {state.name}[{', '.join(state.axes)}]{owner} = {show(state.init)}")
+    lines += [f"  hidden {h.name}[{', '.join(h.axes)}] {h.kind}" for h in m.hidden]
+    lines.append("steps")
+    for step in m.steps:
+        lines += _step(step)
+    return "\n".join(lines) + "\n"
+
+
+def _domain(d: Domain) -> str:
+    ends = f"{'(' if d.open_low else '['}{_number(d.low)}, {_number(d.high)}{')' if d.open_high else ']'}"
+    return " ".join([ends, *(word for word in ("unit", "integer", "complex") if getattr(d, word))])
+
+
+def _number(x: float) -> str:
+    return str(int(x)) if x.is_integer() else str(x)
+
+
+def _step(step: Step) -> list[str]:
+    if isinstance(step, (Learn, Retain)):
+        args = ", ".join(f"{name} = {show(value)}" for name, value in step.args)
+        word = "learn" if isinstance(step, Learn) else "retain"
+        head = f"  {word} {step.memory} by {step.library}({args})"
+        if isinstance(step, Learn):
+            head += f" on {show(step.objective)} at {step.point}"
+        return [head, *(f"    {u.state} = {show(u.value)}" for u in step.updates)]
+    if isinstance(step, Append):
+        return [f"  append {', '.join(f'{show(e)} to {name}' for name, e in step.items)}"]
+    if isinstance(step, Fold):
+        return [f"  fold {step.state} with {show(step.operand)} {step.order} = {show(step.value)}"]
+    if isinstance(step, Update):
+        return [f"  update {step.state} = {show(step.value)}"]
+    return [f"  {'let' if isinstance(step, Let) else 'output'} {step.name}: {step.value.type} = {show(step.value)}"]
+
+
+# --- Kernel ----------------------------------------------------------------------------------------------------------
+
+
+def kernel(k: Kernel) -> str:
+    """A kernel's statements in order, loops indented."""
+    lines = [f"kernel {k.name}", *(f"  input {leaf.name}: {leaf.type}" for leaf in k.inputs)]
+    for statement in k.body:
+        lines += _statement(statement)
+    return "\n".join([*lines, *(f"  return {name}: {e.type} = {show(e)}" for name, e in k.outputs)]) + "\n"
+
+
+def _statement(statement: Statement) -> list[str]:
+    if isinstance(statement, Assign):
+        return [_assign(statement, "  ")]
+    lines = [f"  loop along {statement.axis}{', last to first' if statement.reverse else ''}"]
+    lines += [f"    {name} from {show(first)}, then {next_}, after it {after}" for name, first, next_, after in statement.carried]
+    lines += [f"    {name} = a slice of {leaf.name}" for leaf, name in statement.sliced]
+    lines += [_assign(a, "    ") for a in statement.body]
+    return lines + [f"    stack {name} as {leaf.name}" for leaf, name in statement.stacked]
+
+
+def _assign(a: Assign, indent: str) -> str:
+    return f"{indent}{a.name}: {a.value.type} = {show(a.value)}{f'    # {a.note}' if a.note else ''}"

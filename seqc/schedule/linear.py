@@ -13,6 +13,8 @@ from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, LEAD, TOKENS, Carried,
 from seqc.passes.binary import binary
 
 FREE = ("var", "const", "constant", "size", "rename", "iota", "broadcast", "select", "neg")
+PLAIN = ("add", "sub", "mul", "div", "neg", "rename", "const")
+LIMIT = 6  # operands that a line holds before a part of it gets a name
 HEAVY = ("contract", "decayed", "decay", "unit_lower_inverse", "solve", "cumsum", "masked", "flatten", "stack", "exp", "where")
 
 
@@ -123,6 +125,7 @@ def _assignments(equations: Iterable[Equation], hints: Mapping[Expr, str], namer
     equations = list(equations)
     roots = [e.value for e in equations]
     count = _uses(roots)
+    weight: dict[Expr, int] = {}  # what a reader meets where a value stands inside its user
     wanted = {e.value: e for e in reversed(equations)}
     out: list[Assign] = []
 
@@ -131,14 +134,15 @@ def _assignments(equations: Iterable[Equation], hints: Mapping[Expr, str], namer
         table[node] = ops.var(name, node.axes, node.type.dtype)
 
     for node in walk(*roots):
-        if node in table:
+        if node in table or node.op.name == "var":
             continue
         value = _over(node, table)
+        weight[value] = sum(weight.get(a, 1) for a in value.args) + (node.op.name not in PLAIN)
         if _is_alias(value):
             table[node] = _aliased(value)
         elif node in wanted:
             give(node, value, wanted[node].name, wanted[node].note)
-        elif _deserves(node, count, hints):
+        elif _deserves(node, count, hints) or weight[value] > (2 if count[id(node)] > 1 else LIMIT):
             give(node, value, namer(hints.get(node, _word(node))))
         elif value is not node:
             table[node] = value

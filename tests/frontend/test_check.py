@@ -86,7 +86,12 @@ def test_a_refused_name_is_not_reported_again() -> None:
 
 
 def test_a_mistake_in_a_loop_is_reported_once() -> None:
-    assert codes(PAIRS.format("  for i in n\n    learn   S by descent(rate = 1) on l2(S(k[i]), w[i])\n  end"), "K = 4, V = 3, n = 3").count("unknown-name") == 1
+    assert (
+        codes(PAIRS.format("  for i in n\n    learn   S by descent(rate = 1) on l2(S(k[i]), w[i])\n  end"), "K = 4, V = 3, n = 3").count(
+            "unknown-name"
+        )
+        == 1
+    )
 
 
 # --- Order, points and loops -----------------------------------------------------------------------------------------
@@ -116,7 +121,9 @@ def test_a_loop_is_its_lines_written_out() -> None:
     written = layer(f"\n  input   q[K], k0[K], k1[K], v0[V], v1[V]\n  memory  S[K, V] = 0\n{lines}  output  o[V] = S(q)\n")
     loop = derive(layer(PAIRS.format(STEP.format("")), SIZES))
     k, v = ops.var("k", ("n", "K")), ops.var("v", ("n", "V"))
-    picked = {ops.var(f"k{i}", ("K",)): ops.select(k, "n", i) for i in range(2)} | {ops.var(f"v{i}", ("V",)): ops.select(v, "n", i) for i in range(2)}
+    picked = {ops.var(f"k{i}", ("K",)): ops.select(k, "n", i) for i in range(2)} | {
+        ops.var(f"v{i}", ("V",)): ops.select(v, "n", i) for i in range(2)
+    }
     assert substitute([derive(written).states[0].next], picked)[0] is loop.states[0].next
 
 
@@ -194,11 +201,14 @@ def test_a_state_takes_values_of_its_scope_or_coarser(scope: str, fine: bool) ->
 
 
 def test_a_value_per_layer_feeds_every_scope() -> None:
-    layer("\n  input   x[K] per layer, y[K] per group\n  state   s[K] = 0 per group, r[K] = 0\n  update  s = s + x * y\n  update  r = r + s\n  output  r\n", "K = 4")
+    declared = "\n  input   x[K] per layer, y[K] per group\n  state   s[K] = 0 per group, r[K] = 0\n"
+    layer(f"{declared}  update  s = s + x * y\n  update  r = r + s\n  output  r\n", "K = 4")
 
 
 def test_the_number_of_a_head_is_as_fine_as_a_head() -> None:
-    assert codes("\n  input   x[K] per layer\n  state   s[K] = 0 per layer\n  update  s = s + head * x\n  output  s\n", "K = 4") == ["coarser-scope"]
+    assert codes("\n  input   x[K] per layer\n  state   s[K] = 0 per layer\n  update  s = s + head * x\n  output  s\n", "K = 4") == [
+        "coarser-scope"
+    ]
 
 
 def test_a_param_that_names_heads_exists_once() -> None:
@@ -210,7 +220,9 @@ def test_a_param_that_names_heads_exists_once() -> None:
 
 
 def test_domains_are_read_as_numbers() -> None:
-    found = layer("\n  input   a[K] in (-exp(-1/2), 0], b[K] in unit, c in integer, z[K] in complex\n  output  y[K] = a * b * c * re(z)\n", "K = 4")
+    found = layer(
+        "\n  input   a[K] in (-exp(-1/2), 0], b[K] in unit, c in integer, z[K] in complex\n  output  y[K] = a * b * c * re(z)\n", "K = 4"
+    )
     a, b, c, z = (i.domain for i in found.inputs)
     assert (round(a.low, 6), a.high, a.open_low, a.open_high) == (-0.606531, 0.0, True, False)
     assert (b.unit, c.integer, z.complex) == (True, True, True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from zoo_deep import DEEP
 from zoo_matrix import MATRIX, Array
 from zoo_other import OTHER
 
@@ -17,12 +18,12 @@ from seqc.ir.ops import base
 
 ROOT = Path(__file__).parents[2]
 PATHS = {p.stem: p for folder in ("specs", "tests/language") for p in sorted((ROOT / folder).glob("*.seq"))}
-LOOPS = MATRIX | OTHER
+LOOPS = MATRIX | OTHER | DEEP
 TOKENS = 9
 # No two axes of a layer share a length unless their text says so.
 SMALL = {
-    "heads": 2, "groups": 1, "K": 4, "V": 3, "D": 4, "E": 5, "N": 6, "P": 3, "C": 4, "c": 3, "m": 5, "M": 7, "L": 6, "G": 8, "model": 6, "n": 3,
-    "X": 5, "steps": 4,
+    "heads": 2, "groups": 1, "K": 4, "V": 3, "D": 4, "E": 5, "N": 6, "P": 3, "C": 4, "c": 3, "m": 5, "M": 7, "L": 6, "G": 8, "model": 6,
+    "n": 3, "X": 5, "steps": 4,
 }  # fmt: skip
 EXTRA = {"1": 1, "2": 2, "depth": 1, "depths": 4}
 

@@ -18,7 +18,7 @@ Loop = Callable[[Arrays, Arrays, Sizes, int], Outputs]
 
 
 def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
+    return (1 + np.tanh(x / 2)) / 2
 
 
 def softplus(x: Any) -> Any:
@@ -355,8 +355,9 @@ def m2rnn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
 MATRIX: dict[str, Loop] = {
     f.__name__: f
     for f in (
-        linear_attention, retnet, lightning, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, deltaproduct, gated_deltaproduct, comba, rwkv7, rwkv6, gdn2,
-        gated_oja, longhorn, longhorn_diagonal, mesanet, mesanet_cg, momentum_deltanet, titans_linear, precond_gdn, omega_linear, elastic,
+        linear_attention, retnet, lightning, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, deltaproduct, gated_deltaproduct, comba,
+        rwkv7, rwkv6, gdn2, gated_oja, longhorn, longhorn_diagonal, mesanet, mesanet_cg,
+        momentum_deltanet, titans_linear, precond_gdn, omega_linear, elastic,
         yaad_linear, mlstm, gsa, abc, based, jrt, log_linear, mamba3, srwm, delta_rnn, m2rnn,
     )
 } | {"retnet_dsf": retnet}  # fmt: skip

@@ -1,0 +1,179 @@
+"""Checked spec -> everything that can be said about it without making it: as data, and as a page of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from seqc.analysis.cost import cost, state_size
+from seqc.compiler import Checked, judge, programs
+from seqc.console import render
+from seqc.diagnostics import Diagnostic, Label, as_json
+from seqc.forms import FORMS, Applies, Refuses
+from seqc.ir import ops
+from seqc.ir.program import CHUNKS
+from seqc.ir.recurrence import Recurrence
+from seqc.options import Options
+from seqc.reading import Affine, Choice, affine, choices, readouts
+from seqc.source import Span
+
+UNKNOWN = 64  # the size that an axis is taken to have where only the module's width would tell
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A statement of the text that changes a value."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A form that applies: from which facts, and per token and head its operations and bytes (4 per number), forward and backward."""
+
+    form: str
+    evidence: tuple[str, ...]
+    flops: int
+    bytes: int
+    backward_flops: int
+    backward_bytes: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How seqc understands a spec. `state_size`: numbers per head that go from token to token; None if they grow.
+
+    sizes: those that the costs are for; `assumed` are the ones among them that the spec does not give.
+    """
+
+    name: str
+    doc: tuple[str, ...]
+    choices: tuple[Choice, ...]
+    states: tuple[Affine, ...]
+    readouts: tuple[str, ...]
+    equations: tuple[Equation, ...]
+    sizes: dict[str, int]
+    assumed: tuple[str, ...]
+    state_size: int | None
+    forms: tuple[Computed, ...]
+    refused: tuple[Diagnostic, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The explanation as plain data."""
+        data = asdict(self)
+        return {**data, "refused": [as_json(d) for d in self.refused]}
+
+    def __str__(self) -> str:
+        return page(self)
+
+
+def explained(checked: Checked, options: Options) -> Explanation:
+    """Reads a checked spec: nothing is proved or printed."""
+    rec = checked.recurrence
+    assumed, sizes = known_sizes(rec, checked)
+    verdicts = judge(checked)
+    forms = tuple(_computed(checked, name, v, sizes, options) for name, v in verdicts.items() if isinstance(v, Applies))
+    refused = tuple(refusal(name, v) for name, v in verdicts.items() if isinstance(v, Refuses))
+    return Explanation(
+        rec.name, tuple(d.strip('"') for d in rec.doc), choices(checked.model), affine(rec, checked.sizes), readouts(rec, checked.sizes),
+        _equations(rec), sizes, assumed, state_size(rec, sizes), forms, refused,
+    )  # fmt: skip
+
+
+def known_sizes(rec: Recurrence, checked: Checked) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Every size that a tensor shows, and the names of those that had to be assumed."""
+    axes = dict.fromkeys(ops.base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
+    growing = {s.growing for s in rec.states}
+    assumed = tuple(a for a in axes if a not in checked.sizes and a not in growing)
+    given = {**dict.fromkeys(axes, UNKNOWN), "depth": 1, "depths": 1, **checked.sizes}
+    return assumed, {a: n for a, n in given.items() if a not in growing}
+
+
+def _computed(checked: Checked, name: str, verdict: Applies, sizes: dict[str, int], options: Options) -> Computed:
+    form = next(f for f in FORMS if f.name == name)
+    made = programs(checked, form)
+    chunk = options.chunk_size if CHUNKS in form.axes else 1
+    there, back = cost(made.forward, sizes, chunk), cost(made.backward, sizes, chunk)
+    return Computed(name, verdict.evidence, round(there.flops), round(there.bytes), round(back.flops), round(back.bytes))
+
+
+def refusal(form: str, verdict: Refuses) -> Diagnostic:
+    """Why a form does not apply, at the line that is the cause."""
+    primary = Label(verdict.span, "") if verdict.span else None
+    message = f"the `{form}` form does not apply: {verdict.reason}"
+    return Diagnostic("form-not-applicable", message, primary, helps=verdict.repairs, level="note")
+
+
+def _equations(rec: Recurrence) -> tuple[Equation, ...]:
+    """The text's own statements, in its order, each once however often a loop repeats it."""
+    spans: dict[tuple[int, int], Span] = {(x.span.start, x.span.end): x.span for x in (*rec.lines, *rec.outputs)}
+    return tuple(Equation(span.line, " ".join(span.text.split())) for _, span in sorted(spans.items()))
+
+
+# --- The page ------------------------------------------------------------------------------------------------------
+
+
+def page(e: Explanation, *, color: bool = False, width: int | None = None) -> str:
+    """The explanation for a reader: one section after another."""
+    sections = (
+        ("memory", list(_miras(e))), ("recurrence", list(_dsf(e))), ("equations", [f"{q.line:>4}  {q.text}" for q in e.equations]),
+        ("size and cost", list(_costs(e))), ("forms", list(_forms(e))),
+    )  # fmt: skip
+    blocks = ["\n".join([_bold(e.name, color), *e.doc])]
+    blocks += ["\n".join([_bold(title, color), *(f"  {line}".rstrip() for line in lines)]) for title, lines in sections if lines]
+    blocks += [render((d,), color=color, width=width) for d in e.refused]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _bold(text: str, color: bool) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if color else text
+
+
+def _miras(e: Explanation) -> Iterator[str]:
+    """Memory, objective, retention, algorithm."""
+    if not e.choices:
+        yield "written as equations: no line learns by an objective"
+    for i, c in enumerate(e.choices):
+        if i:
+            yield ""
+        yield f"memory     {c.memory}"
+        yield f"objective  {c.objective}"
+        yield f"retention  {c.retention}"
+        yield f"algorithm  {c.algorithm}{f', {c.times} times per token' if c.times > 1 else ''}"
+        yield f"gradient   {c.point} (line {c.line})"
+
+
+def _dsf(e: Explanation) -> Iterator[str]:
+    """S_t = A_t S_{t-1} + B_t, and what is read."""
+    for s in e.states:
+        if s.reason is not None:
+            yield f"{s.state}: not S_t = A_t S_(t-1) + B_t: {s.reason}"
+        for i, line in enumerate(s.equations):
+            yield f"{'' if i == 0 else '    '}{line}"
+    yield from e.readouts
+
+
+def _costs(e: Explanation) -> Iterator[str]:
+    number = "grows with every token" if e.state_size is None else f"{e.state_size:,} numbers per head"
+    yield f"state      {number}"
+    shown = ", ".join(f"{a} = {n}" for a, n in e.sizes.items() if a not in ("depth", "depths"))
+    if shown:
+        yield f"sizes      {shown}{_assumed(e)}"
+    if e.forms:
+        yield "per token and head      FLOPs      bytes   FLOPs back   bytes back"
+    for f in e.forms:
+        yield f"  {f.form:<16} {f.flops:>10,} {f.bytes:>10,} {f.backward_flops:>12,} {f.backward_bytes:>12,}"
+
+
+def _forms(e: Explanation) -> Iterator[str]:
+    for f in e.forms:
+        yield f"{f.form}: applies"
+        yield from (f"  {text}" for text in f.evidence)
+    for d in e.refused:
+        yield f"{d.message.split('`')[1]}: refused, see below"
+
+
+def _assumed(e: Explanation) -> str:
+    return f" ({', '.join(e.assumed)} assumed)" if e.assumed else ""

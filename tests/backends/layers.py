@@ -1,0 +1,146 @@
+"""Random calls of a layer's operator, and what the float64 interpreter says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conftest import ROOT
+from seqc.compiler import Checked, check_file
+from seqc.ir import interp
+from seqc.ir.model import Domain
+
+LENGTHS = (5, 3, 4, 2, 6)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one call: inputs and params in declared order, first states, ends of packed rows."""
+
+    checked: Checked
+    sizes: dict[str, int]
+    inputs: tuple[Tensor, ...]
+    params: tuple[Tensor, ...]
+    states: tuple[Tensor, ...]
+    cu_seqlens: Tensor | None
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        return (*self.inputs, *self.params, *self.states)
+
+    def run(self, package: ModuleType, form: str, arguments: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
+        """Outputs and last states. form `reference` is the package's own token loop."""
+        rec = self.checked.recurrence
+        n = len(rec.inputs) + len(rec.params)
+        args = self.arguments if arguments is None else arguments
+        function = package.reference if form == "reference" else getattr(package, rec.name)
+        state: Any = args[n:] if len(rec.states) > 1 else args[n]
+        kind = "auto" if form == "reference" else form
+        out, last = function(*args[:n], initial_state=state, output_final_state=True, cu_seqlens=self.cu_seqlens, form=kind)
+        return (*(out if isinstance(out, tuple) else (out,)), *(last if isinstance(last, tuple) else (last,)))
+
+
+@cache
+def checked(name: str) -> Checked:
+    return check_file(ROOT / "specs" / f"{name}.seq")
+
+
+def draw(domain: Domain, shape: tuple[int, ...], generator: torch.Generator, extreme: float, dtype: torch.dtype) -> Tensor:
+    """A value inside its domain. extreme: how far an unbounded log decay reaches (e^-20 per step at 20)."""
+    u = torch.rand(shape, generator=generator, dtype=torch.float64)
+    low, high = domain.low, domain.high
+    if domain.unit:
+        x = torch.nn.functional.normalize(torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1)
+    elif isfinite(low) and isfinite(high):
+        x = low + (high - low) * (0.02 + 0.96 * u)
+    elif isfinite(high):
+        x = high - extreme * u - 1e-3
+    elif isfinite(low):
+        x = low + u + 1e-2
+    else:
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x.to(dtype)
+
+
+def call(
+    name: str, T: int, *, seed: int = 0, B: int = 2, heads: int = 2, groups: int | None = None, ends: tuple[int, ...] | None = None,
+    extreme: float = 1.0, dtype: torch.dtype = torch.float64, lengths: tuple[int, ...] = LENGTHS, grad: bool = True, spec: Checked | None = None,
+) -> Call:  # fmt: skip
+    """A random call: `ends` packs sequences into one row."""
+    c = spec or checked(name)
+    rec = c.recurrence
+    g = torch.Generator().manual_seed(seed)
+    axes = dict.fromkeys(a for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
+    sizes = {a: n for a, n in zip(axes, lengths * 3, strict=False)} | dict(rec.values)
+    groups = groups or (1 if any(i.scope == "group" for i in rec.inputs) else heads)
+    B = 1 if ends else B
+    N = len(ends) - 1 if ends else B
+    lead = {"head": (B, T, heads), "group": (B, T, groups), "layer": (B, T), "sequence": (N, heads)}
+    inputs = tuple(draw(i.domain, lead[i.scope] + tuple(sizes[a] for a in i.axes), g, extreme, dtype) for i in rec.inputs)
+    params = tuple(torch.randn((heads, *(sizes[a] for a in p.axes)), generator=g, dtype=torch.float64).to(dtype) for p in rec.params)
+    wide = torch.promote_types(dtype, torch.float32)
+    states = tuple((torch.randn((N, heads, *(sizes[a] for a in s.axes)), generator=g, dtype=torch.float64) / 3).to(wide) for s in rec.states)
+    for x in (*inputs, *params, *states):
+        x.requires_grad_(grad)
+    cu = torch.tensor(ends) if ends else None
+    return Call(c, {**sizes, "heads": heads, "groups": groups}, inputs, params, states, cu)
+
+
+def interpreted(c: Call) -> tuple[np.ndarray, ...]:
+    """Outputs and last states by the float64 interpreter, sequence by sequence and head by head."""
+    rec, heads, groups = c.checked.recurrence, c.sizes["heads"], c.sizes["groups"]
+    tokens = {i.name: x.detach().double().numpy() for i, x in zip(rec.inputs, c.inputs, strict=True)}
+    T = next(x.shape[1] for i, x in zip(rec.inputs, c.inputs, strict=True) if i.scope != "sequence")
+    rows = [(b, 0, T) for b in range(c.inputs[0].shape[0])]
+    if c.cu_seqlens is not None:
+        ends = c.cu_seqlens.tolist()
+        rows = [(0, a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    outputs: dict[str, list[list[np.ndarray]]] = {o.name: [] for o in rec.outputs}
+    last: dict[str, list[list[np.ndarray]]] = {s.name: [] for s in rec.states}
+    for n, (b, start, stop) in enumerate(rows):
+        for target in (*outputs.values(), *last.values()):
+            target.append([])
+        for h in range(heads):
+            at = {"head": h, "group": h * groups // heads}
+            given = {}
+            for i in rec.inputs:
+                x = tokens[i.name]
+                given[i.name] = x[n, h] if i.scope == "sequence" else x[b, start:stop] if i.scope == "layer" else x[b, start:stop, at[i.scope]]
+            params = {p.name: x[h].detach().double().numpy() for p, x in zip(rec.params, c.params, strict=True)}
+            states = {s.name: x[n, h].detach().double().numpy() for s, x in zip(rec.states, c.states, strict=True)}
+            out, final = interp.run(rec, given, params, c.sizes, states=states, head=h)
+            for o in rec.outputs:
+                outputs[o.name][-1].append(out[o.name])
+            for s in rec.states:
+                last[s.name][-1].append(final[s.name])
+    packed = c.cu_seqlens is not None
+    results = []
+    for o in rec.outputs:
+        per_row = [np.stack(heads_, 1) for heads_ in outputs[o.name]]
+        results.append(np.concatenate(per_row)[None] if packed else np.stack(per_row))
+    return (*results, *(np.stack([np.stack(x) for x in last[s.name]]) for s in rec.states))
+
+
+def gradients(results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, ...]:
+    """The gradients of a random linear functional of the results."""
+    g = torch.Generator().manual_seed(seed)
+    total = sum((r * torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype)).sum() for r in results)
+    found = torch.autograd.grad(total, arguments, allow_unused=True, retain_graph=True)  # type: ignore[arg-type]
+    return tuple(torch.zeros_like(x) if d is None else d for d, x in zip(found, arguments, strict=True))
+
+
+def distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
+    """The largest difference relative to the largest value (or to 1, if that is smaller than a thousandth)."""
+    a, b = (torch.as_tensor(v).detach().double() for v in (x, y))
+    assert a.shape == b.shape, (a.shape, b.shape)
+    assert torch.isfinite(a).all()
+    if a.numel() == 0:
+        return 0.0
+    return ((a - b).abs().max() / b.abs().max().clamp(min=1e-3)).item()
