@@ -42,6 +42,14 @@ class Computed:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A form that does not apply, and why, at the line that is the cause."""
+
+    form: str
+    why: Diagnostic
+
+
+@dataclass(frozen=True)
 class Explanation:
     """How seqc understands a spec. `state_size`: numbers per head that go from token to token; None if they grow.
 
@@ -58,12 +66,12 @@ class Explanation:
     assumed: tuple[str, ...]
     state_size: int | None
     forms: tuple[Computed, ...]
-    refused: tuple[Diagnostic, ...]
+    refused: tuple[Refused, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The explanation as plain data."""
         data = asdict(self)
-        return {**data, "refused": [as_json(d) for d in self.refused]}
+        return {**data, "refused": [{"form": r.form, **as_json(r.why)} for r in self.refused]}
 
     def __str__(self) -> str:
         return page(self)
@@ -75,7 +83,7 @@ def explained(checked: Checked, options: Options) -> Explanation:
     assumed, sizes = known_sizes(rec, checked)
     verdicts = judge(checked)
     forms = tuple(_computed(checked, name, v, sizes, options) for name, v in verdicts.items() if isinstance(v, Applies))
-    refused = tuple(refusal(name, v) for name, v in verdicts.items() if isinstance(v, Refuses))
+    refused = tuple(Refused(name, refusal(name, v)) for name, v in verdicts.items() if isinstance(v, Refuses))
     return Explanation(
         rec.name, tuple(d.strip('"') for d in rec.doc), choices(checked.model), affine(rec, checked.sizes), readouts(rec, checked.sizes),
         _equations(rec), sizes, assumed, state_size(rec, sizes), forms, refused,
@@ -123,7 +131,7 @@ def page(e: Explanation, *, color: bool = False, width: int | None = None) -> st
     )  # fmt: skip
     blocks = ["\n".join([_bold(e.name, color), *e.doc])]
     blocks += ["\n".join([_bold(title, color), *(f"  {line}".rstrip() for line in lines)]) for title, lines in sections if lines]
-    blocks += [render((d,), color=color, width=width) for d in e.refused]
+    blocks += [render((r.why,), color=color, width=width) for r in e.refused]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -149,7 +157,7 @@ def _dsf(e: Explanation) -> Iterator[str]:
     """S_t = A_t S_{t-1} + B_t, and what is read."""
     for s in e.states:
         if s.reason is not None:
-            yield f"{s.state}: not S_t = A_t S_(t-1) + B_t: {s.reason}"
+            yield f"{s.state}: no A_t and B_t, since {s.reason}"
         for i, line in enumerate(s.equations):
             yield f"{'' if i == 0 else '    '}{line}"
     yield from e.readouts
@@ -171,8 +179,7 @@ def _forms(e: Explanation) -> Iterator[str]:
     for f in e.forms:
         yield f"{f.form}: applies"
         yield from (f"  {text}" for text in f.evidence)
-    for d in e.refused:
-        yield f"{d.message.split('`')[1]}: refused, see below"
+    yield from (f"{r.form}: does not apply, see below" for r in e.refused)
 
 
 def _assumed(e: Explanation) -> str:

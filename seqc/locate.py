@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 from seqc.diagnostics import Diagnostic, SpecError
 from seqc.frontend import library
+from seqc.frontend.check import check
+from seqc.frontend.derive import derive
+from seqc.frontend.parser import parse
 from seqc.frontend.text import read_source
+from seqc.ir.model import Model
 from seqc.source import Source
 
 if TYPE_CHECKING:
@@ -60,3 +64,11 @@ def checked(spec: str | PathLike[str], chosen: Options) -> Checked:
 
     source, beside = find(spec)
     return check_source(source, chosen, beside)
+
+
+def meaning(spec: str | PathLike[str], sizes: Mapping[str, int]) -> tuple[Model, tuple[Diagnostic, ...]]:
+    """The model of a spec that has a meaning, and warnings. Raises SpecError. What `checked` does without importing forms and proof."""
+    source, beside = find(spec)
+    layer, warnings = check(parse(source), sizes=sizes, beside=beside)
+    derive(layer)
+    return layer, warnings

@@ -1,6 +1,7 @@
 """The op table's meaning in a prime field, exact wherever the reals' identities have a counterpart there.
 
-exp(x) = g^x, so exp(a + b) = exp(a) exp(b), and exp(log(s) + x) = s exp(x). The subgroup of g's powers plays the positive
+exp(x) = g^x, so exp(a + b) = exp(a) exp(b), and exp(log(s) + x) = s exp(x); exponentials may stand in exponents once
+more, after which they are oracles. The subgroup of g's powers plays the positive
 numbers: every other residue lies in one of four cosets, and comparisons depend on the coset of the difference, so that
 maxima and signs are symmetric and homogeneous under positive factors. cos t = (z + 1/z) / 2 with z = g^(k t), sin t the
 same with i, a square root of -1. What has no such meaning is an oracle: a random function, the same for equal arguments.
@@ -8,7 +9,7 @@ same with i, a square root of -1. What has no such meaning is an oracle: a rando
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
@@ -18,13 +19,13 @@ from seqc.ir.expr import Mask
 from seqc.ir.meaning import keeps
 from seqc.proof import elimination
 from seqc.proof.elimination import aligned, einsum
-from seqc.proof.field import QUARTER, Integers, L, P, Residues, cosets, raise_generator
-from seqc.proof.number import Exponent, Number, Rule
+from seqc.proof.field import MODULI, QUARTER, Integers, L, P, Residues, cosets, raised
+from seqc.proof.number import LEVELS, Number, Rule, of, values_of
 from seqc.proof.oracles import Oracles
 
 V = TypeVar("V")
 WHOLE_LIMIT = 2**31  # products of smaller ones fit in 64 bits
-TO_SUBGROUP = 4 * pow(4, -1, L.prime)  # x^this is x's part in the generator's subgroup: 1 mod l, 0 mod 4
+TO_SUBGROUP = 4 * pow(4, -1, L.value)  # x^this is x's part in the subgroup of the generator's powers: 1 mod l, 0 mod 4
 
 
 class NoFieldMeaning(Exception):
@@ -132,13 +133,13 @@ class Field(Composed[Number]):
 
     # --- Numbers from nothing ------------------------------------------------------------------------------------
 
-    def given(self, p: Residues, l: Residues) -> Number:  # noqa: E741
-        """An input: residues drawn apart for values and for exponents."""
-        return Number(p, lambda: Exponent(l))
+    def given(self, residues: Sequence[Residues]) -> Number:
+        """An input: residues drawn apart for each level."""
+        return Number(of(), lambda level: residues[level])
 
     def whole(self, values: Integers) -> Number:
         """Small whole numbers, points first."""
-        return Number(P.residues(values), lambda: Exponent(L.residues(values)), (), values)
+        return Number(of(), lambda level: MODULI[level].residues(values), values)
 
     def integers(self, values: np.ndarray) -> Number:
         return self.whole(values.astype(np.int64)[None])
@@ -146,71 +147,92 @@ class Field(Composed[Number]):
     def rational(self, value: Fraction) -> Number:
         if value.denominator == 1 and abs(value.numerator) < WHOLE_LIMIT:
             return self.whole(np.array([value.numerator]))
-        return self.given(P.residue(value)[None], L.residue(value)[None])
+        return Number(of(), lambda level: MODULI[level].residue(value)[None])
 
     def named(self, name: str) -> Number:
-        return self.given(self.oracles.draw(name, P, (1,)), self.oracles.draw(name, L, (1,)))
+        return self.given([self.oracles.draw(f"{name} {level}", MODULI[level], (1,)) for level in range(LEVELS)])
 
     def oracle(self, name: str, *arguments: Number) -> Number:
         """A random function of the arguments' values."""
-        residues = np.broadcast_arrays(*(x.p for x in arguments))
-        return self._keyed(name, self.oracles.function(name, P, *residues))
+        ask = self.oracles.function
+        return Number(values_of(*arguments), lambda level, *xs: ask(name, MODULI[level], *np.broadcast_arrays(*xs)))
 
     def _keyed(self, name: str, p: Residues) -> Number:
-        """A value whose exponent is a random function of it."""
-        return Number(p, lambda: Exponent(self.oracles.function(f"exponent of {name}", L, p)))
+        """A value whose exponential is a random function of it."""
 
-    # --- Exponents -----------------------------------------------------------------------------------------------
+        def rule(level: int, *xs: Residues) -> Residues:
+            return self.oracles.function(f"exponent of {name}", MODULI[level], p) if level else p
 
-    def plain(self, e: Exponent) -> Residues:
-        """The exponent as one residue mod l: a logarithm's share becomes a random function of its argument."""
-        return e.l if e.extra is None else L.add(e.l, self.oracles.function("log in a product", L, e.extra))
+        return Number(of(), rule)
+
+    # --- Logarithms ----------------------------------------------------------------------------------------------
+
+    def plain(self, x: Number) -> Number:
+        """The same value where its exponential cannot stay a product: a logarithm becomes a random function of its argument."""
+        if x.extra is None:
+            return x
+
+        def rule(level: int, own: Residues, argument: Residues) -> Residues:
+            drawn = self.oracles.function("log in a product", MODULI[level], argument) if level else np.zeros_like(own)
+            return MODULI[level].add(own, drawn)
+
+        extra = x.extra
+        return Number(lambda level: ((x, level), (extra, 0)), rule, x.whole)
 
     def _branch(self, x: Residues) -> Residues:
         """The positive number that stands for x under roots and powers: x itself if it is positive, homogeneous otherwise."""
         shifts = np.concatenate([np.zeros(1, np.uint64), self.oracles.draw("branch", L, (3,))])
-        factors = raise_generator(shifts)[np.maximum(cosets(x), 0)]
-        return P.mul(P.power(x, TO_SUBGROUP), factors)
+        return P.mul(P.power(x, TO_SUBGROUP), raised(0, shifts)[np.maximum(cosets(x), 0)])
 
-    def _multiplied(self, x: Exponent, whole_x: Integers | None, y: Exponent, whole_y: Integers | None) -> Exponent:
-        if x.extra is not None and y.extra is not None:
-            return Exponent(L.mul(self.plain(x), self.plain(y)))
-        if x.extra is None and y.extra is None:
-            return Exponent(L.mul(x.l, y.l))
-        if x.extra is None:
-            x, whole_x, y, whole_y = y, whole_y, x, whole_x
-        assert x.extra is not None
-        factor = P.add(x.extra, np.ones(1, np.uint64))
-        raised = P.powers(self._branch(factor), y.l) if whole_y is None else P.signed_powers(*np.broadcast_arrays(factor, whole_y))
-        return Exponent(L.mul(x.l, y.l), P.sub(raised, np.ones(1, np.uint64)))
+    def _branch_power(self, x: Number, n: Number) -> Number:
+        """x^n for an n that is no whole number."""
+        return self._keyed("power", P.powers(self._branch(x.p), self.plain(n).residue(1)))
+
+    def _raised_extra(self, extra: Number, n: Number) -> Number:
+        """s^n - 1 for s - 1: what a multiple of log(s) is the logarithm of."""
+        factor, whole = _shifted(extra, 1), n.whole
+        if whole is None:
+            return _shifted(self._branch_power(factor, n), -1)
+        rule: Rule = lambda level, s: MODULI[level].signed_powers(*np.broadcast_arrays(s, whole))  # noqa: E731
+        return _shifted(Number(of(factor), rule), -1)
 
     # --- Elementwise ---------------------------------------------------------------------------------------------
 
     def structural(self, fn: Callable[..., Any], *values: Number) -> Number:
-        def rule(*parts: Exponent) -> Exponent:
-            moved = fn(*(e.l for e in parts))
-            if all(e.extra is None for e in parts):
-                return Exponent(moved)
-            return Exponent(moved, fn(*(np.zeros_like(e.l) if e.extra is None else e.extra for e in parts)))
-
         wholes = [x.whole for x in values]
-        return Number(fn(*(x.p for x in values)), rule, values, None if any(w is None for w in wholes) else fn(*wholes))
+        extra = None
+        if any(x.extra is not None for x in values):
+            extra = self.structural(fn, *(_zeros(x) if x.extra is None else x.extra for x in values))
+        whole = None if any(w is None for w in wholes) else fn(*wholes)
+        return Number(of(*values), lambda level, *xs: fn(*xs), whole, extra)
 
     def combine(self, name: str, x: Number, y: Number) -> Number:
         match name:
             case "add":
-                return Number(P.add(x.p, y.p), _added, (x, y), _whole(np.add, x, y))
+                return Number(of(x, y), lambda level, a, b: MODULI[level].add(a, b), _whole(np.add, x, y), self._joined(x.extra, y.extra))
             case "sub":
-                return Number(P.sub(x.p, y.p), lambda a, b: _added(a, _negated(b)), (x, y), _whole(np.subtract, x, y))
+                extra = self._joined(x.extra, None if y.extra is None else _inverted(y.extra))
+                return Number(of(x, y), lambda level, a, b: MODULI[level].sub(a, b), _whole(np.subtract, x, y), extra)
             case "mul":
-                rule: Rule = lambda a, b: self._multiplied(a, x.whole, b, y.whole)  # noqa: E731
-                return Number(P.mul(x.p, y.p), rule, (x, y), _whole(np.multiply, x, y))
+                return self._mul(x, y)
             case "div":
-                return self.combine("mul", x, Number(P.inverse(y.p), lambda e: Exponent(L.inverse(self.plain(e))), (y,)))
+                return self._mul(x, Number(of(self.plain(y)), lambda level, b: MODULI[level].inverse(b)))
             case "modulo":
                 whole = _whole(np.mod, x, y)
                 return self.oracle("modulo", x, y) if whole is None else self.whole(whole)
         raise NoFieldMeaning(name)
+
+    def _mul(self, x: Number, y: Number) -> Number:
+        if x.extra is not None and y.extra is not None:
+            x, y = self.plain(x), self.plain(y)
+        extra = self._raised_extra(x.extra, y) if x.extra is not None else self._raised_extra(y.extra, x) if y.extra is not None else None
+        return Number(of(x, y), lambda level, a, b: MODULI[level].mul(a, b), _whole(np.multiply, x, y), extra)
+
+    def _joined(self, x: Number | None, y: Number | None) -> Number | None:
+        """s t - 1 for s - 1 and t - 1."""
+        if x is None or y is None:
+            return y if x is None else x
+        return _shifted(self._mul(_shifted(x, 1), _shifted(y, 1)), -1)
 
     def primitive(self, name: str, x: Number) -> Number:
         if name not in self._primitives:
@@ -218,24 +240,39 @@ class Field(Composed[Number]):
         return self._primitives[name](x)
 
     def _neg(self, x: Number) -> Number:
-        return Number(P.neg(x.p), _negated, (x,), None if x.whole is None else -x.whole)
+        extra = None if x.extra is None else _inverted(x.extra)
+        return Number(of(x), lambda level, a: MODULI[level].neg(a), None if x.whole is None else -x.whole, extra)
 
     def _exp(self, x: Number) -> Number:
-        e = x.exponent()
-        power = raise_generator(e.l)
-        return self._keyed("exp", power if e.extra is None else P.add(power, P.mul(power, e.extra)))
+        extra = x.extra
+
+        def needs(level: int) -> tuple[tuple[Number, int], ...]:
+            if level == LEVELS - 1:
+                return ((found, 0),)
+            return ((x, level + 1),) if extra is None else ((x, level + 1), (extra, level))
+
+        def rule(level: int, below: Residues, more: Residues | None = None) -> Residues:
+            if level == LEVELS - 1:
+                return self.oracles.function("exponent of exp", MODULI[level], below)
+            power = raised(level, below)
+            return power if more is None else MODULI[level].add(power, MODULI[level].mul(power, more))
+
+        found = Number(needs, rule)
+        return found
 
     def _log(self, x: Number) -> Number:
-        extra = P.sub(x.p, np.ones(1, np.uint64))
-        return Number(self.oracles.function("log", P, x.p), lambda: Exponent(np.zeros_like(extra), extra))
+        def rule(level: int, value: Residues) -> Residues:
+            return np.zeros_like(value) if level else self.oracles.function("log", P, value)
+
+        return Number(values_of(x), rule, None, _shifted(self.plain(x), -1))
 
     def _sqrt(self, x: Number) -> Number:
-        return self._keyed("sqrt", P.power(self._branch(x.p), pow(2, -1, L.prime)))
+        return self._keyed("sqrt", P.power(self._branch(x.p), pow(2, -1, L.value)))
 
     def _turned(self, x: Number) -> tuple[Residues, Residues]:
         """z = g^(k x) and 1/z: e^(i x) and its conjugate."""
-        angle = L.mul(self.plain(x.exponent()), self.oracles.draw("angle", L, (1,)))
-        return raise_generator(angle), raise_generator(L.neg(angle))
+        angle = L.mul(self.plain(x).residue(1), self.oracles.draw("angle", L, (1,)))
+        return raised(0, angle), raised(0, L.neg(angle))
 
     def _cos(self, x: Number) -> Number:
         return self._keyed("cos", P.mul(P.add(*self._turned(x)), P.residue(Fraction(1, 2))[None]))
@@ -257,12 +294,12 @@ class Field(Composed[Number]):
         if exponent is None and n.whole is not None and n.whole.size == 1:
             exponent = Fraction(int(n.whole.ravel()[0]))
         if exponent is None:
-            return self._keyed("power", P.powers(self._branch(x.p), self.plain(n.exponent())))
-        steps, part = divmod(exponent, 1)
-        value = P.power(x.p, int(steps))
+            return self._branch_power(x, n)
+        steps, part = int(exponent // 1), exponent % 1
         if not part:
-            return Number(value, lambda e: Exponent(L.power(self.plain(e), int(steps))), (x,))
-        return self._keyed("power", P.mul(value, P.power(self._branch(x.p), int(L.residue(part)))))
+            return Number(of(self.plain(x)), lambda level, a: MODULI[level].power(a, steps))
+        root = P.power(self._branch(x.p), int(L.residue(part)))
+        return self._keyed("power", P.mul(P.power(x.p, steps), root))
 
     # --- Choices -------------------------------------------------------------------------------------------------
 
@@ -285,84 +322,69 @@ class Field(Composed[Number]):
     # --- Along axes ----------------------------------------------------------------------------------------------
 
     def sum(self, x: Number, axes: tuple[int, ...]) -> Number:
-        def rule(e: Exponent) -> Exponent:
-            return Exponent(L.sum(e.l, axes), None if e.extra is None else _product(e.extra, axes))
-
-        return Number(P.sum(x.p, axes), rule, (x,), None if x.whole is None else x.whole.sum(axis=axes))
+        extra = None if x.extra is None else _shifted(Number(of(_shifted(x.extra, 1)), lambda level, s: _product(level, s, axes)), -1)
+        return Number(of(x), lambda level, a: MODULI[level].sum(a, axes), None if x.whole is None else x.whole.sum(axis=axes), extra)
 
     def cumsum(self, x: Number, axis: int, reverse: bool) -> Number:
         turned = self.structural(lambda a: np.flip(a, axis), x) if reverse else x
-
-        def rule(e: Exponent) -> Exponent:
-            one = np.ones(1, np.uint64)
-            return Exponent(L.cumsum(e.l, axis), None if e.extra is None else P.sub(P.cumprod(P.add(e.extra, one), axis), one))
-
-        whole = None if turned.whole is None else np.cumsum(turned.whole, axis)
-        total = Number(P.cumsum(turned.p, axis), rule, (turned,), whole)
+        whole, extra = None if turned.whole is None else np.cumsum(turned.whole, axis), None
+        if turned.extra is not None:
+            extra = _shifted(Number(of(_shifted(turned.extra, 1)), lambda level, s: MODULI[level].cumprod(s, axis)), -1)
+        total = Number(of(turned), lambda level, a: MODULI[level].cumsum(a, axis), whole, extra)
         return self.structural(lambda a: np.flip(a, axis), total) if reverse else total
 
     def contract(self, values: Iterable[Number], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
         values = tuple(values)
+        if any(x.extra is not None for x in values):
+            return self._summed_product(values, axes, out)
+        whole = _whole_contraction(values, axes, out)
+        return Number(of(*values), lambda level, *xs: einsum(MODULI[level], xs, axes, out), whole)
 
-        def rule(*parts: Exponent) -> Exponent:
-            if all(e.extra is None for e in parts):
-                return Exponent(einsum(L, [e.l for e in parts], axes, out))
-            return self._summed_product(values, parts, axes, out)
+    def _summed_product(self, values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
+        """The contraction of values with logarithms in them, product by product."""
+        union = (elimination.POINT, *out, *dict.fromkeys(a for group in axes for a in group if a not in out))
 
-        return Number(einsum(P, [x.p for x in values], axes, out), rule, values, _whole_contraction(values, axes, out))
+        def wide(x: Number, group: tuple[str, ...]) -> Number:
+            return self.structural(lambda a: aligned(a, (elimination.POINT, *group), union), x)
 
-    def _summed_product(
-        self, values: tuple[Number, ...], parts: tuple[Exponent, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]
-    ) -> Exponent:
-        """The contraction of exponents of which some hold logarithms: products of powers instead of sums of products."""
-        kept = tuple(out)
-        union = (elimination.POINT, *kept, *dict.fromkeys(a for group in axes for a in group if a not in kept))
-        total, whole = Exponent(np.ones(1, np.uint64).reshape((1,) * len(union))), np.ones((1,) * len(union), np.int64)
-        known: Integers | None = whole
-        for x, e, group in zip(values, parts, axes, strict=True):
-            have = (elimination.POINT, *group)
-            wide = Exponent(aligned(e.l, have, union), None if e.extra is None else aligned(e.extra, have, union))
-            factor = None if x.whole is None else aligned(x.whole.astype(np.uint64), have, union).astype(np.int64)
-            total = self._multiplied(total, known, wide, factor)
-            known = None if known is None or factor is None else known * factor
-        gone = tuple(range(1 + len(kept), len(union)))
-        return Exponent(L.sum(total.l, gone), None if total.extra is None else _product(total.extra, gone))
+        total = wide(values[0], axes[0])
+        for x, group in zip(values[1:], axes[1:], strict=True):
+            total = self._mul(total, wide(x, group))
+        gone = tuple(range(1 + len(out), len(union)))
+        return self.sum(total, gone) if gone else total
 
     def exp_masked(self, x: Number, mask: Mask) -> Number:
         kept = keeps(mask, *x.p.shape[-2:])
-        return self._keyed("exp", np.where(kept, self._exp(x).p, np.uint64(0)))
+        return self.structural(lambda a: np.where(kept, a, np.uint64(0)), self._exp(x))
 
     def solve(self, matrix: Number, rhs: Number) -> Number:
-        rule: Rule = lambda a, b: Exponent(elimination.solve(L, self.plain(a), self.plain(b)))  # noqa: E731
-        return Number(elimination.solve(P, matrix.p, rhs.p), rule, (matrix, rhs))
+        rule: Rule = lambda level, a, b: elimination.solve(MODULI[level], a, b)  # noqa: E731
+        return Number(of(self.plain(matrix), self.plain(rhs)), rule)
 
     def unit_lower_inverse(self, x: Number) -> Number:
-        rule: Rule = lambda e: Exponent(elimination.unit_lower_inverse(L, self.plain(e)))  # noqa: E731
-        return Number(elimination.unit_lower_inverse(P, x.p), rule, (x,))
+        return Number(of(self.plain(x)), lambda level, a: elimination.unit_lower_inverse(MODULI[level], a))
 
 
-def _added(x: Exponent, y: Exponent) -> Exponent:
-    """Exponents add, factors multiply: (1 + a)(1 + b) - 1."""
-    total = L.add(x.l, y.l)
-    if x.extra is None or y.extra is None:
-        extra = y.extra if x.extra is None else x.extra
-        return Exponent(total, None if extra is None else np.broadcast_to(extra, total.shape))
-    return Exponent(total, P.add(P.add(x.extra, y.extra), P.mul(x.extra, y.extra)))
-
-
-def _negated(x: Exponent) -> Exponent:
-    """1 / (1 + a) - 1"""
+def _shifted(x: Number, by: int) -> Number:
+    """The value plus one, or minus one."""
     one = np.ones(1, np.uint64)
-    return Exponent(L.neg(x.l), None if x.extra is None else P.sub(P.inverse(P.add(x.extra, one)), one))
+    return Number(of(x), lambda level, a: MODULI[level].add(a, one) if by > 0 else MODULI[level].sub(a, one))
 
 
-def _product(extra: Residues, axes: tuple[int, ...]) -> Residues:
-    """The factors multiplied over dimensions."""
-    one = np.ones(1, np.uint64)
-    total = P.add(extra, one)
-    for axis in sorted((a % extra.ndim for a in axes), reverse=True):
-        total = P.prod(total, axis)
-    return P.sub(total, one)
+def _inverted(extra: Number) -> Number:
+    """1 / s - 1 for s - 1."""
+    return _shifted(Number(of(_shifted(extra, 1)), lambda level, s: MODULI[level].inverse(s)), -1)
+
+
+def _zeros(x: Number) -> Number:
+    return Number(of(x), lambda level, a: np.zeros_like(a))
+
+
+def _product(level: int, factors: Residues, axes: tuple[int, ...]) -> Residues:
+    """The product over dimensions."""
+    for axis in sorted((a % factors.ndim for a in axes), reverse=True):
+        factors = MODULI[level].prod(factors, axis)
+    return factors
 
 
 def _whole(op: Callable[..., Any], x: Number, y: Number) -> Integers | None:

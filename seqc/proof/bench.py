@@ -16,7 +16,7 @@ from seqc.proof import reference
 from seqc.proof.arithmetic import Field
 from seqc.proof.candidate import Candidate
 from seqc.proof.dual import Dual, Duals
-from seqc.proof.field import P, Residues
+from seqc.proof.field import L, P, Q, Residues
 from seqc.proof.oracles import Oracles
 from seqc.proof.trial import Trial, draw, flat, is_chunked, laid_out
 
@@ -98,7 +98,7 @@ class Bench:
     def _directions(self, form: Candidate) -> dict[str, Any]:
         A = Field(self.oracles, self.sizes)
         residues = ((leaf.name, self.direction(n)) for leaf, n in zip(form.directions, form.wrt, strict=True))
-        return {name: A.given(p, p) for name, p in residues}
+        return {name: A.given((p, L.reduce(p), Q.reduce(p))) for name, p in residues}
 
     def direction(self, name: str) -> Residues:
         """The random direction of an input; zero for whole numbers."""

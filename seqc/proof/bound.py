@@ -35,7 +35,7 @@ def log2_error(rec: Recurrence, tokens: int, sizes: Mapping[str, int]) -> float:
         state = {s.name: found[id(s.next)] for s in rec.states}
         worst = max(worst, *(sum(found[id(r)]) for r in roots))
     # A derivative of u/v has degree 2 (u + v) at most, and the other side of the comparison as much again.
-    return round(log2(4 * worst + exponentials**2 * deepest) - log2(L.prime), 1)
+    return round(log2(4 * worst + exponentials**2 * deepest) - log2(L.value), 1)
 
 
 def _count(axes: Iterable[str], sizes: Mapping[str, int]) -> int:

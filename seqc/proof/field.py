@@ -1,8 +1,9 @@
-"""Arithmetic modulo two primes, vectorised: where programs are compared exactly.
+"""Arithmetic modulo three numbers, vectorised: where programs are compared exactly.
 
-p = 4 l + 1 with p and l prime. 2 is a primitive root of p, so g = 2^4 generates the subgroup of order l: exponents of g
-are residues mod l, and g^(a+b) = g^a g^b holds exactly. Both primes lie just below a power of two, 2^bits - excess, so
-that a product is reduced by folding its high bits, times the excess, onto the low ones.
+p = 4 l + 1 and l = 12 q + 1 with p, l and q prime. The powers of 2^4 mod p are a group of order l: their exponents are
+residues mod l, and g^(a + b) = g^a g^b holds exactly. The powers of 2^12 mod l are one of order q in the same way; q
+itself is not handy, so that exponents of these are kept modulo l - 1 = 12 q. All moduli lie just below a power of two,
+2^bits - excess: a product is reduced by folding its high bits, times the excess, onto the low ones.
 """
 
 from __future__ import annotations
@@ -29,14 +30,22 @@ def _least(x: Residues, y: Residues) -> Residues:
 
 @dataclass(frozen=True)
 class Modulus:
-    """The integers modulo 2^bits - excess, a prime; residues are uint64 arrays below it. 56 < bits < 62."""
+    """The integers modulo 2^bits - excess; residues are uint64 arrays below it. 56 < bits < 62, excess < 2^16.
+
+    cofactor: the modulus is this many times a prime, and what counts is the residue modulo that prime.
+    """
 
     bits: int
     excess: int
+    cofactor: int = 1
+
+    @property
+    def value(self) -> int:
+        return (1 << self.bits) - self.excess
 
     @property
     def prime(self) -> int:
-        return (1 << self.bits) - self.excess
+        return self.value // self.cofactor
 
     def residue(self, value: int | Fraction) -> Residues:
         """A rational number's residue, as an array without dimensions."""
@@ -45,24 +54,24 @@ class Modulus:
 
     def residues(self, integers: Integers) -> Residues:
         """Small whole numbers, negative ones included."""
-        return np.where(integers < 0, np.uint64(self.prime) - (-integers).astype(np.uint64), integers.astype(np.uint64))
+        return np.where(integers < 0, np.uint64(self.value) - (-integers).astype(np.uint64), integers.astype(np.uint64))
 
     def reduce(self, x: Residues) -> Residues:
-        """Any 64-bit numbers, modulo the prime."""
+        """Any 64-bit numbers, reduced."""
         folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
-        # x - prime wraps around to a huge number where x is below the prime.
-        return _least(folded, folded - np.uint64(self.prime))
+        # x - modulus wraps around to a huge number where x is below the modulus.
+        return _least(folded, folded - np.uint64(self.value))
 
     def add(self, x: Residues, y: Residues) -> Residues:
         total: Residues = x + y
-        return _least(total, total - np.uint64(self.prime))
+        return _least(total, total - np.uint64(self.value))
 
     def sub(self, x: Residues, y: Residues) -> Residues:
         difference: Residues = x - y
-        return _least(difference, difference + np.uint64(self.prime))
+        return _least(difference, difference + np.uint64(self.value))
 
     def neg(self, x: Residues) -> Residues:
-        return np.where(x == 0, x, np.uint64(self.prime) - x)
+        return np.where(x == 0, x, np.uint64(self.value) - x)
 
     def mul(self, x: Residues, y: Residues) -> Residues:
         x1, x0, y1, y0 = x >> _HALF, x & _LOW, y >> _HALF, y & _LOW
@@ -74,7 +83,7 @@ class Modulus:
         return self._fold(x1 * y1, middle, low)
 
     def _fold(self, high: Residues, middle: Residues, low: Residues) -> Residues:
-        """high 2^64 + middle 2^32 + low, modulo the prime; high < 2^(2 bits - 64), middle < 2^63, low < 2^32."""
+        """high 2^64 + middle 2^32 + low, reduced; high < 2^(2 bits - 64), middle < 2^63, low < 2^32."""
         cut = np.uint64(self.bits - 32)
         rest = np.uint64((1 << (self.bits - 32)) - 1)
         over = (high << np.uint64(64 - self.bits)) + (middle >> cut)
@@ -145,7 +154,7 @@ class Modulus:
                 level = np.append(level, np.uint64(1))
             levels.append(level)
             level = self.mul(level[::2], level[1::2])
-        found = np.array([pow(int(i), -1, self.prime) for i in level], np.uint64)
+        found = np.array([pow(int(i) % self.prime, -1, self.prime) for i in level], np.uint64)
         for level in reversed(levels):
             found = found[: level.size // 2]
             pairs = np.empty_like(level)
@@ -162,42 +171,41 @@ def _folded(join: Callable[[Residues, Residues], Residues], rows: Residues, empt
     return np.asarray(total)
 
 
-P = Modulus(61, 2595)  # values
-L = Modulus(59, 649)  # exponents of the generator
-GENERATOR = 2**4
-QUARTER = pow(2, L.prime, P.prime)  # a square root of -1: the cosets of the generator's subgroup are those of its powers
+P = Modulus(61, 8235)  # values
+L = Modulus(59, 2059)  # their exponents: P.value = 4 L.value + 1
+Q = Modulus(59, 2060, 12)  # the exponents of these: L.value - 1
+MODULI = (P, L, Q)
+BASES = (2**4, 2**12)  # what is raised to an exponent mod p and mod l: of order L.value and Q.prime
+QUARTER = pow(2, L.value, P.value)  # a square root of -1: the cosets of the powers of 2^4 are those of its powers
 
 
 @cache
-def _windows() -> tuple[Residues, ...]:
-    """For each byte of an exponent, the generator's powers by that byte."""
-    tables, step = [], GENERATOR
-    for _ in range((L.bits + 7) // 8):
+def _windows(level: int) -> tuple[Residues, ...]:
+    """For each byte of an exponent, the base's powers by that byte."""
+    tables, step, modulus = [], BASES[level], MODULI[level].value
+    for _ in range(8):
         row = [1]
         for _ in range(255):
-            row.append(row[-1] * step % P.prime)
+            row.append(row[-1] * step % modulus)
         tables.append(np.array(row, np.uint64))
-        step = row[-1] * step % P.prime
+        step = row[-1] * step % modulus
     return tuple(tables)
 
 
-def raise_generator(exponents: Residues) -> Residues:
-    """g^x mod p for residues x mod l."""
+def raised(level: int, exponents: Residues) -> Residues:
+    """The base of a level to the power of exponents, which are residues of the level below."""
     result: Residues | None = None
-    for i, table in enumerate(_windows()):
+    for i, table in enumerate(_windows(level)):
         factor = table[(exponents >> np.uint64(8 * i)) & np.uint64(255)]
-        result = factor if result is None else P.mul(result, factor)
+        result = factor if result is None else MODULI[level].mul(result, factor)
     assert result is not None
     return result
 
 
 def cosets(x: Residues) -> Integers:
-    """Which coset of the generator's subgroup: 0 for it (the positive numbers), 2 for its negatives, 1 and 3; -1 for zero."""
-    root = P.power(x, L.prime)
-    quarter = np.uint64(QUARTER)
-    names = ((1, 0), (int(quarter), 1), (P.prime - 1, 2), (P.prime - int(quarter), 3))
+    """Which coset of the powers of 2^4: 0 for themselves (the positive numbers), 2 for their negatives, 1 and 3; -1 for zero."""
+    root = P.power(x, L.value)
     out = np.full(x.shape, -1, np.int64)
-    for value, name in names:
-        # The root's order is 4 whatever l is mod 4; x -> x^l sends the subgroup to 1.
-        out[root == np.uint64(value)] = name
+    for name in range(4):
+        out[root == np.uint64(pow(QUARTER, name, P.value))] = name
     return out

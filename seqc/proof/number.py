@@ -1,53 +1,70 @@
-"""What a real number is in the field: a residue mod p, and, where an exponent needs it, what its exponential is."""
+"""What a real number is in the field: residues at three levels, and what it is the logarithm of.
+
+An exponential's residue mod p is a power of g, whose exponent is a residue mod l; its residue mod l, in case that it
+stands in an exponent itself, a power of a generator mod l, whose exponent counts modulo l - 1. So a value has a residue
+at each level, and exp takes the one below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from seqc.proof.field import Integers, Residues
 
+LEVELS = 3
 
-@dataclass(frozen=True)
-class Exponent:
-    """exp(value) = g^l * (1 + extra).
-
-    The extra factor is what logarithms contribute; none for None. It is kept minus one, so that zero stands for the
-    value zero in all parts, and whatever fills with zeros (a shift, a mask) needs no exception.
-    """
-
-    l: Residues  # noqa: E741
-    extra: Residues | None = None
-
-
-Rule = Callable[..., Exponent]
+Needs = Callable[[int], tuple[tuple["Number", int], ...]]
+Rule = Callable[..., Residues]
 
 
 class Number:
-    """Values at several points: `p` their residues, points first; `whole` the numbers themselves if they are small and whole.
+    """Values at several points, which are the first dimension.
 
-    The exponent is computed when it is first asked for: few values ever stand in one.
+    whole: the numbers themselves if they are small and whole. extra: where the value has a logarithm in it, log(s) + x,
+    the number s - 1: the exponential is s times that of x. It is kept minus one so that zero stands for the value zero in
+    all parts, and whatever fills with zeros (a shift, a mask) needs no exception.
+
+    The residue mod p is computed at once, those below when they are first asked for: few values ever stand in an exponent.
     """
 
-    __slots__ = ("_exponent", "_parts", "_rule", "p", "whole")
+    __slots__ = ("_known", "_needs", "_rule", "extra", "whole")
 
-    def __init__(self, p: Residues, rule: Rule, parts: tuple[Number, ...] = (), whole: Integers | None = None):
-        self.p, self.whole = p, whole
-        self._rule, self._parts = rule, parts
-        self._exponent: Exponent | None = None
+    def __init__(self, needs: Needs, rule: Rule, whole: Integers | None = None, extra: Number | None = None):
+        self._needs, self._rule = needs, rule
+        self._known: list[Residues | None] = [None] * LEVELS
+        self.whole, self.extra = whole, extra
+        self.residue(0)
 
-    def exponent(self) -> Exponent:
-        """Computed along the chain of arguments, without recursion: a chain is as long as the sequence."""
-        stack = [self]
+    @property
+    def p(self) -> Residues:
+        """The residues mod p."""
+        return self.residue(0)
+
+    def residue(self, level: int) -> Residues:
+        """The residues at a level; computed along the arguments without recursion: a chain is as long as the sequence."""
+        stack: list[tuple[Number, int]] = [] if self._known[level] is not None else [(self, level)]
         while stack:
-            top = stack[-1]
-            waiting = [n for n in top._parts if n._exponent is None]
-            if top._exponent is None and waiting:
+            top, k = stack[-1]
+            if top._known[k] is not None:
+                stack.pop()
+                continue
+            needs = top._needs(k)
+            waiting = [(n, j) for n, j in needs if n._known[j] is None]
+            if waiting:
                 stack.extend(waiting)
                 continue
+            top._known[k] = top._rule(k, *(n._known[j] for n, j in needs))
             stack.pop()
-            if top._exponent is None:
-                top._exponent = top._rule(*(n._exponent for n in top._parts))
-                top._parts = ()
-        assert self._exponent is not None
-        return self._exponent
+        found = self._known[level]
+        assert found is not None
+        return found
+
+
+def of(*parts: Number) -> Needs:
+    """A rule's needs: its arguments at its own level."""
+    return lambda level: tuple((x, level) for x in parts)
+
+
+def values_of(*parts: Number) -> Needs:
+    """A rule's needs: its arguments' residues mod p, whatever the level."""
+    return lambda level: tuple((x, 0) for x in parts)

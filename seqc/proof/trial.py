@@ -15,7 +15,7 @@ from seqc.ir.ops import base
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.arithmetic import Field
-from seqc.proof.field import L, P, Residues, raise_generator
+from seqc.proof.field import MODULI, L, P, Residues, raised
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
 
@@ -84,26 +84,26 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     def shape(axes: Iterable[str]) -> tuple[int, ...]:
         return (trial.points, *(sizes[base(a)] for a in axes))
 
-    def residues(name: str, axes: Iterable[str]) -> tuple[Residues, Residues]:
-        return oracles.draw(f"{label}/{name}", P, shape(axes)), oracles.draw(f"{label}/{name} exponent", L, shape(axes))
+    def residues(name: str, axes: tuple[str, ...]) -> list[Residues]:
+        return [oracles.draw(f"{label}/{name} {level}", modulus, shape(axes)) for level, modulus in enumerate(MODULI)]
 
     values: dict[str, Number] = {}
     leaves = [(i.name, (*leaf_axes(i.scope, (TOKENS,)), *i.axes), i.domain) for i in rec.inputs]
     leaves += [(p.name, (*param_axes(p.scope), *p.axes), Domain()) for p in rec.params]
     leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
-        values[name] = _within(field, domain, *residues(name, axes))
+        values[name] = _within(field, domain, residues(name, axes))
     directions = [n for n, _, domain in leaves if not domain.integer]
     tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
     alive = np.arange(sizes[TOKENS]) < np.array(trial.lengths)[:, None]
     seeds = {}
     for o in rec.outputs:
-        p, l = residues(f"adjoint of {o.name}", (BATCH, HEADS, TOKENS, *o.axes))  # noqa: E741
         mask = alive.reshape((len(alive), 1, -1, *(1 for _ in o.axes))).astype(np.uint64)
-        seeds[o.name] = field.given(p * mask, l * mask)
+        drawn = residues(f"adjoint of {o.name}", (BATCH, HEADS, TOKENS, *o.axes))
+        seeds[o.name] = field.given([x * mask for x in drawn])
     for s in rec.states:
-        p, l = residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes))  # noqa: E741
-        seeds[final(s.name)] = field.given(np.zeros_like(p), np.zeros_like(l)) if s.integer else field.given(p, l)
+        drawn = residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes))
+        seeds[final(s.name)] = field.given([np.zeros_like(x) for x in drawn] if s.integer else drawn)
     values[VALID] = field.whole(alive.astype(np.int64)[None])
     return Draws(values, tangents, seeds)
 
@@ -113,17 +113,17 @@ def param_axes(scope: str) -> tuple[str, ...]:
     return {"head": (HEADS,), "group": (GROUPS,), "layer": ()}[scope]
 
 
-def _within(field: Field, domain: Domain, p: Residues, l: Residues) -> Number:  # noqa: E741
+def _within(field: Field, domain: Domain, drawn: list[Residues]) -> Number:
     """A value of the domain's sign: positive numbers are the generator's powers. Whole numbers are small ones."""
     if domain.integer:
         low = int(domain.low) if domain.low > float("-inf") else 0
         high = int(domain.high) if domain.high < low + 8 else low + 7
-        return field.whole(low + (p % np.uint64(max(high - low + 1, 1))).astype(np.int64))
+        return field.whole(low + (drawn[0] % np.uint64(max(high - low + 1, 1))).astype(np.int64))
     if domain.low >= 0:
-        return field.given(raise_generator(P.reduce(p) % np.uint64(L.prime)), l)
-    if domain.high <= 0:
-        return field.given(P.neg(raise_generator(P.reduce(p) % np.uint64(L.prime))), l)
-    return field.given(p, l)
+        drawn = [raised(0, drawn[0] % np.uint64(L.value)), *drawn[1:]]
+    elif domain.high <= 0:
+        drawn = [P.neg(raised(0, drawn[0] % np.uint64(L.value))), *drawn[1:]]
+    return field.given(drawn)
 
 
 def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: Trial) -> dict[str, Any]:

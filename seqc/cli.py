@@ -1,0 +1,318 @@
+"""The command line: options in, results on stdout, diagnostics on stderr, an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqc import __version__, terminal
+from seqc.terminal import BadUsage, CheckFailed, Terminal, running
+
+if TYPE_CHECKING:
+    from seqc.compiler import Checked
+    from seqc.options import Options
+
+LARGEST = 1 << 20  # of a size, as seqc.options has it
+
+# The compiler is imported by the commands that need it: `seqc --help` and `seqc list --help` answer at once.
+
+
+class Color(str, Enum):
+    """When to use colour."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    layers = "layers"
+    objectives = "objectives"
+    retentions = "retentions"
+    algorithms = "algorithms"
+    functions = "functions"
+
+
+class Stage(str, Enum):
+    """The arrows of the pipeline."""
+
+    ast = "ast"
+    model = "model"
+    recurrence = "recurrence"
+    structure = "structure"
+    program = "program"
+    adjoint = "adjoint"
+    kernel = "kernel"
+
+
+class Memory(str, Enum):
+    """The memories that `seqc new` has a text for."""
+
+    matrix = "matrix"
+    diagonal = "diagonal"
+    deep = "deep"
+
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A .seq file, or the name of a layer that comes with seqc.")]
+Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Files, or names of layers that come with seqc.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Colored = Annotated[Color, typer.Option("--color", envvar="SEQC_COLOR", help="When to use colour; NO_COLOR is honoured.")]
+Sizes = Annotated[list[str] | None, typer.Option("-s", "--size", metavar="NAME=N", help="A size in place of the default. Repeatable.")]
+Chunk = Annotated[int, typer.Option("--chunk-size", min=1, max=1024, help="Tokens per chunk of the chunkwise form.")]
+
+app = typer.Typer(
+    name="seqc", no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compile a short text spec of a sequence-model layer into a PyTorch package, every form proved equal.",
+)  # fmt: skip
+
+
+def main() -> None:
+    """The `seqc` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader has gone: Python must not fail again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.stderr.write(f"error: {terminal.bug('seqc', error)[0]}\n")
+        sys.exit(terminal.BUG)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"seqc {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def seqc(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Compile a short text spec of a sequence-model layer into a PyTorch package, every form proved equal."""
+
+
+# --- Options ---------------------------------------------------------------------------------------------------------
+
+
+def _sizes(given: list[str] | None) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for text in given or ():
+        name, _, value = text.partition("=")
+        if not name.isidentifier() or not value.strip().isascii() or not value.strip().isdigit() or len(value) > 9:
+            raise BadUsage(f"`-s {text}` is not NAME=N with a whole number N")
+        if name in sizes:
+            raise BadUsage(f"the size `{name}` is given twice")
+        if not 0 < int(value) <= LARGEST:
+            raise BadUsage(f"`-s {text}` is out of range: a size is a whole number from 1 to {LARGEST}")
+        sizes[name] = int(value)
+    return sizes
+
+
+def _options(sizes: Mapping[str, int], chunk_size: int = 32) -> Options:
+    from seqc.locate import options
+
+    return options(sizes, chunk_size)
+
+
+def _checked(spec: str, chosen: Options, t: Terminal) -> Checked:
+    """The checked spec; its warnings are shown."""
+    from seqc.locate import checked
+
+    found = checked(spec, chosen)
+    t.diagnose(found.warnings)
+    return found
+
+
+# --- Commands --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def compile(
+    spec: Spec,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder that gets the package's folder.")] = Path("generated"),
+    size: Sizes = None, chunk_size: Chunk = 32, json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Compile a spec into a PyTorch package: DIR/NAME/."""
+    with running("compile", json, color.value) as t:
+        from seqc.compiler import compile_checked
+        from seqc.outcome import certificate_line, certificate_said, import_line
+
+        chosen = _options(_sizes(size), chunk_size)
+        layer = _checked(spec, chosen, t)
+        with t.progress(f"compiling and proving {layer.model.name} ..."):
+            made = compile_checked(layer, chosen)
+        forms = {n: getattr(v, "reason", None) for n, v in made.verdicts.items()}
+        t.document |= {"name": layer.model.name, "certificate": made.certificate.as_json(), "folder": None}
+        t.document |= {"forms": [n for n, r in forms.items() if r is None], "refused": {n: r for n, r in forms.items() if r is not None}}
+        if not made.certificate.ok:
+            t.say("\n".join(certificate_said(made.certificate)) + "\nNothing was written.")
+            raise CheckFailed
+        folder = output / layer.model.name
+        _write(made.files, folder)
+        line = import_line(folder, layer.model)
+        t.document |= {"folder": str(folder), "import": line, "files": [f.name for f in made.files]}
+        t.result(f"{folder}{os.sep}\n  {line}")
+        for name, reason in forms.items():
+            t.result(f"  {name}: {'applies' if reason is None else f'does not apply: {reason}'}")
+        t.result(f"  {certificate_line(made.certificate)}")
+
+
+def _write(files: object, folder: Path) -> None:
+    from seqc.emit.write import NotOurs, write_package
+
+    try:
+        write_package(files, folder)  # type: ignore[arg-type]
+    except NotOurs as error:
+        raise BadUsage(f"`{folder}` is not replaced: seqc did not write `{error}`; choose another folder with -o, or move it away") from None
+    except OSError as error:
+        raise BadUsage(f"cannot write `{folder}`: {(error.strerror or str(error)).lower()}") from None
+
+
+@app.command()
+def check(specs: Specs, size: Sizes = None, json: Json = False, color: Colored = Color.auto) -> None:
+    """Check specs: names, axes, domains, meaning. Says everything that is wrong."""
+    with running("check", json, color.value) as t:
+        from seqc.diagnostics import SpecError
+        from seqc.locate import meaning
+
+        sizes, failed = _sizes(size), False
+        t.document["specs"] = []
+        for spec in dict.fromkeys(specs):
+            try:
+                layer, warnings = meaning(spec, sizes)
+                t.diagnose(warnings)
+                t.document["specs"].append({"spec": spec, "ok": True, "name": layer.name})
+                t.result(f"{spec}: ok")
+            except SpecError as error:
+                t.diagnose(error.diagnostics)
+                t.document["specs"].append({"spec": spec, "ok": False, "name": None})
+                failed = True
+        if failed:
+            raise SpecError(())
+
+
+@app.command()
+def explain(spec: Spec, size: Sizes = None, chunk_size: Chunk = 32, json: Json = False, color: Colored = Color.auto) -> None:
+    """Explain a spec: memory and objective, transition matrices, equations, costs, and every form with reasons."""
+    with running("explain", json, color.value) as t:
+        from seqc.explanation import explained, page
+
+        chosen = _options(_sizes(size), chunk_size)
+        explanation = explained(_checked(spec, chosen, t), chosen)
+        t.document |= explanation.as_json()
+        t.result(page(explanation, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
+
+
+@app.command()
+def prove(spec: Spec, size: Sizes = None, chunk_size: Chunk = 32, json: Json = False, color: Colored = Color.auto) -> None:
+    """Prove that every form, its backward and the backward of that compute the recurrence. Writes nothing."""
+    with running("prove", json, color.value) as t:
+        from seqc.compiler import compile_checked
+        from seqc.outcome import certificate_page, certificate_said
+
+        chosen = _options(_sizes(size), chunk_size)
+        layer = _checked(spec, chosen, t)
+        with t.progress(f"proving {layer.model.name} ..."):
+            certificate = compile_checked(layer, chosen).certificate
+        t.document["certificate"] = certificate.as_json()
+        if not certificate.ok:
+            t.say("\n".join(certificate_said(certificate)))
+            raise CheckFailed
+        t.result("\n".join(certificate_page(certificate)))
+
+
+@app.command()
+def fmt(
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Files; `-` reads stdin and writes stdout.")],
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 4 if a file would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change; exit 4 if a file would.")] = False,
+    json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Format specs in place, in the one canonical layout."""
+    with running("fmt", json, color.value) as t:
+        from seqc.layout import formatted_files
+
+        formatted_files(t, list(dict.fromkeys(specs)), write=not (check or diff), diff=diff)
+
+
+@app.command()
+def ir(
+    spec: Spec,
+    after: Annotated[Stage, typer.Option("--after", help="The stage whose result is printed.")] = Stage.recurrence,
+    form: Annotated[str | None, typer.Option("--form", help="The form, for program, adjoint and kernel: else the first that applies.")] = None,
+    size: Sizes = None, json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Print what a stage of the pipeline makes of a spec."""
+    with running("ir", json, color.value) as t:
+        from seqc.locate import find
+        from seqc.stages import NoSuchForm, stage_text
+
+        chosen = _options(_sizes(size))
+        source, beside = find(spec)
+        try:
+            text = stage_text(after.value, source, beside, chosen, form)
+        except NoSuchForm as error:
+            raise BadUsage(str(error)) from None
+        t.document |= {"after": after.value, "form": form, "text": text}
+        t.result(text.rstrip("\n"))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Kind, typer.Option("--kind", help="What to list.")] = Kind.layers, json: Json = False, color: Colored = Color.auto
+) -> None:
+    """List what comes with seqc: layers with their papers and forms, objectives, retentions, algorithms, functions."""
+    with running("list", json, color.value) as t:
+        from seqc.catalog import catalog
+
+        items = catalog(kind.value)
+        t.document |= {"kind": kind.value, "items": [i.as_json() for i in items]}
+        width = max((len(i.name) for i in items), default=0)
+        for item in items:
+            forms = f"  [{', '.join(item.forms)}]" if item.forms is not None else ""
+            t.result(f"{item.name:<{width}}  {item.doc}{forms}")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The layer's name; the file is NAME.seq in this folder.")],
+    memory: Annotated[Memory, typer.Option("--memory", help="What the text begins with.")] = Memory.matrix,
+    json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Write a commented spec to start from. It checks and compiles; an existing file is never replaced."""
+    with running("new", json, color.value) as t:
+        from seqc.starter import TEXTS, name_problem
+
+        if (problem := name_problem(name)) is not None:
+            raise BadUsage(problem)
+        path = Path(f"{name}.seq")
+        try:
+            with path.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(TEXTS[memory.value].replace("NAME", name))
+        except FileExistsError:
+            raise BadUsage(f"`{path}` is there already and is not replaced") from None
+        except OSError as error:
+            raise BadUsage(f"cannot write `{path}`: {(error.strerror or str(error)).lower()}") from None
+        t.document |= {"path": str(path), "memory": memory.value}
+        t.result(f"{path}\nNext: seqc explain {path}; seqc compile {path}")
+
+
+@app.command()
+def doctor(json: Json = False, color: Colored = Color.auto) -> None:
+    """Say which versions are installed and where things are kept. Imports nothing heavy."""
+    with running("doctor", json, color.value) as t:
+        from seqc.doctor import examined
+
+        facts = examined()
+        t.document |= facts
+        t.result("\n".join(f"{name:<16} {value}" for name, value in facts["versions"].items()))
+        t.result("\n".join(f"{name:<16} {value}" for name, value in facts["caches"].items()))

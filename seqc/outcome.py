@@ -1,0 +1,61 @@
+"""A compilation's outcome -> the lines that a user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+
+from seqc.backends.torch.package import class_name
+from seqc.ir.model import Model
+from seqc.proof.certificate import Certificate
+
+
+def import_line(folder: Path, model: Model) -> str:
+    """How the package is imported: from the current folder where its path can be written as a module's."""
+    names = model.name if model.project is None else f"{model.name}, {class_name(model.name)}"
+    dotted = ".".join(folder.parts)
+    if not folder.is_absolute() and all(part.isidentifier() for part in folder.parts):
+        return f"from {dotted} import {names}"
+    return f"from {model.name} import {names}    # with {folder.parent} on sys.path"
+
+
+def certificate_line(c: Certificate) -> str:
+    """A certificate that is ok, in one line."""
+    return f"proved: {_listed(c.forms)}, with {_also(c)}, at {c.points} points of a prime field; {_chance(c)}"
+
+
+def certificate_page(c: Certificate) -> Iterator[str]:
+    """A certificate that is ok, in full."""
+    yield f"{c.name}: {_listed(c.forms)} {'is' if len(c.forms) == 1 else 'are'} equal to the recurrence"
+    yield f"  compared    {', '.join(c.stages)}"
+    yield f"  points      {c.points} random points of a prime field at each of {len(c.sizes)} sizes, without tolerance"
+    for sizes in c.sizes:
+        yield f"  sizes       {', '.join(f'{name} = {n}' for name, n in sizes)}"
+    if c.oracles:
+        yield f"  functions   {c.oracles} values per token pass through functions that a field does not have: any function in their place"
+    yield f"  error       {_chance(c)}"
+    yield f"  seed        {c.seed[:16]} (the hash of the content)"
+
+
+def certificate_said(c: Certificate) -> Iterator[str]:
+    """Why a certificate is not ok."""
+    for failure in c.failures:
+        yield f"error: {failure}"
+    for gap in c.gaps:
+        yield f"error: `{gap.form}` could not be examined: {gap.reason}"
+    if not c.failures and not c.gaps:
+        yield "error: no form was examined"
+    yield f"`{c.name}` is not proved."
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "nothing"
+
+
+def _also(c: Certificate) -> str:
+    return "first and second gradients" if any("second" in s for s in c.stages) else "gradients" if len(c.stages) > 1 else "outputs"
+
+
+def _chance(c: Certificate) -> str:
+    return f"one point hides a difference with a chance below 2^{ceil(c.log2_error)}"

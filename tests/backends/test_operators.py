@@ -1,0 +1,222 @@
+"""The generated operators as PyTorch sees them: registration, compilation, layouts, dtypes, bad calls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import LAYERS
+from layers import call, distance, gradients
+
+CHUNK = 8
+
+
+def overloads(package, name: str) -> dict[str, object]:
+    """The registered operators of a package, by name."""
+    namespace = getattr(torch.ops, package.ops.NAMESPACE)
+    forms = package.FORMS
+    return {f"{f}{suffix}": getattr(namespace, f"{f}{suffix}").default for f in forms for suffix in ("", "_backward", "_double_backward")}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_opcheck(package, name: str) -> None:
+    p = package(name)
+    for form in p.FORMS:
+        c = call(name, CHUNK + 3)
+        torch.library.opcheck(overloads(p, name)[form], (*c.arguments, None))
+        c = call(name, CHUNK + 3, ends=(0, 4, 4, CHUNK + 3), grad=False)
+        torch.library.opcheck(overloads(p, name)[form], (*c.arguments, c.cu_seqlens), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "linear_attention", "rwkv7"])
+def test_compiles_without_graph_breaks(package, name: str) -> None:
+    p = package(name)
+    c = call(name, 2 * CHUNK + 3, dtype=torch.float32)
+    n = len(c.arguments)
+
+    def step(*arguments: torch.Tensor) -> torch.Tensor:
+        results = c.run(p, "chunkwise", arguments)
+        return sum((r.tanh().sum() for r in results), torch.zeros(()))
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    wanted, found = step(*c.arguments), compiled(*c.arguments)
+    assert distance(found, wanted) < 1e-5
+    for x, y in zip(torch.autograd.grad(found, c.arguments), torch.autograd.grad(wanted, c.arguments), strict=True):
+        assert distance(x, y) < 1e-4
+    assert n == len(c.arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gated_deltanet"])
+def test_compiles_with_the_default_backend(package, name: str) -> None:
+    p = package(name)
+    c = call(name, 2 * CHUNK + 3, dtype=torch.float32)
+    compiled = torch.compile(lambda *a: c.run(p, "auto", a)[0].square().sum(), fullgraph=True)
+    wanted = c.run(p, "auto")[0].square().sum()
+    found = compiled(*c.arguments)
+    assert distance(found, wanted) < 1e-5
+    for x, y in zip(torch.autograd.grad(found, c.arguments), torch.autograd.grad(wanted, c.arguments), strict=True):
+        assert distance(x, y) < 1e-4
+
+
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_backward_calls_no_autograd(package, name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every differentiable matrix product patched to raise in its gradient, gradients still come out."""
+
+    class Refusing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return plain(x, y)
+
+        @staticmethod
+        def backward(ctx, g):
+            raise AssertionError("the gradient of a matrix product was asked of autograd")
+
+    plain = torch.Tensor.__matmul__
+    p, c = package(name), call(name, CHUNK + 3)
+    wanted = gradients(c.run(p, "reference"), c.arguments)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda x, y: Refusing.apply(x, y))
+    monkeypatch.setattr(torch.Tensor, "backward", None)
+    results = c.run(p, form)
+    for x, y in zip(gradients(results, c.arguments), wanted, strict=True):
+        assert distance(x, y) < 1e-9
+    with pytest.raises(AssertionError, match="asked of autograd"):
+        x = torch.ones(2, 2, requires_grad=True)
+        torch.autograd.grad((x @ x).sum(), x)
+
+
+@pytest.mark.parametrize("name", ["deltaproduct", "gla"])
+def test_kernels_run_without_grad_mode(package, name: str) -> None:
+    """The registered functions never build a graph: autograd is off inside them."""
+    p, c = package(name), call(name, CHUNK + 3)
+    seen: list[bool] = []
+    plain = p.chunkwise.forward
+
+    def spy(*a):
+        seen.append(torch.is_grad_enabled() and any(x.requires_grad for x in a))
+        return plain(*a)
+
+    kernels = p.ops.OPERATOR.forms["chunkwise"]
+    assert kernels is not None
+    out = spy(*_kernel_arguments(p, c))
+    assert seen == [False] and out
+
+
+def _kernel_arguments(p, c):
+    signature = p.ops.signature(p.ops.CHUNK_SIZE)
+    with torch.no_grad():
+        load = p.sequence._load
+        T = c.inputs[0].shape[1]
+        parts = [load(v, x.detach(), 0, T, signature.chunk, torch.float64) for v, x in zip(signature.inputs, c.inputs, strict=True)]
+        valid = p.sequence._valid(None, c.inputs[0].shape[0], 0, T, signature.chunk, parts[0])
+        return (*parts, *(x.detach() for x in (*c.params, *c.states)), valid)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", LAYERS)
+def test_narrow_types_compute_in_float32(package, name: str, dtype: torch.dtype) -> None:
+    """The state is float32 and the only loss is that of the arguments and results."""
+    p = package(name)
+    c = call(name, 2 * CHUNK + 3, dtype=dtype, grad=False)
+    wide = tuple(x.double() for x in c.arguments)
+    found, wanted = c.run(p, "chunkwise"), c.run(p, "chunkwise", wide)
+    k = len(c.checked.recurrence.outputs)
+    for x, y in zip(found, wanted, strict=True):
+        assert distance(x, y) < {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    assert all(x.dtype == dtype for x in found[:k])
+    assert all(x.dtype == torch.float32 for x in found[k:])
+
+
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
+@pytest.mark.parametrize("name", ["gated_deltaproduct", "mamba2"])
+def test_strides_do_not_matter(package, name: str, form: str) -> None:
+    """Arguments and incoming gradients may be transposed or expanded."""
+    p, c = package(name), call(name, CHUNK + 3)
+    odd = tuple(x.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for x in c.arguments)
+    assert any(not x.is_contiguous() for x in odd)
+    for x, y in zip(c.run(p, form, odd), c.run(p, form), strict=True):
+        assert distance(x, y) < 1e-12
+    expanded = torch.autograd.grad(sum(r.sum() for r in c.run(p, form, odd)), odd)
+    full = torch.autograd.grad(sum((r * torch.ones_like(r)).sum() for r in c.run(p, form)), c.arguments)
+    for x, y in zip(expanded, full, strict=True):
+        assert distance(x, y) < 1e-12
+
+
+def test_uninitialised_memory_is_never_read(package, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NaN in every fresh tensor, results do not change."""
+    plain = {n: getattr(torch, n) for n in ("empty", "empty_like")}
+    fresh = torch.Tensor.new_empty
+    p, c = package("gated_deltaproduct"), call("gated_deltaproduct", CHUNK + 3, ends=(0, 0, 4, CHUNK + 3))
+    wanted = c.run(p, "chunkwise")
+    grads = gradients(wanted, c.arguments)
+    for n, f in plain.items():
+        monkeypatch.setattr(torch, n, lambda *a, f=f, **k: _nan(f(*a, **k)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: _nan(fresh(*a, **k)))
+    found = c.run(p, "chunkwise")
+    for x, y in zip((*found, *gradients(found, c.arguments)), (*wanted, *grads), strict=True):
+        assert torch.equal(x, y)
+
+
+def _nan(x: torch.Tensor) -> torch.Tensor:
+    return x.fill_(float("nan")) if x.is_floating_point() else x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: {**a, "v": a["v"][:, :-1]}, r"`v` has T = 10, but `q` has T = 11"),
+        (lambda a: {**a, "k": a["k"][..., :-1]}, r"`k` has K"),
+        (lambda a: {**a, "beta": a["beta"][..., None]}, r"`beta` has shape"),
+        (lambda a: {**a, "q": a["q"].long()}, r"`q` is torch.int64"),
+        (lambda a: {**a, "form": "scan"}, r"form `scan` is not in this package"),
+        (lambda a: {**a, "backend": "triton"}, r"backend `triton` is not in this package"),
+        (lambda a: {**a, "initial_state": a["q"]}, r"`S` has"),
+        (lambda a: {**a, "cu_seqlens": torch.tensor([0, 11])}, r"B must be 1"),
+    ],
+)
+def test_bad_calls_say_what_is_wrong(package, change, message: str) -> None:
+    c = call("gated_deltanet", 11, grad=False)
+    arguments = change({i.name: x for i, x in zip(c.checked.recurrence.inputs, c.inputs, strict=True)})
+    with pytest.raises((ValueError, TypeError), match=message):
+        package("gated_deltanet").gated_deltanet(**arguments)
+
+
+@pytest.mark.parametrize("ends", [(0, 5, 3, 11), (1, 11), (0, 10), (0, 12), ()])
+def test_bad_packing_is_refused(package, ends: tuple[int, ...]) -> None:
+    c = call("gated_deltanet", 11, B=1, grad=False)
+    with pytest.raises(ValueError, match="cu_seqlens|sequences"):
+        package("gated_deltanet").gated_deltanet(*c.inputs, cu_seqlens=torch.tensor(ends, dtype=torch.int64))
+
+
+def test_check_tests_declared_domains(package) -> None:
+    c = call("gated_deltanet", 11, grad=False)
+    f = package("gated_deltanet").gated_deltanet
+    q, k, v, beta, g = c.inputs
+    f(q, k, v, beta, g, check=True)
+    with pytest.raises(ValueError, match="`beta` is declared in"):
+        f(q, k, v, beta + 1, g, check=True)
+    with pytest.raises(ValueError, match="`k` is declared `unit`"):
+        f(q, 3 * k, v, beta, g, check=True)
+    with pytest.raises(ValueError, match="not finite"):
+        f(q, k, v * torch.nan, beta, g, check=True)
+
+
+def test_return_info_and_final_state(package) -> None:
+    c = call("gated_deltanet", 11, grad=False)
+    f = package("gated_deltanet").gated_deltanet
+    o, last = f(*c.inputs)
+    assert last is None and o.shape == c.inputs[2].shape
+    _, _, info = f(*c.inputs, return_info=True)
+    assert info.form == "chunkwise" and not info.fallback
+    assert f(*(x[:, :1] for x in c.inputs), return_info=True)[2].form == "recurrent"
+
+
+def test_two_packages_of_one_name_do_not_share_an_operator(package) -> None:
+    """Operators are named by content: chunk sizes differ, so the namespaces do."""
+    assert package("gla", 8).ops.NAMESPACE != package("gla", 16).ops.NAMESPACE
+
+
+def test_empty_batch(package) -> None:
+    c = call("gated_deltanet", 11, B=1, grad=False)
+    o, last = package("gated_deltanet").gated_deltanet(*(x[:0] for x in c.inputs), output_final_state=True)
+    assert o.shape[0] == 0 and last.shape[0] == 0
