@@ -6,7 +6,7 @@ matrix product, so a small model learns spellings cheaply and its blocks are lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +19,21 @@ GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio as a signed numbe
 State = tuple[Tensor, list[dict[str, object]]]
 
 
+def option(default: int | float, text: str) -> int | float:
+    """A field with a default and the text of its command-line option."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """model: width. layers: blocks. mlp: width of the gated MLP. ngram: longest hashed context in bytes, 1 for none.
+    """The model around the layer."""
 
-    table_bits: log2 of the rows of each hashed table. table_width: their columns.
-    """
-
-    model: int = 256
-    layers: int = 3
-    mlp: int = 512
-    ngram: int = 4
-    table_bits: int = 16
-    table_width: int = 64
+    model: int = option(256, "width")
+    layers: int = option(3, "blocks")
+    mlp: int = option(512, "width of the gated MLP")
+    ngram: int = option(4, "longest context in bytes that a hashed table embeds, 1 for no tables")
+    table_bits: int = option(16, "log2 of the rows of each table")
+    table_width: int = option(64, "columns of each table")
 
 
 def hashed(window: Tensor, bits: int) -> Tensor:

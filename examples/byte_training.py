@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from byte_checkpoint import load_checkpoint, save_checkpoint
-from byte_model import SYMBOLS, ByteModel, ModelConfig, State, detached
+from byte_model import SYMBOLS, ByteModel, ModelConfig, State, detached, option
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,14 +28,14 @@ class Config:
     data: str | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
-    batch: int = 32
-    segment: int = 256
-    matrix_rate: float = 0.02
-    rate: float = 0.004
-    table_rate: float = 0.004
-    decay: float = 0.05
+    batch: int = option(16, "streams read side by side")
+    segment: int = option(256, "bytes of a stream per step; gradients end there, the state goes on")
+    matrix_rate: float = option(0.02, "learning rate of the blocks' matrices (Muon)")
+    rate: float = option(0.004, "learning rate of embedding, head, convolutions and vectors (AdamW)")
+    table_rate: float = option(0.004, "learning rate of the hashed tables (SparseAdam)")
+    decay: float = option(0.05, "weight decay")
     precision: str = "auto"
-    seed: int = 0
+    seed: int = option(0, "of weights, order of documents and samples")
 
 
 def load_layer(spec: Path, sizes: dict[str, int]) -> type[nn.Module]:

@@ -10,142 +10,140 @@ each segment starts from the state that the segment before it left. The learning
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not burn a core that another program could use
+
 import argparse
-import inspect
 import json
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import torch
 from byte_baseline import bits_per_byte
-from byte_checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from byte_data import load_split
-from byte_model import SYMBOLS, ByteModel, ModelConfig, State, detached
-from rich.progress import Progress
-from torch import Tensor, nn
-from torch.nn import functional as F
+from byte_data import Split, load_split
+from byte_model import ModelConfig
+from byte_training import Config, Trainer, evaluate, sample, saved_config
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-import seqc
-
-WARMUP = 0.02  # of the run
-CLIP = 1.0
+CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+SAVE_EVERY = 60.0  # seconds
+PROMPT = b"def read(self, size=-1):\n"
 
 
-@dataclass(frozen=True)
-class Config:
-    """What a run is made of; kept in its checkpoint."""
-
-    spec: str
-    data: str | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    batch: int = 32
-    segment: int = 256
-    matrix_rate: float = 0.02
-    rate: float = 0.004
-    table_rate: float = 0.004
-    decay: float = 0.05
-    precision: str = "auto"
-    seed: int = 0
-
-
-def load_layer(spec: Path, sizes: dict[str, int]) -> type[nn.Module]:
-    """The spec's module. Raises SystemExit where the spec has none, or one that needs more than x."""
-    package = seqc.load(spec, sizes=sizes)
-    layer = getattr(package, "Layer", None)
-    if layer is None:
-        raise SystemExit(f"{spec} has no project section, so there is no layer to train")
-    more = [p.name for p in inspect.signature(layer.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][2:]
-    if more:
-        raise SystemExit(f"{spec} projects from {', '.join(more)} beside x; this example trains layers that take x alone")
-    return layer
-
-
-def streams(text: np.ndarray, rows: int, seed: int | None = None) -> Tensor:
-    """The text as parallel rows [rows, length]; with a seed its documents (each ends with a zero byte) are shuffled first."""
-    if seed is not None:
-        documents = np.split(text, np.flatnonzero(text == 0) + 1)
-        text = np.concatenate([documents[i] for i in np.random.default_rng(seed).permutation(len(documents))])
-    length = len(text) // rows
-    if not length:
-        raise SystemExit(f"{len(text)} bytes of text are too few for {rows} streams")
-    return torch.from_numpy(text[: rows * length].reshape(rows, length).astype(np.int64))
-
-
-def segment(rows: Tensor, step: int, length: int) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of a step; the rows are read round and round."""
-    at = (torch.arange(length + 1) + step * length) % rows.shape[1]
-    window = rows[:, at]
-    return window[:, :-1], window[:, 1:]
-
-
-def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean bits per byte."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / math.log(2)
-
-
-def optimizers(model: ByteModel, config: Config) -> list[torch.optim.Optimizer]:
-    """Muon (orthogonalised momentum) for the blocks' matrices, SparseAdam for the hashed tables, AdamW for the rest."""
-    tables = list(model.embedding.tables.parameters())
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    taken = {id(p) for p in tables + matrices}
-    rest = [p for p in model.parameters() if id(p) not in taken]
-    wide, narrow = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
-    groups = [{"params": wide, "weight_decay": config.decay}, {"params": narrow, "weight_decay": 0.0}]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98))]
-    if matrices:
-        found.append(torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=config.decay, ns_steps=4))
-    if tables:
-        found.append(torch.optim.SparseAdam(tables, lr=config.table_rate, betas=(0.9, 0.99)))
+def parser() -> argparse.ArgumentParser:
+    """The command line; every field of the configuration has an option of its name."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--spec", default="specs/deltaproduct.seq", help="the layer: a .seq file, or a name that seqc knows")
+    found.add_argument("--data", help="a file to learn, its last tenth held out")
+    found.add_argument("-s", "--size", action="append", default=[], metavar="NAME=N", help="a size of the layer, such as K=32")
+    found.add_argument("--heads", type=int, help="the same as -s heads=N")
+    for field in (*fields(ModelConfig), *fields(Config)):
+        if isinstance(field.default, int | float):
+            name = "--" + field.name.replace("_", "-")
+            found.add_argument(name, type=type(field.default), default=field.default, help=f"{field.metadata['help']} ({field.default})")
+    found.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix products (auto)")
+    found.add_argument("--minutes", type=float, default=5.0, help="wall clock for training, from the program's start (5)")
+    found.add_argument("--steps", type=int, help="train for so many steps instead")
+    found.add_argument("--threads", type=int, help="processor threads")
+    found.add_argument("--out", type=Path, help="the run's folder (runs/SPEC)")
+    found.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, with its configuration")
+    found.add_argument("--baseline", action="store_true", help="also measure the order-4 Witten-Bell model on the same bytes")
+    found.add_argument("--sample", type=int, default=400, metavar="BYTES", help="bytes to write at the end (400)")
     return found
 
 
-def rate_factor(progress: float) -> float:
-    """The learning rate's share at a point of the run: a short rise, then a straight line to zero."""
-    return min(1.0, progress / WARMUP + 0.05, (1 - progress) / (1 - WARMUP))
+def config_of(args: argparse.Namespace) -> Config:
+    """The configuration that the options describe."""
+    values = vars(args)
+    sizes = {name: int(number) for name, number in (text.split("=", 1) for text in args.size)}
+    if args.heads:
+        sizes["heads"] = args.heads
+    model = ModelConfig(**{f.name: values[f.name] for f in fields(ModelConfig)})
+    plain = {f.name: values[f.name] for f in fields(Config) if f.name not in ("sizes", "model")}
+    return Config(**plain, model=model, sizes=sizes)
 
 
-def autocast(precision: str) -> torch.autocast:
-    """bfloat16 matrix products where the processor has them, if `auto`."""
-    fast = precision == "bfloat16" or (precision == "auto" and torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+def prepared(args: argparse.Namespace) -> tuple[Trainer, Split]:
+    """A new run or the one that --out holds, and its text."""
+    checkpoint = args.out / CHECKPOINT
+    config = saved_config(checkpoint) if args.resume else config_of(args)
+    split = load_split(Path(config.data) if config.data else None)
+    trainer = Trainer(config, split.train)
+    if args.resume:
+        trainer.load(checkpoint)
+    else:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / LOG).unlink(missing_ok=True)
+    return trainer, split
 
 
-class Trainer:
-    """The model, its optimizers and the place in the text: everything that a checkpoint holds."""
+def progress_bar(console: Console) -> Progress:
+    columns = ("step {task.fields[step]}", BarColumn(), TimeRemainingColumn(), "{task.fields[bits]:.3f} bits/byte")
+    return Progress(*(c if not isinstance(c, str) else TextColumn(c) for c in columns), console=console)
 
-    def __init__(self, config: Config, text: np.ndarray) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.model = ByteModel(load_layer(Path(config.spec), config.sizes), config.sizes, config.model)
-        self.optimizers = optimizers(self.model, config)
-        self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self.rows = streams(text, config.batch, config.seed)
-        self.state: State = self.model.init_state(config.batch)
-        self.step = 0
-        self.elapsed = 0.0
 
-    def train_step(self, progress: float) -> float:
-        """One segment of every stream; returns its bits per byte."""
-        self._set_rates(rate_factor(progress))
-        inputs, targets = segment(self.rows, self.step, self.config.segment)
-        with autocast(self.config.precision):
-            logits, state = self.model(inputs, self.state)
-        loss = loss_of(logits, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse], CLIP)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.state = detached(state)
-        self.step += 1
-        return loss.item()
+def train(trainer: Trainer, args: argparse.Namespace, began: float, console: Console) -> None:
+    """Steps until the time or the number of steps is reached; logs every step and saves on the way."""
+    before, saved = trainer.elapsed, time.monotonic()
+    with progress_bar(console) as bar, (args.out / LOG).open("a", encoding="utf-8") as log:
+        task, mean = bar.add_task("train", total=1.0, step=trainer.step, bits=8.0), None
+        while (done := _progress(trainer, args)) < 1:
+            bits = trainer.train_step(done)
+            trainer.elapsed = before + time.monotonic() - began
+            mean = bits if mean is None else 0.95 * mean + 0.05 * bits
+            log.write(json.dumps({"step": trainer.step, "seconds": round(trainer.elapsed, 2), "bits": round(bits, 5)}) + "\n")
+            bar.update(task, completed=done, step=trainer.step, bits=mean)
+            if time.monotonic() - saved > SAVE_EVERY:
+                trainer.save(args.out / CHECKPOINT)
+                saved = time.monotonic()
+    trainer.save(args.out / CHECKPOINT)
 
-    def _set_rates(self, factor: float) -> None:
-        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+
+def _progress(trainer: Trainer, args: argparse.Namespace) -> float:
+    if args.steps is not None:
+        return trainer.step / args.steps if args.steps else 1.0
+    return trainer.elapsed / (60 * args.minutes)
+
+
+def timed(call: Callable[[], float]) -> tuple[float, float]:
+    """What a call returns, and how many seconds it took."""
+    began = time.monotonic()
+    value = call()
+    return value, time.monotonic() - began
+
+
+def report(trainer: Trainer, split: Split, args: argparse.Namespace, console: Console) -> None:
+    """The held-out measure, the baseline's if asked for, and a sample."""
+    config = trainer.config
+    seen = trainer.step * config.batch * config.segment
+    console.print(f"{trainer.step} steps, {seen:,} bytes read in {trainer.elapsed:.0f} s, load average {os.getloadavg()[0]:.1f}")
+    bits, took = timed(lambda: evaluate(trainer.model, split.heldout, config))
+    console.print(f"held out: {bits:.4f} bits per byte over {len(split.heldout):,} bytes ({took:.0f} s)")
+    if args.baseline:
+        bits, took = timed(lambda: bits_per_byte(split.train, split.heldout))
+        console.print(f"order-4 Witten-Bell on the same bytes, counts of all {len(split.train):,} training bytes: {bits:.4f} ({took:.0f} s)")
+    if args.sample:
+        text = sample(trainer.model, PROMPT, args.sample, seed=config.seed)
+        console.print(text.decode("utf-8", "replace"), markup=False, highlight=False)
+
+
+def main(argv: list[str] | None = None) -> None:
+    began = time.monotonic()
+    args = parser().parse_args(argv)
+    args.out = args.out or Path("runs") / Path(args.spec).stem
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    console = Console()
+    trainer, split = prepared(args)
+    console.print(f"{trainer.config.spec}: {sum(p.numel() for p in trainer.model.parameters()):,} parameters, {len(split.train):,} bytes to learn")
+    train(trainer, args, began, console)
+    report(trainer, split, args, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -43,16 +43,16 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModuleTyp
     root = tmp_path_factory.mktemp("packages")
 
     @cache
-    def load(spec: str, chunk_size: int = 8) -> ModuleType:
+    def compiled(spec: str, chunk_size: int) -> ModuleType:
         options = Options(chunk_size=chunk_size)
         path = Path(spec) if spec.endswith(".seq") else ROOT / "specs" / f"{spec}.seq"
-        compiled = compile_checked(check_file(path, options), options)
-        assert compiled.certificate.ok, compiled.certificate.failures
-        name = f"{path.stem}_{chunk_size}_{compiled.digest[:8]}"
-        write_package(compiled.files, root / name)
+        result = compile_checked(check_file(path, options), options)
+        assert result.certificate.ok, result.certificate.failures
+        name = f"{path.stem}_{chunk_size}_{result.digest[:8]}"
+        write_package(result.files, root / name)
         return import_package(root / name, name)
 
-    return load
+    return lambda spec, chunk_size=8: compiled(spec, chunk_size)
 
 
 def import_package(folder: Path, name: str) -> ModuleType:

@@ -74,13 +74,15 @@ def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tens
             owner.setdefault(axis, f"`{value.name}`")
     sizes.setdefault("@H", sizes.get("@G", 1))
     sizes.setdefault("@G", sizes["@H"])
+    if cu_seqlens is not None and (cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0):
+        raise ValueError("cu_seqlens is a vector of the N + 1 ends of N sequences")
     rows = sizes["@B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     if sizes.setdefault("@N", rows) != rows:
         raise ValueError(f"{rows} sequences, but {owner['@N']} has N = {sizes['N']}")
     if cu_seqlens is not None and sizes["@B"] != 1:
-        raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['B']}")
+        raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['@B']}")
     if sizes["@G"] == 0 or sizes["@H"] % sizes["@G"]:
-        raise ValueError(f"{sizes['H']} heads are no multiple of {sizes['G']} groups")
+        raise ValueError(f"{sizes['@H']} heads are no multiple of {sizes['@G']} groups")
     return sizes
 
 

@@ -11,113 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
 from seqc.ir.expr import Mask
 from seqc.ir.meaning import keeps
 from seqc.proof import elimination
+from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
 from seqc.proof.field import MODULI, QUARTER, Integers, L, P, Residues, cosets, raised
 from seqc.proof.number import LEVELS, Number, Rule, of, values_of
 from seqc.proof.oracles import Oracles
 
-V = TypeVar("V")
 WHOLE_LIMIT = 2**31  # products of smaller ones fit in 64 bits
 TO_SUBGROUP = 4 * pow(4, -1, L.value)  # x^this is x's part in the subgroup of the generator's powers: 1 mod l, 0 mod 4
-
-
-class NoFieldMeaning(Exception):
-    """An op that the field has no meaning for yet: the proof cannot speak of this program."""
-
-    def __init__(self, op: str):
-        self.op = op
-        super().__init__(f"`{op}` has no meaning in the field")
-
-
-class Composed(Generic[V]):
-    """The ops that are made of others. Subclasses give the others."""
-
-    def rational(self, value: Fraction) -> V:
-        raise NotImplementedError
-
-    def primitive(self, name: str, x: V) -> V:
-        raise NotImplementedError
-
-    def combine(self, name: str, x: V, y: V) -> V:
-        raise NotImplementedError
-
-    def compare(self, relation: str, x: V, y: V) -> V:
-        raise NotImplementedError
-
-    def where(self, condition: V, x: V, y: V) -> V:
-        raise NotImplementedError
-
-    def structural(self, fn: Callable[..., Any], *values: V) -> V:
-        raise NotImplementedError
-
-    def unary(self, name: str, x: V) -> V:
-        return COMPOSED[name](self, x) if name in COMPOSED else self.primitive(name, x)
-
-    def binary(self, name: str, x: V, y: V) -> V:
-        return self.where(self.compare("ge", x, y), x, y) if name == "maximum" else self.combine(name, x, y)
-
-    def complex(self, x: V, y: V) -> V:
-        raise NoFieldMeaning("complex")
-
-    def maximum_over(self, x: V, axes: tuple[int, ...]) -> V:
-        """The maximum from the first entry to the last."""
-        counts: list[int] = []
-
-        def in_front(a: np.ndarray) -> np.ndarray:
-            moved = np.moveaxis(a, axes, range(1, 1 + len(axes)))
-            rows = moved.reshape((moved.shape[0], -1, *moved.shape[1 + len(axes) :]))
-            counts.append(rows.shape[1])
-            return rows
-
-        rows = self.structural(in_front, x)
-        total = self.structural(lambda a: a[:, 0], rows)
-        for i in range(1, counts[0]):
-            total = self.binary("maximum", total, self.structural(lambda a, i=i: a[:, i], rows))
-        return total
-
-
-def _one_plus(A: Composed[Any], x: Any) -> Any:
-    return A.combine("add", A.rational(Fraction(1)), x)
-
-
-def _sigmoid(A: Composed[Any], x: Any) -> Any:
-    return A.combine("div", A.rational(Fraction(1)), _one_plus(A, A.primitive("exp", A.primitive("neg", x))))
-
-
-def _tanh(A: Composed[Any], x: Any) -> Any:
-    """1 - 2 / (1 + e^(2x))"""
-    two, squared = A.rational(Fraction(2)), A.primitive("exp", A.combine("mul", A.rational(Fraction(2)), x))
-    return A.combine("sub", A.rational(Fraction(1)), A.combine("div", two, _one_plus(A, squared)))
-
-
-def _relu(A: Composed[Any], x: Any) -> Any:
-    zero = A.rational(Fraction(0))
-    return A.where(A.compare("gt", x, zero), x, zero)
-
-
-def _sign(A: Composed[Any], x: Any) -> Any:
-    zero = A.rational(Fraction(0))
-    negative = A.where(A.compare("lt", x, zero), A.rational(Fraction(-1)), zero)
-    return A.where(A.compare("gt", x, zero), A.rational(Fraction(1)), negative)
-
-
-COMPOSED: dict[str, Callable[[Composed[Any], Any], Any]] = {
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "softplus": lambda A, x: A.primitive("log", _one_plus(A, A.primitive("exp", x))),
-    "expm1": lambda A, x: A.combine("sub", A.primitive("exp", x), A.rational(Fraction(1))),
-    "log1p": lambda A, x: A.primitive("log", _one_plus(A, x)),
-    "relu": _relu,
-    "sign": _sign,
-    "abs": lambda A, x: A.combine("mul", x, _sign(A, x)),
-}
 
 
 class Field(Composed[Number]):
@@ -130,6 +38,9 @@ class Field(Composed[Number]):
             "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
             "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": lambda x: x,
         }  # fmt: skip
+
+    def shape(self, x: Number) -> tuple[int, ...]:
+        return x.p.shape
 
     # --- Numbers from nothing ------------------------------------------------------------------------------------
 
@@ -157,13 +68,14 @@ class Field(Composed[Number]):
         ask = self.oracles.function
         return Number(values_of(*arguments), lambda level, *xs: ask(name, MODULI[level], *np.broadcast_arrays(*xs)))
 
-    def _keyed(self, name: str, p: Residues) -> Number:
-        """A value whose exponential is a random function of it."""
+    def _keyed(self, name: str, value: Callable[..., Residues], *arguments: tuple[Number, int]) -> Number:
+        """A value given by the residues of its arguments, each with a level; its exponential is a random function of it."""
 
         def rule(level: int, *xs: Residues) -> Residues:
-            return self.oracles.function(f"exponent of {name}", MODULI[level], p) if level else p
+            return self.oracles.function(f"exponent of {name}", MODULI[level], *xs) if level else value(*xs)
 
-        return Number(of(), rule)
+        found = Number(lambda level: ((found, 0),) if level else arguments, rule)
+        return found
 
     # --- Logarithms ----------------------------------------------------------------------------------------------
 
@@ -186,7 +98,7 @@ class Field(Composed[Number]):
 
     def _branch_power(self, x: Number, n: Number) -> Number:
         """x^n for an n that is no whole number."""
-        return self._keyed("power", P.powers(self._branch(x.p), self.plain(n).residue(1)))
+        return self._keyed("power", lambda base, exponent: P.powers(self._branch(base), exponent), (x, 0), (self.plain(n), 1))
 
     def _raised_extra(self, extra: Number, n: Number) -> Number:
         """s^n - 1 for s - 1: what a multiple of log(s) is the logarithm of."""
@@ -267,18 +179,20 @@ class Field(Composed[Number]):
         return Number(values_of(x), rule, None, _shifted(self.plain(x), -1))
 
     def _sqrt(self, x: Number) -> Number:
-        return self._keyed("sqrt", P.power(self._branch(x.p), pow(2, -1, L.value)))
+        return self._keyed("sqrt", lambda value: P.power(self._branch(value), pow(2, -1, L.value)), (x, 0))
 
-    def _turned(self, x: Number) -> tuple[Residues, Residues]:
+    def _turned(self, exponent: Residues) -> tuple[Residues, Residues]:
         """z = g^(k x) and 1/z: e^(i x) and its conjugate."""
-        angle = L.mul(self.plain(x).residue(1), self.oracles.draw("angle", L, (1,)))
+        angle = L.mul(exponent, self.oracles.draw("angle", L, (1,)))
         return raised(0, angle), raised(0, L.neg(angle))
 
     def _cos(self, x: Number) -> Number:
-        return self._keyed("cos", P.mul(P.add(*self._turned(x)), P.residue(Fraction(1, 2))[None]))
+        half = P.residue(Fraction(1, 2))[None]
+        return self._keyed("cos", lambda exponent: P.mul(P.add(*self._turned(exponent)), half), (self.plain(x), 1))
 
     def _sin(self, x: Number) -> Number:
-        return self._keyed("sin", P.mul(P.sub(*self._turned(x)), P.residue(Fraction(1, 2 * QUARTER))[None]))
+        half = P.residue(Fraction(1, 2 * QUARTER))[None]
+        return self._keyed("sin", lambda exponent: P.mul(P.sub(*self._turned(exponent)), half), (self.plain(x), 1))
 
     def _rounded(self, name: str, x: Number) -> Number:
         return self.oracle(name, x) if x.whole is None else x
@@ -298,8 +212,8 @@ class Field(Composed[Number]):
         steps, part = int(exponent // 1), exponent % 1
         if not part:
             return Number(of(self.plain(x)), lambda level, a: MODULI[level].power(a, steps))
-        root = P.power(self._branch(x.p), int(L.residue(part)))
-        return self._keyed("power", P.mul(P.power(x.p, steps), root))
+        share = int(L.residue(part))
+        return self._keyed("power", lambda base: P.mul(P.power(base, steps), P.power(self._branch(base), share)), (x, 0))
 
     # --- Choices -------------------------------------------------------------------------------------------------
 
@@ -354,8 +268,7 @@ class Field(Composed[Number]):
         return self.sum(total, gone) if gone else total
 
     def exp_masked(self, x: Number, mask: Mask) -> Number:
-        kept = keeps(mask, *x.p.shape[-2:])
-        return self.structural(lambda a: np.where(kept, a, np.uint64(0)), self._exp(x))
+        return self.structural(lambda a: np.where(keeps(mask, *a.shape[-2:]), a, np.uint64(0)), self._exp(x))
 
     def solve(self, matrix: Number, rhs: Number) -> Number:
         rule: Rule = lambda level, a, b: elimination.solve(MODULI[level], a, b)  # noqa: E731

@@ -16,7 +16,8 @@ import numpy as np
 from seqc.ir.expr import Mask
 from seqc.ir.meaning import keeps
 from seqc.proof import elimination
-from seqc.proof.arithmetic import Composed, Field, NoFieldMeaning
+from seqc.proof.arithmetic import Field
+from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import einsum, matmul
 from seqc.proof.field import P, Residues
 from seqc.proof.number import Number
@@ -45,6 +46,9 @@ class Duals(Composed[Dual]):
         for share in found[1:]:
             total = P.add(total, share)
         return Dual(value, np.broadcast_to(total, np.broadcast_shapes(total.shape, value.p.shape)))
+
+    def shape(self, x: Dual) -> tuple[int, ...]:
+        return self.field.shape(x.value)
 
     def structural(self, fn: Callable[..., Any], *values: Dual) -> Dual:
         moved = self.field.structural(fn, *(x.value for x in values))

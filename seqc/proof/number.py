@@ -24,7 +24,7 @@ class Number:
     the number s - 1: the exponential is s times that of x. It is kept minus one so that zero stands for the value zero in
     all parts, and whatever fills with zeros (a shift, a mask) needs no exception.
 
-    The residue mod p is computed at once, those below when they are first asked for: few values ever stand in an exponent.
+    Residues are computed when they are first asked for: few values ever stand in an exponent.
     """
 
     __slots__ = ("_known", "_needs", "_rule", "extra", "whole")
@@ -33,7 +33,6 @@ class Number:
         self._needs, self._rule = needs, rule
         self._known: list[Residues | None] = [None] * LEVELS
         self.whole, self.extra = whole, extra
-        self.residue(0)
 
     @property
     def p(self) -> Residues:

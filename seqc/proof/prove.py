@@ -13,11 +13,11 @@ from dataclasses import replace
 from seqc.forms.base import Lowered
 from seqc.forms.recurrent import RECURRENT
 from seqc.ir.recurrence import Recurrence
-from seqc.proof.arithmetic import NoFieldMeaning
 from seqc.proof.bench import STAGES, Bench, differences
 from seqc.proof.bound import log2_error
 from seqc.proof.candidate import Built, Candidate, candidate
 from seqc.proof.certificate import Certificate, Failure, Gap
+from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.trial import Trial, small_axes
 
 POINTS = 16

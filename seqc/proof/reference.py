@@ -16,7 +16,7 @@ from seqc.ir.interp import evaluate
 from seqc.ir.meaning import length
 from seqc.ir.program import GROUPS, HEADS
 from seqc.ir.recurrence import Recurrence
-from seqc.proof.arithmetic import NoFieldMeaning
+from seqc.proof.composed import NoFieldMeaning
 
 Values = dict[str, Any]
 
