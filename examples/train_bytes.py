@@ -125,7 +125,7 @@ def report(trainer: Trainer, split: Split, args: argparse.Namespace, console: Co
     console.print(f"held out: {bits:.4f} bits per byte over {len(split.heldout):,} bytes ({took:.0f} s)")
     if args.baseline:
         bits, took = timed(lambda: bits_per_byte(split.train, split.heldout))
-        console.print(f"order-4 Witten-Bell on the same bytes, counts of all {len(split.train):,} training bytes: {bits:.4f} ({took:.0f} s)")
+        console.print(f"order-4 Witten-Bell, same bytes, counts of all {len(split.train):,} training bytes: {bits:.4f} ({took:.0f} s)")
     if args.sample:
         text = sample(trainer.model, PROMPT, args.sample, seed=config.seed)
         console.print(text.decode("utf-8", "replace"), markup=False, highlight=False)
@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_flush_denormal(True)
     console = Console()
     trainer, split = prepared(args)
-    console.print(f"{trainer.config.spec}: {sum(p.numel() for p in trainer.model.parameters()):,} parameters, {len(split.train):,} bytes to learn")
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    console.print(f"{trainer.config.spec}: {parameters:,} parameters; {split.origin}: {len(split.train):,} bytes to learn")
     train(trainer, args, began, console)
     report(trainer, split, args, console)
 

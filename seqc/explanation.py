@@ -92,7 +92,8 @@ def explained(checked: Checked, options: Options) -> Explanation:
 
 def known_sizes(rec: Recurrence, checked: Checked) -> tuple[tuple[str, ...], dict[str, int]]:
     """Every size that a tensor shows, and the names of those that had to be assumed."""
-    axes = dict.fromkeys(ops.base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
+    shown = [x.axes for x in rec.inputs] + [x.axes for x in rec.params] + [x.axes for x in rec.states] + [x.axes for x in rec.outputs]
+    axes = dict.fromkeys(ops.base(a) for every in shown for a in every)
     growing = {s.growing for s in rec.states}
     assumed = tuple(a for a in axes if a not in checked.sizes and a not in growing)
     given = {**dict.fromkeys(axes, UNKNOWN), "depth": 1, "depths": 1, **checked.sizes}
@@ -116,7 +117,8 @@ def refusal(form: str, verdict: Refuses) -> Diagnostic:
 
 def _equations(rec: Recurrence) -> tuple[Equation, ...]:
     """The text's own statements, in its order, each once however often a loop repeats it."""
-    spans: dict[tuple[int, int], Span] = {(x.span.start, x.span.end): x.span for x in (*rec.lines, *rec.outputs)}
+    found = [x.span for x in rec.lines] + [x.span for x in rec.outputs]
+    spans: dict[tuple[int, int], Span] = {(s.start, s.end): s for s in found}
     return tuple(Equation(span.line, " ".join(span.text.split())) for _, span in sorted(spans.items()))
 
 

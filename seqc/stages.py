@@ -10,9 +10,9 @@ from seqc.analysis.chain import Refusal
 from seqc.analysis.structure import analyse
 from seqc.analysis.text import structure
 from seqc.compiler import Checked, check_source, programs
+from seqc.diagnostics import SpecError
 from seqc.emit.layer import Programs
 from seqc.explanation import refusal
-from seqc.diagnostics import SpecError
 from seqc.forms import FORMS, Form, Refuses
 from seqc.frontend.parser import parse
 from seqc.ir import text
@@ -97,7 +97,7 @@ def _deep(value: object) -> bool:
 
 
 def _plain(value: object) -> str:
-    return str(getattr(value, "id")) if type(value).__name__ == "Name" else repr(value)
+    return str(value.id) if type(value).__name__ == "Name" else repr(value)
 
 
 def _in_brackets(items: list[str]) -> str:

@@ -305,7 +305,7 @@ def _init(layer: Layer) -> str:
 
 
 def class_name(name: str) -> str:
-    """gated_deltanet -> GatedDeltanet."""
+    """gated_rule -> GatedRule."""
     return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
 
 

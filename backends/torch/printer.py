@@ -329,7 +329,7 @@ class Printer:
         return self._permuted(text, ATOM, have, self.axes(e))
 
     def _spread(self, e: Expr) -> tuple[str, int]:
-        return f"{_wrap(*self.expr(e.args[0]), ATOM)}.repeat_interleave({self.length(HEADS)} // {self.length(GROUPS)}, {self._at(e, HEADS)})", ATOM
+        return f"runtime.spread({self.expr(e.args[0])[0]}, {self.length(HEADS)} // {self.length(GROUPS)}, {self._at(e, HEADS)})", ATOM
 
     def _collect(self, e: Expr) -> tuple[str, int]:
         d = self._at(e, GROUPS)

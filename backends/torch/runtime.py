@@ -50,19 +50,36 @@ def mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_colu
 def unit_lower_inverse(a: Tensor) -> Tensor:
     """(I + a)^-1 for strictly lower triangular a."""
     n = a.shape[-1]
-    eye = torch.eye(n, dtype=a.dtype, device=a.device)
-    return torch.linalg.solve_triangular(a, eye.expand_as(a), upper=False, unitriangular=True)
+    if n <= BLOCK:
+        x = torch.eye(n, dtype=a.dtype, device=a.device).repeat(*a.shape[:-2], 1, 1)
+        for i in range(n - 1):  # forward substitution, all columns at once
+            x[..., i + 1 :, :].addcmul_(a[..., i + 1 :, i, None], x[..., i, None, :], value=-1)
+        return x
+    half = BLOCK * ((n // BLOCK + 1) // 2)
+    if n == 2 * half:  # both diagonal blocks in one batch
+        first, second = unit_lower_inverse(torch.stack((a[..., :half, :half], a[..., half:, half:]))).unbind(0)
+    else:
+        first, second = unit_lower_inverse(a[..., :half, :half]), unit_lower_inverse(a[..., half:, half:])
+    x = a.new_zeros(a.shape)
+    x[..., :half, :half], x[..., half:, half:] = first, second
+    x[..., half:, :half] = -(second @ (a[..., half:, :half] @ first))
+    return x
+
+
+def spread(x: Tensor, each: int, dim: int) -> Tensor:
+    """Every group's value for each of its heads."""
+    return x if each == 1 else x.repeat_interleave(each, dim)
 
 
 def _floor(x: Tensor) -> float:
-    """Below this exponent exp(x) is no normal number."""
+    """Smaller exponents are raised to this one: exp of it is far below rounding, and a normal number still."""
     return {torch.float64: -700.0}.get(x.dtype, -80.0)
 
 
 def decay(upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
     """exp(upper_i - lower_j) where the mask allows, zero elsewhere. The exponent is formed first and is at most zero."""
     x = upper[..., :, None] - lower[..., None, :]
-    return x.masked_fill_(~mask | (x < _floor(x)), -torch.inf).exp_()
+    return x.clamp_(_floor(x), 0.0).exp_().mul_(mask)
 
 
 def decayed_gram(x: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
@@ -127,10 +144,10 @@ def _near(mask: Tensor, rows: slice) -> tuple[slice, int]:
 
 
 def _exp(x: Tensor) -> Tensor:
-    return x.masked_fill(x < _floor(x), -torch.inf).exp()
+    return x.clamp(min=_floor(x)).exp()
 
 
 def _pairs(upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
     """exp(upper_ik - lower_jk) where the mask allows, as [.., i, j, k]."""
     x = upper[..., :, None, :] - lower[..., None, :, :]
-    return x.masked_fill_(~mask[..., None] | (x < _floor(x)), -torch.inf).exp_()
+    return x.clamp_(_floor(x), 0.0).exp_().mul_(mask[..., None])

@@ -78,7 +78,7 @@ def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tens
         raise ValueError("cu_seqlens is a vector of the N + 1 ends of N sequences")
     rows = sizes["@B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     if sizes.setdefault("@N", rows) != rows:
-        raise ValueError(f"{rows} sequences, but {owner['@N']} has N = {sizes['N']}")
+        raise ValueError(f"{rows} sequences, but {owner['@N']} has N = {sizes['@N']}")
     if cu_seqlens is not None and sizes["@B"] != 1:
         raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['@B']}")
     if sizes["@G"] == 0 or sizes["@H"] % sizes["@G"]:

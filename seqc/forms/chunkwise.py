@@ -3,7 +3,8 @@
 With G the running sum of log decays over the chunk's micro-steps, S_0 the chunk's first state, and per erase row
 (write a, read b, value v), per plain row (write k, value w):
 
-    U   = (I + A)^-1 (v - (b e^G') S_0 - B w)     A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j, earlier micro-steps only
+    U   = (I + A)^-1 (v - B w) - W S_0,  W = (I + A)^-1 (b e^G')
+          A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j, earlier micro-steps only
     o   = (q e^G) S_0 + P U + R w                 P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
     S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
 
@@ -140,7 +141,7 @@ class _Memory:
             return ops.decayed(P, U, upper, lower, out, mask)
         return ops.contract((P, U), out)
 
-    def from_state(self, x: Expr, exponent: Expr | None, axis: str, word: str) -> Expr:
+    def from_state(self, x: Expr, exponent: Expr | None, axis: str) -> Expr:
         """(x e^exponent) S_0, row by row."""
         lead = tuple(a for a in dict.fromkeys((*x.axes, *self.S.axes)) if a not in (axis, *self.chain.key, *self.chain.value))
         out = (*lead, axis, *self.chain.value)
@@ -149,7 +150,7 @@ class _Memory:
         scale = ops.exp(exponent)
         if self.by_value:
             return ops.mul(scale, ops.contract((x, self.S), out))
-        return ops.contract((self.hint(ops.mul(scale, x), word), self.S), out)
+        return ops.contract((self.hint(ops.mul(scale, x), "q_in"), self.S), out)
 
     def solve(self) -> None:
         """The rows' tensors and U."""
@@ -168,23 +169,30 @@ class _Memory:
         before = self.exponent(self.i, re, True) if G else None
         A = self.weights(b, self.a, before, self.G_j, Mask(self.i, self.j, re, 1, 0, re))
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
-        target = ops.neg(self.from_state(b, before, self.i, "b_in"))
-        if any(r.value is not None for rows in self.erase for r in rows):
-            target = ops.add(self.hint(self.rows(self.erase, re, lambda r: r.value, value, self.i), "u"), target)
+        if rp or any(r.value is not None for rows in self.erase for r in rows):
+            target = self.rows(self.erase, re, lambda r: r.value, value, self.i)
+        else:
+            target = ops.number(0)
         if rp:
             mask = Mask(self.i, self.w, re, 1, 0, rp)
             B = self.hint(self.weights(b, self.k, before, self.G_w, mask), "B")
             target = ops.sub(target, self.apply(B, self.v, before, self.G_w, mask))
-        lead = tuple(a for a in dict.fromkeys((*T.axes, *target.axes)) if a not in (self.i, self.j, *value))
-        right = ops.rename(target, {self.i: self.j})
-        solved = ops.contract((T, right), (*lead, self.i, *value))
-        self.U = self.hint(ops.rename(solved, {self.i: self.j}), "U")
+        # (I + A)^-1 is applied to both terms, so that between chunks only two products with the state remain.
+        W = self.hint(self._solved(T, b if before is None else ops.mul(ops.exp(before), b), chain.key), "W")
+        from_state = ops.contract((W, self.S), (*(a for a in self.S.axes if a not in (*chain.key, *value)), self.i, *value))
+        u = ops.number(0) if ops.is_zero(target) else self.hint(self._solved(T, target, value), "u")
+        self.U = self.hint(ops.rename(ops.sub(u, from_state), {self.i: self.j}), "U")
+
+    def _solved(self, T: Expr, right: Expr, last: tuple[str, ...]) -> Expr:
+        """T applied to rows, as rows."""
+        lead = tuple(a for a in dict.fromkeys((*T.axes, *right.axes)) if a not in (self.i, self.j, *last))
+        return ops.contract((T, ops.rename(right, {self.i: self.j})), (*lead, self.i, *last))
 
     def read(self, query: Expr, done: int) -> Expr:
         """query . S at each token after `done` micro-steps."""
         q = query if TOKENS in query.axes else ops.broadcast(query, (*query.axes, TOKENS))
         exponent = self.at_token(done) if self.decays else None
-        out = self.from_state(q, exponent, TOKENS, "q_in")
+        out = self.from_state(q, exponent, TOKENS)
         re, rp = self.ranks
         if re:
             mask = Mask(TOKENS, self.j, 1, self.n, done, re)

@@ -133,7 +133,7 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[
 def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Array:
     """Solves W = body(W), body affine: columns of its linear part from unit vectors, per batch of leading dimensions."""
     (body,), (name, *_) = node.args, node.attr  # type: ignore[misc]
-    zero = evaluate(A, (body,), {**leaves, str(name): np.zeros([A.extent(sizes, a) for a in body.axes])})[0]
+    zero = evaluate(A, (body,), {**leaves, str(name): np.zeros([extent(A.sizes, a) for a in body.axes])})[0]
     n = zero.size
     columns = [
         evaluate(A, (body,), {**leaves, str(name): np.eye(n)[i].reshape(zero.shape)})[0].ravel() - zero.ravel() for i in range(n)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from seqc.diagnostics import InternalError
 from seqc.ir import meaning, rules
 from seqc.ir.expr import Attr, Expr, Mask, TensorType, make
 from seqc.ir.rules import union
@@ -287,8 +288,8 @@ def _none(e: Expr, g: Expr) -> Adjoints:
 
 
 def _through(derivative: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr], Adjoints]:
-    """An elementwise function whose derivative is given in its argument and its value."""
-    return lambda e, g: (mul(g, derivative(e.args[0], e)),)
+    """An elementwise function whose derivative is given in its argument and its value; of a complex one, the conjugate counts."""
+    return lambda e, g: (mul(g, conj(derivative(e.args[0], e))),)
 
 
 def _full(g: Expr, axes: tuple[str, ...]) -> Expr:
@@ -308,8 +309,8 @@ def _d_div(e: Expr, g: Expr) -> Adjoints:
 
 def _d_power(e: Expr, g: Expr) -> Adjoints:
     x, n = e.args
-    towards_n = None if n.op.name in ("const", "size") else mul(g, mul(e, log(x)))
-    return mul(g, mul(n, power(x, sub(n, number(1))))), towards_n
+    towards_n = None if n.op.name in ("const", "size") else mul(g, conj(mul(e, log(x))))
+    return mul(g, conj(mul(n, power(x, sub(n, number(1)))))), towards_n
 
 
 def _d_maximum(e: Expr, g: Expr) -> Adjoints:
@@ -395,6 +396,10 @@ def _d_append(e: Expr, g: Expr) -> Adjoints:
     axis = str(e.attr[0])  # type: ignore[index]
     g = _full(g, e.axes)
     return TABLE["drop_last"].build((g,), (axis,)), select(g, axis, -1)
+
+
+def _d_implicit(e: Expr, g: Expr) -> Adjoints:
+    raise InternalError("an implicit value has no derivative")
 
 
 # --- Simplification: identities that hold everywhere on the op's domain -----------------------------------------
@@ -650,16 +655,16 @@ ROWS: tuple[OpDef, ...] = (
     OpDef("unflatten", rules.unflatten, lambda e, g: (flatten(_full(g, e.axes), *e.attr),), meaning.unflatten, (0,), flops=_free),  # type: ignore[misc]
     OpDef("concat", rules.concat, _d_concat, meaning.concat, EVERY, joint=True, flops=_free),
     OpDef("piece", rules.piece, _d_piece, meaning.piece, (0,), flops=_free),
-    OpDef("append", rules.same, _d_append, meaning.append, (0, 1), joint=True, flops=_free),
+    OpDef("append", rules.append, _d_append, meaning.append, (0, 1), joint=True, flops=_free),
     OpDef("drop_last", rules.along, lambda e, g: (append(_full(g, e.axes), number(0), e.attr[0]),), meaning.drop_last, (0,), flops=_free),  # type: ignore[index, arg-type]
     OpDef("spread", lambda t, a: rules.rename(t, ((a[0], a[1]),)), lambda e, g: (collect(_full(g, e.axes), *e.attr),), meaning.spread, (0,), flops=_free),  # type: ignore[misc]
     OpDef("collect", lambda t, a: rules.rename(t, ((a[1], a[0]),)), lambda e, g: (spread(_full(g, e.axes), *e.attr),), meaning.collect, (0,)),  # type: ignore[misc]
     OpDef("solve", rules.solve, _d_solve, meaning.solve, (1,), flops=_cubic),
     OpDef("masked", rules.masked, lambda e, g: (masked(_full(g, e.axes), e.attr),), meaning.masked, (0,), simplify=_s_masked),  # type: ignore[arg-type]
-    OpDef("unit_lower_inverse", lambda t, a: rules.along(t, a), _d_inverse, meaning.unit_lower_inverse, flops=_cubic),
+    OpDef("unit_lower_inverse", rules.square, _d_inverse, meaning.unit_lower_inverse, flops=_cubic),
     OpDef("decay", rules.decay, _d_decay, meaning.decay),
     OpDef("decayed", rules.decayed, _d_decayed, meaning.decayed, (0, 1), flops=_decayed_cost),
-    OpDef("implicit", lambda t, a: t[0], _none, meaning.implicit),
+    OpDef("implicit", lambda t, a: t[0], _d_implicit, meaning.implicit),
 )
 
 TABLE: dict[str, OpDef] = {row.name: row for row in ROWS}

@@ -42,10 +42,12 @@ def listed(types: Types, attr: Any) -> TensorType:
 
 
 def same(types: Types, attr: Any) -> TensorType:
+    need(types[0].dtype != "bool", "computes with a truth", types, attr)
     return types[0]
 
 
 def elementwise(types: Types, attr: Any) -> TensorType:
+    need(all(t.dtype != "bool" for t in types), "computes with a truth", types, attr)
     return TensorType(union(types), common_dtype(types))
 
 
@@ -58,6 +60,8 @@ def complex_(types: Types, attr: Any) -> TensorType:
 
 
 def boolean(types: Types, attr: Any) -> TensorType:
+    """attr: the relation; complex values have no order."""
+    need(attr == "eq" or all(t.dtype == "real" for t in types), "orders what has no order", types, attr)
     return TensorType(union(types), "bool")
 
 
@@ -88,6 +92,7 @@ def widen(types: Types, attr: Any) -> TensorType:
 def rename(types: Types, attr: Any) -> TensorType:
     """attr: pairs (old, new)."""
     table = dict(attr)
+    need(all(a in types[0].axes for a in table), "renames an axis that is not there", types, attr)
     axes = tuple(table.get(a, a) for a in types[0].axes)
     need(len(set(axes)) == len(axes), "rename makes an axis twice", types, attr)
     return TensorType(axes, types[0].dtype)
@@ -96,6 +101,19 @@ def rename(types: Types, attr: Any) -> TensorType:
 def along(types: Types, attr: Any) -> TensorType:
     """attr starts with an axis that the argument has and keeps."""
     need(attr[0] in types[0].axes, "works along an axis that is not there", types, attr)
+    return types[0]
+
+
+def square(types: Types, attr: Any) -> TensorType:
+    """attr: row and column axis of the argument."""
+    need(all(a in types[0].axes for a in attr), "needs a matrix of other axes", types, attr)
+    return types[0]
+
+
+def append(types: Types, attr: Any) -> TensorType:
+    """attr: the axis that gets one entry more, which the entry lacks."""
+    rest = [a for a in types[0].axes if a != attr[0]]
+    need(attr[0] in types[0].axes and all(a in rest for a in types[1].axes), "appends an entry that does not fit", types, attr)
     return types[0]
 
 
@@ -166,10 +184,14 @@ def masked(types: Types, attr: Any) -> TensorType:
 
 def decay(types: Types, attr: Any) -> TensorType:
     """attr: a mask. Arguments: L with the row axis, M with the column axis."""
+    need(attr.row in types[0].axes and attr.column in types[1].axes, "decays over axes that are not there", types, attr)
     lead = tuple(a for a in union(types) if a not in (attr.row, attr.column))
     return TensorType((*lead, attr.row, attr.column))
 
 
 def decayed(types: Types, attr: Any) -> TensorType:
     """attr: the axes that stay, the mask. Arguments: two factors, L, M."""
-    return TensorType(tuple(attr[0]))
+    out, mask = attr
+    need(mask.row in types[2].axes and mask.column in types[3].axes, "decays over axes that are not there", types, attr)
+    need(all(a in union(types) for a in out), "keeps an axis that no argument has", types, attr)
+    return TensorType(tuple(out))

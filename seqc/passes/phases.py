@@ -55,7 +55,7 @@ def _cut(stage: Carry, leaves: dict[str, Expr], hints: dict[Expr, str], name: _N
     roots = body_roots(stage)
     bound = _reaching(roots, state)
     outside = {v: leaves[v.name] for v in variables(*roots) if v.name not in state}
-    pre, table = _hoist(roots, bound, outside, axis, hints, name)
+    pre, table = _hoist(roots, len(stage.carried), bound, outside, axis, hints, name)
     whole = [e for e in stage.equations if id(e.value) not in bound]  # equations that never see the state
     lifted = lift((e.value for e in whole), outside)
     pre += [Equation(e.name, _stacked(v, axis, e.value), e.note) for e, v in zip(whole, lifted, strict=True)]
@@ -96,10 +96,13 @@ def _stacked(value: Expr, axis: str, inner: Expr) -> Expr:
 
 
 def _hoist(
-    roots: tuple[Expr, ...], bound: set[int], outside: dict[Expr, Expr], axis: str, hints: dict[Expr, str], name: _Namer
+    roots: tuple[Expr, ...], nexts: int, bound: set[int], outside: dict[Expr, Expr], axis: str, hints: dict[Expr, str], name: _Namer
 ) -> tuple[list[Equation], dict[Expr, Expr]]:
-    """The largest subexpressions that do not see the state, as equations before the Carry, and what stands for them inside."""
-    frontier: dict[Expr, None] = {}
+    """The largest subexpressions that do not see the state, as equations before the Carry, and what stands for them inside.
+
+    The first `nexts` roots are next states: one that does not see the last state is such a subexpression as a whole.
+    """
+    frontier: dict[Expr, None] = {e: None for e in roots[:nexts] if id(e) not in bound}
     for node in walk(*roots):
         if id(node) in bound:
             frontier.update((a, None) for a in node.args if id(a) not in bound)

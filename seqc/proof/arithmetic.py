@@ -20,12 +20,11 @@ from seqc.ir.meaning import keeps
 from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
-from seqc.proof.field import MODULI, QUARTER, Integers, L, P, Residues, cosets, raised
+from seqc.proof.field import MODULI, QUARTER, Integers, L, P, Residues, raised
 from seqc.proof.number import LEVELS, Number, Rule, of, values_of
 from seqc.proof.oracles import Oracles
 
 WHOLE_LIMIT = 2**31  # products of smaller ones fit in 64 bits
-TO_SUBGROUP = 4 * pow(4, -1, L.value)  # x^this is x's part in the subgroup of the generator's powers: 1 mod l, 0 mod 4
 
 
 class Field(Composed[Number]):
@@ -84,17 +83,17 @@ class Field(Composed[Number]):
         if x.extra is None:
             return x
 
-        def rule(level: int, own: Residues, argument: Residues) -> Residues:
-            drawn = self.oracles.function("log in a product", MODULI[level], argument) if level else np.zeros_like(own)
-            return MODULI[level].add(own, drawn)
+        def rule(level: int, own: Residues, *argument: Residues) -> Residues:
+            return MODULI[level].add(own, self.oracles.function("log in a product", MODULI[level], *argument)) if level else own
 
         extra = x.extra
-        return Number(lambda level: ((x, level), (extra, 0)), rule, x.whole)
+        return Number(lambda level: ((x, level), (extra, 0)) if level else ((x, 0),), rule, x.whole)
 
     def _branch(self, x: Residues) -> Residues:
         """The positive number that stands for x under roots and powers: x itself if it is positive, homogeneous otherwise."""
         shifts = np.concatenate([np.zeros(1, np.uint64), self.oracles.draw("branch", L, (3,))])
-        return P.mul(P.power(x, TO_SUBGROUP), raised(0, shifts)[np.maximum(cosets(x), 0)])
+        units = np.array([pow(QUARTER, -c, P.value) for c in range(4)], np.uint64)
+        return P.mul(x, P.mul(units, raised(0, shifts))[self.oracles.cosets(x)])
 
     def _branch_power(self, x: Number, n: Number) -> Number:
         """x^n for an n that is no whole number."""
@@ -224,7 +223,7 @@ class Field(Composed[Number]):
         elif relation == "eq":
             order = (x.p != y.p).astype(np.int64)
         else:
-            order = np.array([1, 1, -1, -1, 0])[cosets(P.sub(x.p, y.p))]
+            order = np.array([1, 1, -1, -1, 0])[self.oracles.cosets(P.sub(x.p, y.p))]
         holds = {"lt": order < 0, "le": order <= 0, "gt": order > 0, "ge": order >= 0, "eq": order == 0}[relation]
         return self.whole(holds.astype(np.int64))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqc.forms.base import final, initial
-from seqc.ir.ops import base
+from seqc.ir.meaning import extent
 from seqc.ir.program import Program, execute
 from seqc.ir.recurrence import Recurrence
 from seqc.proof import reference
@@ -49,7 +49,9 @@ class Bench:
     def oracles_per_token(self) -> int:
         """How often one token's step asks a random function."""
         oracles = Oracles(self.oracles.seed)
-        reference.run(Field(oracles, self.sizes), self.rec, self._given(self.draws.values), self.trial.points, 0, 1)
+        run, last = reference.run(Field(oracles, self.sizes), self.rec, self._given(self.draws.values), self.trial.points, 0, 1)
+        for value in (*run[0].values(), *last.values()):
+            value.residue(0)
         return sum(oracles.calls.values())
 
     def slope(self, names: tuple[str, ...]) -> Residues:
@@ -80,7 +82,7 @@ class Bench:
         found = execute(program, arithmetic, given, sizes)
 
         def whole(p: Residues, axes: tuple[str, ...]) -> Residues:
-            return flat(np.broadcast_to(p, (self.trial.points, *(sizes[base(a)] for a in axes))), axes)
+            return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes)
 
         return {e.name: whole(found[e.name].p, e.value.axes) for e in program.outputs}
 

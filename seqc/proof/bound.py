@@ -7,78 +7,122 @@ different exponents of degree e with at most e / l for each pair. Degrees are bo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
 from math import log2, prod
+from typing import Any
 
 from seqc.ir.expr import Expr, walk
+from seqc.ir.meaning import extent
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.field import L
 
-Degree = tuple[int, int]  # of the numerator and of the denominator
 OPAQUE = ("exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "softplus", "erf", "expm1", "log1p", "floor", "ceil", "decay", "modulo")
 SUMS = ("add", "sub", "where", "maximum", "stack", "concat", "append")
 
 
+@dataclass(frozen=True)
+class Degree:
+    """Of a numerator, and the factors of the denominator, each so many times."""
+
+    top: int
+    below: Counter[Any] = field(default_factory=Counter)
+
+
+@dataclass
+class Degrees:
+    """Bounds for nodes. factors: what was divided by, with its degree and its axes."""
+
+    sizes: Mapping[str, int]
+    factors: dict[Any, tuple[int, tuple[str, ...]]]
+    opaque: int = 0
+    deepest: int = 1
+
+    def count(self, axes: Iterable[str]) -> int:
+        return prod(extent(self.sizes, a) for a in axes)
+
+    def whole(self, x: Degree) -> int:
+        """Numerator and denominator together."""
+        return x.top + self._of(x.below)
+
+    def _of(self, below: Counter[Any]) -> int:
+        return sum(self.factors[key][0] * n for key, n in below.items())
+
+    def add(self, x: Degree, y: Degree) -> Degree:
+        below = x.below | y.below
+        return Degree(max(x.top + self._of(below - x.below), y.top + self._of(below - y.below)), below)
+
+    def mul(self, x: Degree, y: Degree) -> Degree:
+        return Degree(x.top + y.top, x.below + y.below)
+
+    def div(self, x: Degree, y: Degree, key: Any, axes: tuple[str, ...]) -> Degree:
+        shared = x.below & y.below
+        self.factors[key] = (y.top, axes)
+        return Degree(x.top + self._of(y.below - shared), (x.below - shared) + Counter([key]))
+
+    def summed(self, x: Degree, axes: Iterable[str]) -> Degree:
+        """Summed over axes: a factor that varies along them comes once per term."""
+        gone = set(axes)
+        more = Counter({k: n * (self.count(gone & set(self.factors[k][1])) - 1) for k, n in x.below.items()})
+        return Degree(x.top + self._of(+more), x.below + more)
+
+    def node(self, node: Expr, args: list[Degree], token: int) -> Degree:
+        """The bound of a node that is no leaf."""
+        name = node.op.name
+        if name in OPAQUE:
+            self.opaque += self.count(node.axes)
+            self.deepest = max(self.deepest, *map(self.whole, args))
+        if name in OPAQUE or name == "compare":
+            return Degree(1)
+        if name in SUMS:
+            return reduce(self.add, [a for a, e in zip(args, node.args, strict=True) if e.type.dtype != "bool"])
+        match name:
+            case "mul":
+                return self.mul(*args)
+            case "div":
+                return self.div(args[0], args[1], (token, id(node.args[1])), node.args[1].axes)
+            case "power":
+                return self._power(node, args[0], token)
+            case "contract" | "decayed":
+                have = dict.fromkeys(a for e in node.args for a in e.axes)
+                return self.summed(reduce(self.mul, args), (a for a in have if a not in node.axes))
+            case "cumsum" | "max_over" | "collect":
+                return self.summed(args[0], node.args[0].axes)
+            case "solve" | "unit_lower_inverse":
+                return self._eliminated(node, args, token)
+        return max(args, key=self.whole)
+
+    def _power(self, node: Expr, x: Degree, token: int) -> Degree:
+        exponent = node.args[1].attr if node.args[1].op.name == "const" else 1
+        n = max(1, abs(int(exponent)))  # type: ignore[arg-type]
+        raised = reduce(self.mul, [x] * n)
+        return self.div(Degree(0), raised, (token, id(node)), node.axes) if exponent < 0 else raised  # type: ignore[operator]
+
+    def _eliminated(self, node: Expr, args: list[Degree], token: int) -> Degree:
+        """Cramer's rule: minors over the determinant, of a matrix whose denominators are cleared."""
+        n = self.count((str(node.attr[0]),))  # type: ignore[index]
+        cleared = self.summed(args[0], node.args[0].axes)
+        determinant = Degree(n * cleared.top)
+        right = reduce(self.mul, args[1:], Degree(0))
+        minors = self.mul(Degree((n - 1) * cleared.top + self._of(cleared.below)), self.summed(right, node.args[-1].axes))
+        return self.div(minors, determinant, (token, id(node)), tuple(a for a in node.axes if a not in node.attr))  # type: ignore[operator]
+
+
 def log2_error(rec: Recurrence, tokens: int, sizes: Mapping[str, int]) -> float:
-    """The bound's binary logarithm for a run of so many tokens, forward and its first derivative, at one point."""
-    state: dict[str, Degree] = {s.name: (1, 0) for s in rec.states}
+    """The bound's binary logarithm for a run of so many tokens, forward and its first derivative, at one point; 0 if vacuous."""
+    degrees = Degrees(sizes, {})
+    state = {s.name: Degree(1) for s in rec.states}
     roots = [*(s.next for s in rec.states), *(o.value for o in rec.outputs)]
-    worst, deepest, exponentials = 1, 1, 0
-    for _ in range(tokens):
+    worst = 1
+    for token in range(tokens):
         found: dict[int, Degree] = {}
         for node in walk(*roots):
             args = [found[id(a)] for a in node.args]
-            found[id(node)] = _degree(node, args, state, sizes)
-            if node.op.name in OPAQUE:
-                exponentials += _count(node.axes, sizes)
-                deepest = max(deepest, *map(sum, args))
+            leaf = state.get(node.name, Degree(1)) if node.op.name == "var" else Degree(0)
+            found[id(node)] = degrees.node(node, args, token) if args else leaf
         state = {s.name: found[id(s.next)] for s in rec.states}
-        worst = max(worst, *(sum(found[id(r)]) for r in roots))
-    # A derivative of u/v has degree 2 (u + v) at most, and the other side of the comparison as much again.
-    return round(log2(4 * worst + exponentials**2 * deepest) - log2(L.value), 1)
-
-
-def _count(axes: Iterable[str], sizes: Mapping[str, int]) -> int:
-    return prod(sizes.get(a.rstrip("'~"), 1) for a in axes)
-
-
-def _degree(node: Expr, args: list[Degree], state: Mapping[str, Degree], sizes: Mapping[str, int]) -> Degree:
-    name = node.op.name
-    if name == "var":
-        return state.get(node.name, (1, 0))
-    if not args:
-        return 0, 0
-    if name in OPAQUE or name == "compare":
-        return 1, 0
-    if name == "mul":
-        return args[0][0] + args[1][0], args[0][1] + args[1][1]
-    if name == "div":
-        return args[0][0] + args[1][1], args[0][1] + args[1][0]
-    if name in SUMS:
-        return _sum([a for a, e in zip(args, node.args, strict=True) if e.type.dtype != "bool"])
-    if name == "power":
-        exponent = node.args[1].attr if node.args[1].op.name == "const" else 1
-        n = max(1, abs(int(exponent)))  # type: ignore[arg-type]
-        return n * sum(args[0]), n * sum(args[0])
-    if name in ("contract", "decayed"):
-        terms = _count(dict.fromkeys(a for e in node.args for a in e.axes if a not in node.axes), sizes)
-        return _terms((sum(a[0] for a in args[:4]), sum(a[1] for a in args)), terms)
-    if name in ("solve", "unit_lower_inverse"):
-        n = _count((str(node.attr[0]),), sizes)  # type: ignore[index]
-        matrix = _terms(args[0], n * n)
-        return n * sum(matrix) + sum(map(sum, args[1:])), n * sum(matrix)
-    if name in ("cumsum", "max_over", "collect"):
-        return _terms(args[0], _count(node.args[0].axes, sizes))
-    return max(args)
-
-
-def _terms(one: Degree, count: int) -> Degree:
-    """A sum of so many terms over a common denominator."""
-    return one[0] + (count - 1) * one[1], count * one[1]
-
-
-def _sum(args: list[Degree]) -> Degree:
-    total = args[0]
-    for n, d in args[1:]:
-        total = (max(total[0] + d, n + total[1]), total[1] + d)
-    return total
+        worst = max(worst, *(degrees.whole(found[id(r)]) for r in roots))
+    # A derivative of u / v has degree 2 (u + v) at most, and the other side of the comparison as much again.
+    return min(0.0, round(log2(4 * worst + degrees.opaque**2 * degrees.deepest) - log2(L.value), 1))

@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from seqc.proof.field import Modulus, Residues
+from seqc.proof.field import Integers, Modulus, Residues, cosets
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -31,6 +31,7 @@ class Oracles:
     def __init__(self, seed: str):
         self.seed = seed
         self.calls: Counter[str] = Counter()
+        self._cosets: dict[bytes, Integers] = {}
 
     def _key(self, name: str) -> Residues:
         digest = hashlib.sha256(f"{self.seed}\0{name}".encode()).digest()
@@ -49,3 +50,10 @@ class Oracles:
         for x in arguments:
             bits = _mix(bits ^ _mix(x))
         return modulus.reduce(bits)
+
+    def cosets(self, x: Residues) -> Integers:
+        """`seqc.proof.field.cosets`, remembered: every program of a form makes the same comparisons."""
+        key = x.tobytes()
+        if key not in self._cosets:
+            self._cosets[key] = cosets(x).ravel()
+        return self._cosets[key].reshape(x.shape)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from seqc.forms.base import VALID, final, initial, leaf_axes, state_lead
 from seqc.ir.expr import Expr, walk
+from seqc.ir.meaning import extent
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
@@ -52,14 +54,37 @@ class Trial:
 
 def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Every axis that the recurrence names: its own size if that is compiled in, else 2 or 3, by turns."""
-    own = {base(a) for values in (rec.inputs, rec.params, rec.states, rec.outputs) for x in values for a in x.axes}
-    nodes = walk(*(s.next for s in rec.states), *(o.value for o in rec.outputs))
-    own |= {name for node in nodes for name in (*map(base, node.axes), *((str(node.attr),) if node.op.name == "size" else ()))}
+    nodes = tuple(walk(*(s.next for s in rec.states), *(o.value for o in rec.outputs)))
+    own = {n for values in (rec.inputs, rec.params, rec.states, rec.outputs) for x in values for a in x.axes for n in _counted(a)}
+    own |= {n for node in nodes for a in node.axes for n in _counted(a)} | {str(node.attr) for node in nodes if node.op.name == "size"}
     known = {**{s.name: int(s.default) for s in rec.sizes if s.default is not None}, **dict(rec.values), **sizes}
     kept = {**dict(rec.values), **{a: known[a] for a in fixed}}
     free = sorted(own - set(kept) - {*TIMES, "heads", "groups", "depth", "depths"})
     chosen = {**{a: 2 + i % 2 for i, a in enumerate(free)}, **{a: kept[a] for a in sorted(own & set(kept))}}
+    for node in nodes:
+        _settle(chosen, node, set(free))
     return tuple(sorted(chosen.items()))
+
+
+def _counted(axis: str) -> list[str]:
+    """The sizes that an axis counts: K for K', K and V for K*V, none for a number."""
+    return [n for n in base(axis).split("*") if not n.isdigit()]
+
+
+def _settle(chosen: dict[str, int], node: Expr, free: set[str]) -> None:
+    """Sizes that follow from others: of an axis that joins axes, of one whose entries are taken by number."""
+    attr: Any = node.attr
+    match node.op.name:
+        case "select" | "place":
+            new, count = attr[0], max(extent(chosen, attr[0]), attr[1] + 1)
+        case "flatten" | "unflatten":
+            new, count = attr[1], prod(extent(chosen, a) for a in attr[0])
+        case "concat" | "piece":
+            new, count = attr[0], sum(extent(chosen, a) for a in attr[1])
+        case _:
+            return
+    if base(new) in free:
+        chosen[base(new)] = count
 
 
 @dataclass(frozen=True)
@@ -82,7 +107,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     label = "/".join(f"{n}={k}" for n, k in trial.shown())
 
     def shape(axes: Iterable[str]) -> tuple[int, ...]:
-        return (trial.points, *(sizes[base(a)] for a in axes))
+        return (trial.points, *(extent(sizes, a) for a in axes))
 
     def residues(name: str, axes: tuple[str, ...]) -> list[Residues]:
         return [oracles.draw(f"{label}/{name} {level}", modulus, shape(axes)) for level, modulus in enumerate(MODULI)]

@@ -1,0 +1,51 @@
+# make demo: one spec, compiled, proved and trained.   make test: everything.   make check: what takes under two minutes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+BIN    := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check lint typecheck golden bench clean
+
+demo: $(VENV)/.run
+	$(BIN)/seqc explain specs/deltaproduct.seq
+	$(BIN)/seqc compile specs/deltaproduct.seq
+	$(BIN)/seqc prove specs/deltaproduct.seq
+	$(BIN)/python examples/train_bytes.py --spec specs/deltaproduct.seq --minutes 0.5
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS)
+
+check: lint typecheck
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+# A tree of links in which seqc.backends, seqc.grammar and seqc.specs lie where they are imported from.
+typecheck: $(VENV)/.dev
+	rm -rf .typecheck/seqc && mkdir -p .typecheck/seqc
+	ln -s $(CURDIR)/seqc/* $(CURDIR)/backends $(CURDIR)/grammar $(CURDIR)/specs .typecheck/seqc/
+	cd .typecheck && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p seqc
+
+golden: $(VENV)/.dev
+	$(BIN)/python -m pytest --update-golden tests/test_bad.py $(wildcard tests/test_golden.py)
+
+bench: $(VENV)/.run
+	$(BIN)/python examples/time_forms.py specs/*.seq
+
+clean:
+	rm -rf generated build dist .typecheck .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'seqc needs Python 3.11 or newer')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e ".[examples]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e ".[dev]"
+	touch $@ $(VENV)/.run
