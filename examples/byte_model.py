@@ -29,9 +29,9 @@ class ModelConfig:
     """The model around the layer."""
 
     model: int = option(256, "width")
-    layers: int = option(3, "blocks")
-    mlp: int = option(512, "width of the gated MLP")
-    ngram: int = option(4, "longest context in bytes that a hashed table embeds, 1 for no tables")
+    layers: int = option(2, "blocks")
+    mlp: int = option(1024, "width of the gated MLP")
+    ngram: int = option(5, "longest context in bytes that a hashed table embeds, 1 for no tables")
     table_bits: int = option(16, "log2 of the rows of each table")
     table_width: int = option(64, "columns of each table")
 
@@ -56,7 +56,7 @@ class ByteEmbedding(nn.Module):
         self.mix = nn.Linear(self.context * config.table_width, config.model, bias=False) if self.context else None
         nn.init.normal_(self.byte.weight, std=0.5)
         for table in self.tables:
-            nn.init.normal_(table.weight, std=0.1)
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.byte(tokens[:, self.context :])

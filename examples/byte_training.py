@@ -28,19 +28,20 @@ class Config:
     data: str | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
+    chunk: int = option(16, "tokens per chunk of the layer's chunkwise form")
     batch: int = option(16, "streams read side by side")
-    segment: int = option(256, "bytes of a stream per step; gradients end there, the state goes on")
+    segment: int = option(128, "bytes of a stream per step; gradients end there, the state goes on")
     matrix_rate: float = option(0.02, "learning rate of the blocks' matrices (Muon)")
     rate: float = option(0.004, "learning rate of embedding, head, convolutions and vectors (AdamW)")
-    table_rate: float = option(0.004, "learning rate of the hashed tables (SparseAdam)")
+    table_rate: float = option(0.02, "learning rate of the hashed tables (SparseAdam)")
     decay: float = option(0.05, "weight decay")
     precision: str = "auto"
     seed: int = option(0, "of weights, order of documents and samples")
 
 
-def load_layer(spec: Path, sizes: dict[str, int]) -> type[nn.Module]:
+def load_layer(spec: str, sizes: dict[str, int], chunk: int) -> type[nn.Module]:
     """The spec's module. Raises SystemExit where the spec has none, or one that needs more than x."""
-    package = seqc.load(spec, sizes=sizes)
+    package = seqc.load(spec, sizes=sizes, chunk_size=chunk)
     layer = getattr(package, "Layer", None)
     if layer is None:
         raise SystemExit(f"{spec} has no project section, so there is no layer to train")
@@ -106,7 +107,7 @@ class Trainer:
     def __init__(self, config: Config, text: np.ndarray) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.model = ByteModel(load_layer(Path(config.spec), config.sizes), config.sizes, config.model)
+        self.model = ByteModel(load_layer(config.spec, config.sizes, config.chunk), config.sizes, config.model)
         self.optimizers = optimizers(self.model, config)
         self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.rows = streams(text, config.batch, config.seed)

@@ -89,7 +89,7 @@ def progress_bar(console: Console) -> Progress:
 def train(trainer: Trainer, args: argparse.Namespace, began: float, console: Console) -> None:
     """Steps until the time or the number of steps is reached; logs every step and saves on the way."""
     before, saved = trainer.elapsed, time.monotonic()
-    with progress_bar(console) as bar, (args.out / LOG).open("a", encoding="utf-8") as log:
+    with progress_bar(console) as bar, (args.out / LOG).open("a", buffering=1, encoding="utf-8") as log:
         task, mean = bar.add_task("train", total=1.0, step=trainer.step, bits=8.0), None
         while (done := _progress(trainer, args)) < 1:
             bits = trainer.train_step(done)

@@ -79,9 +79,9 @@ def build(lowered: Lowered, form: Form) -> Programs:
     post = tuple(a for a in form.axes if a == CHUNKS)
     arguments = [leaf.name for leaf in lowered.program.inputs if leaf.name != "valid"]
     forward = split(lowered.program, hints, post=post)
-    backward = split(differentiate(forward, arguments), hints, post=post)
+    backward = split(differentiate(forward, arguments, hints), hints, post=post)
     again = [leaf.name for leaf in backward.inputs if leaf.name != "valid"]
-    double = split(differentiate(backward, again), hints, post=post)
+    double = split(differentiate(backward, again, hints), hints, post=post)
     return Programs(form, lowered, forward, backward, double, hints)
 
 

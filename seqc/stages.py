@@ -14,6 +14,7 @@ from seqc.diagnostics import SpecError
 from seqc.emit.layer import Programs
 from seqc.explanation import refusal
 from seqc.forms import FORMS, Form, Refuses
+from seqc.frontend.ast import Name
 from seqc.frontend.parser import parse
 from seqc.ir import text
 from seqc.options import Options
@@ -69,7 +70,8 @@ def _structure(checked: Checked) -> str:
 
 def _kernel(checked: Checked, made: Programs) -> str:
     rec = checked.recurrence
-    order = axis_order(made.forward, [x.axes for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs)])
+    declared = [x.axes for x in rec.inputs] + [x.axes for x in rec.params] + [x.axes for x in rec.states] + [x.axes for x in rec.outputs]
+    order = axis_order(made.forward, declared)
     return text.kernel(linearise(made.forward, made.hints, order))
 
 
@@ -93,11 +95,11 @@ def _deep(value: object) -> bool:
     """Whether a value gets lines of its own."""
     if isinstance(value, tuple):
         return any(_deep(v) or is_dataclass(v) for v in value)
-    return is_dataclass(value) and type(value).__name__ != "Name"
+    return is_dataclass(value) and not isinstance(value, Name)
 
 
 def _plain(value: object) -> str:
-    return str(value.id) if type(value).__name__ == "Name" else repr(value)
+    return value.id if isinstance(value, Name) else repr(value)
 
 
 def _in_brackets(items: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and one worker per core
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = tuple(sorted(p.stem for p in (ROOT / "specs").glob("*.seq")))

@@ -206,7 +206,11 @@ class Reader:
         if id(node) not in self.carry:
             if id(node) not in self.sees:
                 raise Refusal(f"`{self.state.name}` does not depend on its last value", node)
-            raise Refusal(f"the update is not affine in `{self.state.name}`: it passes through `{node.op.name}`", node)
+            blocker = self._blocker(node)
+            if blocker.op.name == "rename":
+                along = ", ".join(old for old, _ in blocker.attr)  # type: ignore[union-attr, misc]
+                raise Refusal(f"the update mixes the entries of `{self.state.name}` along `{along}`, which no decay does", node)
+            raise Refusal(f"the update is not affine in `{self.state.name}`: it passes through `{blocker.op.name}`", blocker)
         if node.op.name in ("add", "sub", "neg"):
             return self._sum(node)
         if node.op.name == "broadcast":
@@ -219,6 +223,13 @@ class Reader:
         if sign < 0:
             raise Refusal(f"`{self.state.name}` is multiplied by a negative number", node)
         return _Raw(base, node, product(rest))
+
+    def _blocker(self, node: Expr) -> Expr:
+        """The op that takes the whole state and gives something else, where the node is not the state in disguise."""
+        for inner in walk(node):
+            if inner.op.name != "contract" and id(inner) not in self.carry and any(id(a) in self.carry for a in inner.args):
+                return inner
+        return node
 
     def _scaled(self, node: Expr) -> tuple[list[Expr], int]:
         """The factors of a carrier, of which one is the carrier itself (not taken apart)."""
@@ -384,8 +395,11 @@ class Reader:
         start = self.state  # the node that the last micro-step starts from
         boundary: dict[Expr, int] = {self.state: 0}
         decayed: dict[Expr, Version] = {}
+        along: set[str] = set()
         for s in raw:
-            self._check_decay(s)
+            along |= set() if s.decay is None else set(s.decay.axes)
+            if along & set(self.key) and along & set(self.value):
+                raise Refusal(f"`{self.state.name}` decays along both `{self.key[0]}` and `{self.value[0]}`", s.result)
             read = {id(v) for _, _, reads in s.rows for _, v in reads}
             if steps and self._joins(steps[-1], start, s, read, decayed):
                 boundary.pop(s.base, None)
@@ -435,13 +449,6 @@ class Reader:
                 total = query if total is None else ops.add(total, query)
             out.append(Row(write, value, None if total is None else ops.neg(total)))
         return out
-
-    def _check_decay(self, s: _Raw) -> None:
-        if s.decay is None:
-            return
-        along = set(s.decay.axes)
-        if along & set(self.key) and along & set(self.value):
-            raise Refusal(f"`{self.state.name}` decays along both `{self.key[0]}` and `{self.value[0]}`", s.decay)
 
 
 def at_index(e: Expr, axis: str, index: int) -> Expr:

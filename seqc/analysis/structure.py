@@ -28,9 +28,9 @@ def leaf(state: State) -> Expr:
 
 
 def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
-    """The line behind a node: the first line whose value holds it, else the fallback."""
+    """The line behind a node: the first line, then output, whose value holds it, else the fallback."""
     if cause is not None:
-        for line in rec.lines:
+        for line in (*rec.lines, *rec.outputs):
             if any(node is cause for node in walk(line.value)):
                 return line.span
     return fallback

@@ -43,18 +43,31 @@ def write_package(files: Iterable[GeneratedFile], folder: Path, *, replace: bool
 
 def not_ours(folder: Path) -> str | None:
     """What in a folder seqc did not write, or None."""
-    if not os.path.lexists(folder):
+    foreign = None
+    for _ in range(100):
+        if not os.path.lexists(folder):
+            return None
+        if not folder.is_dir():
+            return str(folder)
+        foreign = _foreign(folder)
+        # Another writer may have replaced the folder between two looks: what is in the way is so twice.
+        if foreign is None or foreign == _foreign(folder):
+            break
+    return str(folder / foreign) if foreign is not None else None
+
+
+def _foreign(folder: Path) -> str | None:
+    """The first entry that the folder's manifest does not name."""
+    try:
+        found = sorted(os.listdir(folder))
+    except FileNotFoundError:
         return None
-    if not folder.is_dir():
-        return str(folder)
-    found = sorted(entry.name for entry in folder.iterdir())
     try:
         manifest = json.loads((folder / MARK).read_bytes())
         written = UNWRITTEN | set(manifest["files"]) if "digest" in manifest else frozenset[str]()
     except (OSError, ValueError, KeyError, TypeError):
         written = frozenset()
-    foreign = next((name for name in found if name not in written), None)
-    return str(folder / foreign) if foreign is not None else None
+    return next((name for name in found if name not in written and os.path.lexists(folder / name)), None)
 
 
 def _aside(folder: Path) -> str:

@@ -43,12 +43,13 @@ class Refuses:
 
 @dataclass(frozen=True)
 class Form:
-    """name; whether it applies; the Program that it lowers to."""
+    """name; whether it applies; the Program that it lowers to; the lines that explain its kernels to a reader."""
 
     name: str
     applies: Callable[[Recurrence, Mapping[str, int]], Union[Applies, Refuses]]
     lower: Callable[[Recurrence, Mapping[str, int]], Lowered]
     axes: tuple[str, ...]  # the time axes of its inputs
+    notes: tuple[str, ...]
 
 
 def leaf_axes(scope: str, time: tuple[str, ...]) -> tuple[str, ...]:

@@ -283,11 +283,11 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
 
     names = {s.name for s in rec.states}
 
-    def up(e: Expr) -> Expr:
+    def up(e: Expr, blame: Expr | None = None) -> Expr:
         value = lift((e,), table)[0]
         for node in walk(value):
             if node.op.name == "var" and node.name in names and BATCH not in node.axes:
-                raise Refusal(f"`{node.name}` is used as a whole here, not read along its key axis", node)
+                raise Refusal(f"`{node.name}` is used as a whole here, not read along its key axis", blame or node)
         return value
 
     for s in structure.order:
@@ -313,7 +313,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     emitted, outputs = [], []
     for o in rec.outputs:
         full = (BATCH, HEADS, TOKENS, *o.axes)
-        value = up(o.value)
+        value = up(o.value, o.value)
         e = Equation(f"{o.name}_c", ops.broadcast(value, full), o.span.where)
         emitted.append(e)
         outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (CHUNKS, *full)), (BATCH, HEADS, CHUNKS, TOKENS, *o.axes))))
@@ -351,4 +351,13 @@ def _reads(structure: Structure, name: str, users: list[Expr]) -> list[Read]:
     return list(found.values())
 
 
-CHUNKWISE = Form("chunkwise", applies, lower, (CHUNKS, TOKENS))
+NOTES = (
+    "The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [B, H, chunks, tokens, ...].",
+    "A state's update is a chain of micro-steps S = D S + a (v - b . S) + k w. With G the running sum of log D inside the chunk,",
+    "G' its value before a micro-step, S_0 the chunk's first state and the sums over earlier micro-steps only:",
+    "  T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')",
+    "  o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j",
+    "  S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w",
+)
+
+CHUNKWISE = Form("chunkwise", applies, lower, (CHUNKS, TOKENS), NOTES)

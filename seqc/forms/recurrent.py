@@ -62,4 +62,6 @@ def _full(value: Expr, axes: tuple[str, ...]) -> Expr:
     return ops.broadcast(value, axes)
 
 
-RECURRENT = Form("recurrent", applies, lower, (TOKENS,))
+NOTES = ("The recurrent form: token after token. Values lie as [B, H, tokens, ...].",)
+
+RECURRENT = Form("recurrent", applies, lower, (TOKENS,), NOTES)

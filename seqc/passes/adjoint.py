@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
@@ -14,10 +14,11 @@ def fit(adjoint: Expr, axes: tuple[str, ...]) -> Expr:
     return ops.broadcast(ops.contract((adjoint,), kept), axes)
 
 
-def adjoints(seeds: Iterable[tuple[Expr, Expr]], wrt: Sequence[Expr]) -> tuple[Expr, ...]:
+def adjoints(seeds: Iterable[tuple[Expr, Expr]], wrt: Sequence[Expr], hints: MutableMapping[Expr, str] | None = None) -> tuple[Expr, ...]:
     """For each node of `wrt`, the sum over (value, adjoint) seeds of the adjoint's pull-back to it; zero where none reaches.
 
-    Nodes of `wrt` are treated as leaves: nothing is propagated below them.
+    Nodes of `wrt` are treated as leaves: nothing is propagated below them. The adjoint of a node that `hints` names NAME
+    is named d_NAME there.
     """
     seeds = tuple(seeds)
     total: dict[int, Expr] = {}
@@ -37,6 +38,8 @@ def adjoints(seeds: Iterable[tuple[Expr, Expr]], wrt: Sequence[Expr]) -> tuple[E
         g = total.get(id(node))
         if g is None or id(node) in wanted or not reaches[id(node)] or ops.is_zero(g):
             continue
+        if hints is not None and node in hints and g.op.name != "var":
+            hints.setdefault(g, f"d_{hints[node]}")
         for arg, share in zip(node.args, node.op.vjp(node, g), strict=True):
             if share is not None and reaches[id(arg)] and arg.type.dtype != "bool":
                 collect(arg, ops.unary("re", share) if arg.type.dtype == "real" and share.type.dtype == "complex" else share)

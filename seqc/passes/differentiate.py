@@ -7,13 +7,15 @@ be differentiated again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, variables
 from seqc.ir.program import Carried, Carry, Equation, Map, Program, Stage, body_roots, inside, outer_of, scope
 from seqc.passes.adjoint import adjoints, fit
+
+Hints = MutableMapping[Expr, str] | None
 
 
 class _Names:
@@ -45,10 +47,10 @@ class _Adjoints:
         return None if found is None or ops.is_zero(found) else found
 
 
-def differentiate(program: Program, wrt: Iterable[str], given: Iterable[str] | None = None) -> Program:
+def differentiate(program: Program, wrt: Iterable[str], hints: MutableMapping[Expr, str] | None = None) -> Program:
     """The program that maps inputs and output adjoints (`d_NAME`) to the adjoints of the inputs in `wrt`, named `d_NAME`.
 
-    given: the outputs that have an adjoint (all by default).
+    hints: names for nodes; the adjoints of named nodes get names there.
     """
     leaves = scope(program)
     carried = {k.name for s in program.stages if isinstance(s, Carry) for k in s.carried}
@@ -59,16 +61,15 @@ def differentiate(program: Program, wrt: Iterable[str], given: Iterable[str] | N
         stages.append(_with_starts(stage, starts, names) if isinstance(stage, Carry) else stage)
     seeds, total = [], _Adjoints()
     for e in program.outputs:
-        if given is None or e.name in given:
-            seed = ops.var(names.fresh(f"d_{e.name}"), e.value.axes, e.value.type.dtype)
-            seeds.append(seed)
-            _pull(total, ((e.value, seed),), leaves)
+        seed = ops.var(names.fresh(f"d_{e.name}"), e.value.axes, e.value.type.dtype)
+        seeds.append(seed)
+        _pull(total, ((e.value, seed),), leaves, hints)
     for stage in reversed(program.stages):
         if isinstance(stage, Map):
             pairs = tuple((e.value, g) for e in stage.equations if (g := total.get(e.name)) is not None)
-            _pull(total, pairs, leaves)
+            _pull(total, pairs, leaves, hints)
         else:
-            stages.extend(_reverse(stage, total, starts, names, leaves))
+            stages.extend(_reverse(stage, total, starts, names, leaves, hints))
     zero = ops.number(0)
     results = tuple(
         Equation(f"d_{n}", total.of.get(n, ops.broadcast(zero, leaves[n].axes)), f"the gradient of {n}") for n in wrt
@@ -76,11 +77,11 @@ def differentiate(program: Program, wrt: Iterable[str], given: Iterable[str] | N
     return replace(program, name=f"{program.name}_backward", inputs=(*program.inputs, *seeds), stages=tuple(stages), outputs=results)
 
 
-def _pull(total: _Adjoints, pairs: Iterable[tuple[Expr, Expr]], leaves: Mapping[str, Expr]) -> None:
+def _pull(total: _Adjoints, pairs: Iterable[tuple[Expr, Expr]], leaves: Mapping[str, Expr], hints: Hints) -> None:
     """Adds what the values' adjoints contribute to the leaves that they are made of."""
     pairs = tuple(pairs)
     wrt = [v for v in variables(*(value for value, _ in pairs)) if v.type.dtype != "bool"]
-    for leaf, share in zip(wrt, adjoints(pairs, wrt), strict=True):
+    for leaf, share in zip(wrt, adjoints(pairs, wrt, hints), strict=True):
         total.add(leaf, share)
 
 
@@ -94,7 +95,9 @@ def _with_starts(stage: Carry, starts: dict[str, Expr], names: _Names) -> Carry:
     return replace(stage, equations=(*stage.equations, *kept))
 
 
-def _reverse(stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: _Names, leaves: Mapping[str, Expr]) -> list[Stage]:
+def _reverse(
+    stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: _Names, leaves: Mapping[str, Expr], hints: Hints
+) -> list[Stage]:
     """The stages that pull the adjoints of a Carry's results back to what it read."""
     axis = stage.axis
     emitted = [(e, g) for e in stage.equations if (g := total.get(e.name)) is not None]
@@ -104,7 +107,7 @@ def _reverse(stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: 
     seeds = [(k.next, later[k.name]) for k in stage.carried]
     seeds += [(e.value, ops.var(b.name, e.value.axes, e.value.type.dtype)) for (e, _), b in zip(emitted, before, strict=True)]
     read = [v for v in variables(*body_roots(stage)) if v.name not in state and v.type.dtype != "bool"]
-    shares = adjoints(seeds, [*state.values(), *read])
+    shares = adjoints(seeds, [*state.values(), *read], hints)
     known = {e.value: inside(outer_of(e, axis), axis) for e in stage.equations}  # what the forward keeps is not computed again
     at_start = known | {leaf: inside(starts[n], axis) for n, leaf in state.items()}
     shares = substitute(shares, at_start)
@@ -119,6 +122,6 @@ def _reverse(stage: Carry, total: _Adjoints, starts: Mapping[str, Expr], names: 
             e = Equation(names.fresh(f"d_{leaf.name}_part"), share)
             equations.append(e)
             total.add(leaves[leaf.name], outer_of(e, axis))
-    _pull(total, ((k.init, finals[k.name]) for k in stage.carried), leaves)
+    _pull(total, ((k.init, finals[k.name]) for k in stage.carried), leaves, hints)
     reverse = Carry(axis, not stage.reverse, tuple(carried), tuple(equations))
     return [Map(before), reverse] if before else [reverse]

@@ -178,7 +178,7 @@ def test_draws_depend_on_seed_and_name_alone() -> None:
     one = Oracles("seed").draw("x", P, (4, 3))
     assert (Oracles("seed").draw("x", P, (4, 3)) == one).all()
     assert (Oracles("other").draw("x", P, (4, 3)) != one).any() and (Oracles("seed").draw("y", P, (4, 3)) != one).any()
-    assert one.ravel()[0] == 1389926193437171541
+    assert one.ravel()[0] == 1138928513025164145
 
 
 def test_complex_numbers_are_a_gap() -> None:
@@ -217,8 +217,7 @@ def test_tangents_against_the_op_table(example: Example) -> None:
 
 
 @pytest.mark.parametrize("power", (2, 3, -1))
-def test_tangents_against_a_limit(power: int) -> None:
-    """(x + e)^n - x^n over e, at the field's own small number: exact for polynomials after the higher terms are taken off."""
+def test_tangents_by_hand(power: int) -> None:
     oracles = Oracles(str(power))
     A = Field(oracles, SIZES)
     x, direction = drawn(oracles, "x"), oracles.draw("v", P, (POINTS,))
