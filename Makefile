@@ -30,7 +30,7 @@ typecheck: $(VENV)/.dev
 	cd .typecheck && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p seqc
 
 golden: $(VENV)/.dev
-	$(BIN)/python -m pytest --update-golden tests/test_bad.py $(wildcard tests/test_golden.py)
+	$(BIN)/python -m pytest --update-golden tests/test_bad.py tests/test_docs.py $(wildcard tests/test_golden.py)
 
 bench: $(VENV)/.run
 	$(BIN)/python examples/time_forms.py specs/*.seq

@@ -97,8 +97,9 @@ def rate_factor(progress: float) -> float:
 
 def autocast(precision: str) -> torch.autocast:
     """bfloat16 matrix products where the processor has them, if `auto`."""
-    fast = precision == "bfloat16" or (precision == "auto" and torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+    processor = torch.cpu.get_capabilities()
+    fast = processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast if precision == "auto" else precision == "bfloat16")
 
 
 class Trainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ LARGEST = 1 << 20  # of a size, as seqc.options has it
 # The compiler is imported by the commands that need it: `seqc --help` and `seqc list --help` answer at once.
 
 
-class Color(str, Enum):
+class Color(StrEnum):
     """When to use colour."""
 
     auto = "auto"
@@ -31,7 +31,7 @@ class Color(str, Enum):
     never = "never"
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What can be listed."""
 
     layers = "layers"
@@ -41,7 +41,7 @@ class Kind(str, Enum):
     functions = "functions"
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """The arrows of the pipeline."""
 
     ast = "ast"
@@ -53,7 +53,7 @@ class Stage(str, Enum):
     kernel = "kernel"
 
 
-class Memory(str, Enum):
+class Memory(StrEnum):
     """The memories that `seqc new` has a text for."""
 
     matrix = "matrix"
@@ -138,7 +138,7 @@ def _checked(spec: str, chosen: Options, t: Terminal) -> Checked:
 @app.command()
 def compile(
     spec: Spec,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder that gets the package's folder.")] = Path("generated"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where NAME/ is written.")] = Path("generated"),
     size: Sizes = None, chunk_size: Chunk = 32, json: Json = False, color: Colored = Color.auto,
 ) -> None:  # fmt: skip
     """Compile a spec into a PyTorch package: DIR/NAME/."""
@@ -172,7 +172,7 @@ def _write(files: object, folder: Path) -> None:
     try:
         write_package(files, folder)  # type: ignore[arg-type]
     except NotOurs as error:
-        raise BadUsage(f"`{folder}` is not replaced: seqc did not write `{error}`; choose another folder with -o, or move it away") from None
+        raise BadUsage(f"`{folder}` is not replaced, since seqc did not write `{error}`: move it away, or choose -o DIR") from None
     except OSError as error:
         raise BadUsage(f"cannot write `{folder}`: {(error.strerror or str(error)).lower()}") from None
 
@@ -248,7 +248,7 @@ def fmt(
 def ir(
     spec: Spec,
     after: Annotated[Stage, typer.Option("--after", help="The stage whose result is printed.")] = Stage.recurrence,
-    form: Annotated[str | None, typer.Option("--form", help="The form, for program, adjoint and kernel: else the first that applies.")] = None,
+    form: Annotated[str | None, typer.Option("--form", help="For program, adjoint and kernel; else the first that applies.")] = None,
     size: Sizes = None, json: Json = False, color: Colored = Color.auto,
 ) -> None:  # fmt: skip
     """Print what a stage of the pipeline makes of a spec."""

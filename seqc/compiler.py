@@ -93,7 +93,7 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
         raise SpecError(tuple(_refusal(name, v) for name, v in verdicts.items() if isinstance(v, Refuses)))
     built = {form.name: programs(checked, form) for form in applying}
     digest = fingerprint(checked, options)
-    certificate = prove(checked.recurrence, {n: p.lowered for n, p in built.items()}, seed=digest)
+    certificate = prove(checked.recurrence, built, seed=digest, sizes=checked.sizes)
     layer = Layer(checked.source, checked.model, checked.recurrence, checked.sizes, options, digest, verdicts, built, certificate)
     return Compiled(checked, verdicts, certificate, BACKENDS[options.backend](layer), digest)
 

@@ -77,9 +77,9 @@ def _write(path: Path, text: str) -> None:
     target = path.resolve()
     aside = None
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
             aside = Path(file.name)
-            file.write(text)
+            file.write(text.encode())
         aside.chmod(target.stat().st_mode & 0o7777)
         os.replace(aside, target)
     except OSError as error:

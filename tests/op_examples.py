@@ -55,6 +55,10 @@ def draw(e: Expr, example: Example, rng: np.random.Generator) -> Array:
     if e.type.dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     x = rng.standard_normal(shape)
+    if e.name == "up":  # sums of log decays: every exponent that a mask allows is at most zero
+        return -1 - np.cumsum(np.abs(x) / 5, 0)
+    if e.name == "low":
+        return -np.cumsum(np.ones_like(x), 0) / (2 * len(x))
     if e.name in example.positive:
         return np.abs(x) + 0.5
     return x + 1j * rng.standard_normal(shape) if e.type.dtype == "complex" else x

@@ -45,6 +45,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not [target for target in LINK.findall(prose) if not (page.parent / target).exists()]
 
 
+def test_the_first_page_shows_what_is_generated(request: pytest.FixtureRequest) -> None:
+    page = ROOT / "README.md"
+    text = page.read_text("utf-8")
+    (shown,) = re.findall(r"^```python\n(def forward.*?)^```", text, re.MULTILINE | re.DOTALL)
+    checked = check_source(Source("fast_weights.seq", BLOCK.findall(text)[0]))
+    files = {f.name: f.text for f in compile_checked(checked, Options()).files}
+    made = files["chunkwise.py"].partition("def forward")[2].partition("\n\n\ndef backward")[0]
+    if request.config.getoption("--update-golden"):
+        page.write_text(text.replace(shown, f"def forward{made}\n"), "utf-8")
+    else:
+        assert shown == f"def forward{made}\n", "run `make golden`"
+
+
 def test_catalog_is_complete() -> None:
     page = (ROOT / "specs/README.md").read_text("utf-8")
     assert not [name for name in shipped_layers() if f"`{name}`" not in page]

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from string import ascii_letters, digits
 
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
-from seqc.ir.expr import Expr, Mask, walk
+from seqc.ir.expr import Expr, Mask, make, walk
 from seqc.ir.kernel import Assign, Kernel, Loop
 from seqc.ir.program import GROUPS, HEADS, LEAD
 from seqc.ir.rules import union
 from seqc.schedule.linear import layout
 
 WIDTH = 140
+NAME = frozenset(ascii_letters + digits + "_.")  # the characters of names and numbers
 
 # Precedence of Python's operators, for parentheses: atoms and calls bind tightest.
-SUM, PRODUCT, UNARY, POWER, ATOM = range(1, 6)
+COMPARISON, SUM, PRODUCT, UNARY, POWER, ATOM = range(6)
 
 FUNCTIONS = {
     "exp": "torch.exp", "log": "torch.log", "sqrt": "torch.sqrt", "abs": "torch.abs", "sign": "torch.sign", "sin": "torch.sin",
@@ -40,6 +42,8 @@ class Printer:
         self.kernel = kernel
         self.masks: dict[Mask, str] = {}
         self.like = kernel.inputs[0].name
+        self.read = _read(kernel)
+        self.taken = {*self.read, *(s.name for s in _assigns(kernel))}
 
     # --- Layout ----------------------------------------------------------------------------------------------------
 
@@ -124,12 +128,14 @@ class Printer:
         return f"torch.eye({self.length(e.axes[0])}, dtype={self.like}.dtype, device={self.like}.device)", ATOM
 
     def _neg(self, e: Expr) -> tuple[str, int]:
-        return f"-{_wrap(*self.expr(e.args[0]), UNARY)}", UNARY
+        return f"-{_wrap(*self.expr(e.args[0]), ATOM if e.args[0].op.name == 'power' else UNARY)}", UNARY
 
     def _power(self, e: Expr) -> tuple[str, int]:
         want = self.axes(e)
         base, exponent = self.operand(e.args[0], want), self.operand(e.args[1], want)
-        return f"{_wrap(*base, POWER + 1)} ** {_wrap(*exponent, POWER)}", POWER
+        left, right = _wrap(*base, POWER + 1), _wrap(*exponent, POWER)
+        simple = all(set(x) <= NAME for x in (left, right))
+        return (f"{left}**{right}" if simple else f"{left} ** {right}"), POWER
 
     def _maximum(self, e: Expr) -> tuple[str, int]:
         want = self.axes(e)
@@ -147,7 +153,7 @@ class Printer:
     def _compare(self, e: Expr) -> tuple[str, int]:
         want = self.axes(e)
         x, y = (_wrap(*self.operand(a, want), SUM) for a in e.args)
-        return f"({x} {RELATIONS[str(e.attr)]} {y})", ATOM
+        return f"{x} {RELATIONS[str(e.attr)]} {y}", COMPARISON
 
     def _where(self, e: Expr) -> tuple[str, int]:
         want = self.axes(e)
@@ -344,13 +350,21 @@ class Printer:
     def _masked(self, e: Expr) -> tuple[str, int]:
         mask = e.attr
         assert isinstance(mask, Mask)
-        text = _wrap(*self.expr(e.args[0]), ATOM)
-        if self.axes(e)[-2:] == (mask.row, mask.column) and (mask.per_row, mask.step, mask.per_column) == (1, 1, 1):
-            return f"{text}.tril({mask.offset - 1 or ''})", ATOM
-        return f"{text}.masked_fill(~{self.mask(mask)}, 0.0)", ATOM
+        plain, have = self._matrices(e.args[0], mask.row, mask.column)
+        text = _wrap(*plain, ATOM)
+        triangle = (mask.per_row, mask.step, mask.per_column) == (1, 1, 1)
+        text += f".tril({mask.offset - 1 or ''})" if triangle else f".masked_fill(~{self.mask(mask)}, 0.0)"
+        return self._permuted(text, ATOM, have, self.axes(e))
 
     def _unit_lower_inverse(self, e: Expr) -> tuple[str, int]:
-        return f"runtime.unit_lower_inverse({self.expr(e.args[0])[0]})", ATOM
+        row, column = e.attr  # type: ignore[misc]
+        (text, _), have = self._matrices(e.args[0], str(row), str(column))
+        return self._permuted(f"runtime.unit_lower_inverse({text})", ATOM, have, self.axes(e))
+
+    def _matrices(self, e: Expr, row: str, column: str) -> tuple[tuple[str, int], tuple[str, ...]]:
+        """A tensor with its row and column axis last, and all its axes in that order."""
+        have = (*(a for a in self.axes(e) if a not in (row, column)), row, column)
+        return self._permuted(*self.expr(e), self.axes(e), have), have
 
     def _decay(self, e: Expr) -> tuple[str, int]:
         mask = e.attr
@@ -358,7 +372,23 @@ class Printer:
         lead = tuple(a for a in self.axes(e) if a not in (mask.row, mask.column))
         upper = self.operand(e.args[0], (*lead, mask.row))[0]
         lower = self.operand(e.args[1], (*lead, mask.column))[0]
-        return f"runtime.decay({upper}, {lower}, {self.mask(mask)})", ATOM
+        have = (*lead, mask.row, mask.column)
+        return self._permuted(f"runtime.decay({upper}, {lower}, {self.mask(mask)})", ATOM, have, self.axes(e))
+
+    def _decayed_solve(self, e: Expr) -> tuple[str, int]:
+        mask, transposed = e.attr  # type: ignore[misc]
+        assert isinstance(mask, Mask)
+        along = mask.column if transposed else mask.row
+        (k,) = [a for a in e.args[2].axes if a not in (mask.row, *LEAD)]
+        lead = tuple(a for a in LEAD if a in e.axes)
+        wants = ((mask.row, mask.column), (along, k), (mask.row, k), (mask.column, k))
+        texts = [self._laid(x, lead, want) for x, want in zip(e.args, wants, strict=True)]
+        return f"runtime.decayed_solve({', '.join(texts)}, {self.mask(mask)}, {transposed})", ATOM
+
+    def _laid(self, x: Expr, lead: tuple[str, ...], want: tuple[str, str]) -> str:
+        """An operand as [lead, want]; leading axes that it lacks have length 1."""
+        have = (*(a for a in self.axes(x) if a in LEAD), *want)
+        return self.fit(*self._permuted(*self.expr(x), self.axes(x), have), have, (*lead, *want))[0]
 
     def _decayed(self, e: Expr) -> tuple[str, int]:
         _, mask = e.attr  # type: ignore[misc]
@@ -379,10 +409,7 @@ class Printer:
         else:
             name, operands = "columns", ((by(row, column), (row, column)), (by(row, k), (row, k)))
         operands = (*operands, (upper, (row, k)), (lower, (column, k)))
-        texts = []
-        for x, want in operands:
-            have = (*(a for a in self.axes(x) if a in LEAD), *want)
-            texts.append(self.fit(*self._permuted(*self.expr(x), self.axes(x), have), have, (*lead, *want))[0])
+        texts = [self._laid(x, lead, want) for x, want in operands]
         return f"runtime.decayed_{name}({', '.join(texts)}, {self.mask(mask)})", ATOM
 
 
@@ -411,7 +438,7 @@ def print_kernel(kernel: Kernel, name: str, doc: Iterable[str]) -> str:
     printer = Printer(kernel)
     body: list[str] = []
     for s in kernel.body:
-        body += _assign(printer, s) if isinstance(s, Assign) else _loop(printer, s)
+        body += _assign(printer, s, 4) if isinstance(s, Assign) else _loop(printer, s)
     results = ", ".join(leaf.name for _, leaf in kernel.outputs)
     head = [f"def {name}({', '.join(i.name for i in kernel.inputs)}):"]
     head += _docstring(doc)
@@ -450,15 +477,45 @@ def _prologue(printer: Printer, body: list[str]) -> list[str]:
     return lines + masks
 
 
-def _assign(printer: Printer, s: Assign) -> list[str]:
+def _assigns(kernel: Kernel) -> list[Assign]:
+    return [s for outer in kernel.body for s in ((outer,) if isinstance(outer, Assign) else outer.body)]
+
+
+def _read(kernel: Kernel) -> set[str]:
+    """Every name that a statement or the result reads."""
+    loops = [s for s in kernel.body if isinstance(s, Loop)]
+    roots = [*(s.value for s in _assigns(kernel)), *(first for s in loops for _, first, _, _ in s.carried), *(leaf for _, leaf in kernel.outputs)]
+    names = {n.name for n in walk(*roots) if n.op.name == "var"}
+    return names | {n for s in loops for n in (*(leaf.name for leaf, _ in s.sliced), *(next_ for _, _, next_, _ in s.carried))}
+
+
+def _shorter(printer: Printer, s: Assign) -> tuple[Assign, Assign] | None:
+    """A statement that is too long for a line as two: its longest operand gets a name of its own."""
+    parts = [a for a in s.value.args if a.args and printer._is_tensor(a)]
+    if not parts:
+        return None
+    longest = max(parts, key=lambda a: len(printer.expr(a)[0]))
+    name, n = f"{s.name}_part", 1
+    while name in printer.taken:
+        n += 1
+        name = f"{s.name}_part{n}"
+    printer.taken.add(name)
+    leaf = ops.var(name, longest.axes, longest.type.dtype)
+    rest = make(s.value.op, tuple(leaf if a is longest else a for a in s.value.args), s.value.attr)
+    return Assign(name, longest), Assign(s.name, rest, s.note)
+
+
+def _assign(printer: Printer, s: Assign, indent: int) -> list[str]:
     text, _ = printer.expr(s.value)
+    if len(f"{s.name} = {text}") + indent > WIDTH and (halves := _shorter(printer, s)):
+        return [line for half in halves for line in _assign(printer, half, indent)]
     if not printer._is_tensor(s.value):
         text = f"runtime.scalar({text}, {printer.like})"
     if s.name == text:
         return []
     note = f"  # {s.note}" if s.note else ""
     line = f"{s.name} = {text}{note}"
-    if len(line) + 8 > WIDTH and note:
+    if len(line) + indent > WIDTH and note:
         return [f"# {s.note}", f"{s.name} = {text}"]
     return [line]
 
@@ -473,13 +530,13 @@ def _loop(printer: Printer, loop: Loop) -> list[str]:
     lines.append(f"for {index} in {f'reversed({count})' if loop.reverse else count}:")
     inner = [f"{name} = {name}s[{index}]" for _, name in loop.sliced]
     for s in loop.body:
-        inner += _assign(printer, s)
+        inner += _assign(printer, s, 8)
     inner += [f"{outer.name}.append({value})" for outer, value in loop.stacked]
     lines += [f"    {line}" for line in inner + _steps(loop)]
     for outer, _ in loop.stacked:
         order = f"{outer.name}[::-1]" if loop.reverse else outer.name
         lines.append(f"{outer.name} = torch.stack({order}, {printer.axes(outer).index(loop.axis)})")
-    return lines + [f"{last} = {name}" for name, _, _, last in loop.carried]
+    return lines + [f"{last} = {name}" for name, _, _, last in loop.carried if last in printer.read]
 
 
 def _steps(loop: Loop) -> list[str]:

@@ -27,7 +27,7 @@ def shift(x: Tensor, dim: int, by: int) -> Tensor:
     """y[i] = x[i - by] along a dimension, zero where there is none."""
     n = x.shape[dim]
     zeros = torch.zeros_like(x.narrow(dim, 0, min(abs(by), n)))
-    kept = x.narrow(dim, max(-by, 0), max(n - abs(by), 0))
+    kept = x.narrow(dim, min(max(-by, 0), n), max(n - abs(by), 0))
     return torch.cat((zeros, kept) if by > 0 else (kept, zeros), dim)
 
 
@@ -85,6 +85,7 @@ def decay(upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
 def decayed_gram(x: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
     """[.., i, j]: sum over k of x_ik y_jk exp(upper_ik - lower_jk) where the mask allows."""
     out = []
+    batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], upper.shape[:-2], lower.shape[:-2])
     for start in range(0, x.shape[-2], BLOCK):
         rows = slice(start, start + BLOCK)
         near, split = _near(mask, rows)
@@ -96,7 +97,7 @@ def decayed_gram(x: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tenso
         if near.stop > split:
             e = _pairs(upper[..., rows, :], lower[..., near, :], mask[rows, near])
             parts.append(torch.einsum("...ik,...jk,...ijk->...ij", x[..., rows, :], y[..., near, :], e))
-        parts.append(torch.zeros_like(parts[0][..., :1]).expand(*parts[0].shape[:-1], y.shape[-2] - near.stop))
+        parts.append(x.new_zeros(()).expand(*batch, x[..., rows, :].shape[-2], y.shape[-2] - near.stop))
         out.append(torch.cat(parts, -1))
     return torch.cat(out, -2)
 
@@ -104,6 +105,7 @@ def decayed_gram(x: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tenso
 def decayed_rows(p: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
     """[.., i, k]: sum over j of p_ij y_jk exp(upper_ik - lower_jk) where the mask allows."""
     out = []
+    batch = torch.broadcast_shapes(p.shape[:-2], y.shape[:-2], upper.shape[:-2], lower.shape[:-2])
     for start in range(0, p.shape[-2], BLOCK):
         rows = slice(start, start + BLOCK)
         near, split = _near(mask, rows)
@@ -115,7 +117,7 @@ def decayed_rows(p: Tensor, y: Tensor, upper: Tensor, lower: Tensor, mask: Tenso
         if near.stop > split:
             e = _pairs(upper[..., rows, :], lower[..., near, :], mask[rows, near])
             total = total + torch.einsum("...ij,...jk,...ijk->...ik", p[..., rows, near], y[..., near, :], e)
-        out.append(total)
+        out.append(total.expand(*batch, p[..., rows, :].shape[-2], y.shape[-1]))
     return torch.cat(out, -2)
 
 
@@ -134,6 +136,24 @@ def decayed_columns(p: Tensor, x: Tensor, upper: Tensor, lower: Tensor, mask: Te
             e = _pairs(upper[..., rows, :], lower[..., near, :], mask[rows, near])
             total[..., near, :] += torch.einsum("...ij,...ik,...ijk->...jk", p[..., rows, near], x[..., rows, :], e)
     return total
+
+
+def decayed_solve(p: Tensor, right: Tensor, upper: Tensor, lower: Tensor, mask: Tensor, transposed: bool) -> Tensor:
+    """u_i = right_i - sum over j of p_ij u_jk exp(upper_ik - lower_jk) where the strict mask allows; or with i and j exchanged."""
+    n, out = right.shape[-2], {}
+    for i in reversed(range(n)) if transposed else range(n):
+        found = list(out)
+        total = right[..., i, :]
+        if found:
+            u = torch.stack([out[j] for j in found], -2)
+            if transposed:
+                weight, seen, x = p[..., found, i], mask[found, i], upper[..., found, :] - lower[..., i, None, :]
+            else:
+                weight, seen, x = p[..., i, found], mask[i, found], upper[..., i, None, :] - lower[..., found, :]
+            e = x.clamp(_floor(x), 0.0).exp() * (weight * seen)[..., None]
+            total = total - (e * u).sum(-2)
+        out[i] = total
+    return torch.stack([out[i] for i in range(n)], -2)
 
 
 def _near(mask: Tensor, rows: slice) -> tuple[slice, int]:

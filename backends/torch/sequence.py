@@ -273,7 +273,12 @@ def forward(
 
 
 def backward(
-    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], seeds: tuple[Tensor, ...], kept: tuple[Tensor, ...], cu_seqlens: Tensor | None
+    kernels: Kernels,
+    signature: Signature,
+    tensors: tuple[Tensor, ...],
+    seeds: tuple[Tensor, ...],
+    kept: tuple[Tensor, ...],
+    cu_seqlens: Tensor | None,
 ) -> list[Tensor]:
     """The adjoints of all arguments, given those of the outputs and last states."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
@@ -299,7 +304,12 @@ def backward(
 
 
 def double_backward(
-    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], seeds: tuple[Tensor, ...], seconds: tuple[Tensor, ...], cu_seqlens: Tensor | None
+    kernels: Kernels,
+    signature: Signature,
+    tensors: tuple[Tensor, ...],
+    seeds: tuple[Tensor, ...],
+    seconds: tuple[Tensor, ...],
+    cu_seqlens: Tensor | None,
 ) -> list[Tensor]:
     """The adjoints of arguments and seeds, given those of `backward`'s results. The whole sequence is one slab."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
@@ -351,6 +361,13 @@ def _names(values: tuple[Value, ...], prefix: str = "") -> list[str]:
     return [f"Tensor {prefix}{v.name}" for v in values]
 
 
+def exactly(function: Callable, arguments: tuple) -> tuple[Tensor, ...]:
+    """The function with autocast off: the type that a kernel computes in is a promise, and autocast sees into an operator."""
+    device = next(a for a in arguments if a is not None).device.type
+    with torch.autocast(device, enabled=False):
+        return function(*arguments)
+
+
 def register(namespace: str, form: str, signature: Signature, kernels: Kernels) -> Callable[..., tuple[Tensor, ...]]:
     """The form as a torch operator with its fake version and its gradient, and the gradient's gradient.
 
@@ -365,6 +382,9 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels) 
         return tuple(g.to(x.dtype) for g, x in zip(grads, like, strict=True))
 
     def run(*a):
+        return exactly(run_forward, a)
+
+    def run_forward(*a):
         tensors, cu = a[:n], a[n]
         outputs, last, kept = forward(kernels, signature, tensors, cu)
         dtype = output_dtype(signature, tensors)
@@ -380,10 +400,16 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels) 
         return (*outputs, *last, *(tensors[0].new_empty((kept, *shape(v, sizes)), dtype=wide) for v in states))
 
     def run_backward(*a):
+        return exactly(adjoint, a)
+
+    def run_double(*a):
+        return exactly(second_adjoint, a)
+
+    def adjoint(*a):
         seeds, tensors, kept, cu = a[: k + m], a[k + m : k + m + n], a[k + m + n : -1], a[-1]
         return cast(backward(kernels, signature, tensors, seeds, kept, cu), tensors)
 
-    def run_double(*a):
+    def second_adjoint(*a):
         seconds, seeds, tensors, cu = a[:n], a[n : n + k + m], a[n + k + m : -1], a[-1]
         return cast(double_backward(kernels, signature, tensors, seeds, seconds, cu), (*tensors, *seeds))
 
@@ -391,7 +417,9 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels) 
     seed_names = [*_names(signature.outputs, "d_out_"), *_names(states, "d_last_")]
     forward_schema = f"({', '.join(_names(args))}, Tensor? cu_seqlens) -> ({returns})"
     backward_schema = f"({', '.join([*seed_names, *_names(args), *kept_names])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * n)})"
-    double_schema = f"({', '.join([*_names(args, 'dd_'), *seed_names, *_names(args)])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * (n + k + m))})"
+    double_schema = (
+        f"({', '.join([*_names(args, 'dd_'), *seed_names, *_names(args)])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * (n + k + m))})"
+    )
     if n == 1:
         backward_schema = backward_schema.replace("-> (Tensor)", "-> Tensor")
     op = torch.library.custom_op(library, run, mutates_args=(), schema=forward_schema)
@@ -399,7 +427,9 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels) 
     double = torch.library.custom_op(f"{library}_double_backward", run_double, mutates_args=(), schema=double_schema)
     op.register_fake(fake)
     back.register_fake(lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in a[k + m : k + m + n]))
-    double.register_fake(lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*a[n + k + m : -1], *a[n : n + k + m])))
+    double.register_fake(
+        lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*a[n + k + m : -1], *a[n : n + k + m]))
+    )
 
     def keep(ctx, inputs, output):
         ctx.save_for_backward(*inputs[:n], *output[k + m :], *([inputs[n]] if inputs[n] is not None else []))

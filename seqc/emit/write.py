@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from seqc.emit.layer import GeneratedFile
@@ -98,10 +99,8 @@ def _put(aside: Path, folder: Path) -> None:
 
 def _put_once(aside: Path, folder: Path, old: Path) -> bool:
     """Whether it worked: another writer may put its own package there between the two renames."""
-    try:
+    with suppress(FileNotFoundError):
         os.rename(folder, old)
-    except FileNotFoundError:
-        pass
     try:
         os.rename(aside, folder)
     except OSError:

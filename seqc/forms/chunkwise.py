@@ -167,21 +167,33 @@ class _Memory:
         b = self.hint(self.rows(self.erase, re, lambda r: r.read, chain.key, self.i), "b")
         self.G_j = self.exponent(self.j, re, False) if G else None
         before = self.exponent(self.i, re, True) if G else None
-        A = self.weights(b, self.a, before, self.G_j, Mask(self.i, self.j, re, 1, 0, re))
+        strict = Mask(self.i, self.j, re, 1, 0, re)
+        A = self.weights(b, self.a, before, self.G_j, strict)
+        if self.by_value:
+            assert before is not None and self.G_j is not None
+            target = ops.sub(self._target(b, before), self.from_state(b, before, self.i))
+            solved = ops.decayed_solve(self.hint(A, "A"), target, before, self.G_j, strict)
+            self.U = self.hint(ops.rename(solved, {self.i: self.j}), "U")
+            return
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
-        if rp or any(r.value is not None for rows in self.erase for r in rows):
-            target = self.rows(self.erase, re, lambda r: r.value, value, self.i)
-        else:
-            target = ops.number(0)
-        if rp:
-            mask = Mask(self.i, self.w, re, 1, 0, rp)
-            B = self.hint(self.weights(b, self.k, before, self.G_w, mask), "B")
-            target = ops.sub(target, self.apply(B, self.v, before, self.G_w, mask))
+        target = self._target(b, before)
         # (I + A)^-1 is applied to both terms, so that between chunks only two products with the state remain.
         W = self.hint(self._solved(T, b if before is None else ops.mul(ops.exp(before), b), chain.key), "W")
         from_state = ops.contract((W, self.S), (*(a for a in self.S.axes if a not in (*chain.key, *value)), self.i, *value))
         u = ops.number(0) if ops.is_zero(target) else self.hint(self._solved(T, target, value), "u")
         self.U = self.hint(ops.rename(ops.sub(u, from_state), {self.i: self.j}), "U")
+
+    def _target(self, b: Expr, before: Expr | None) -> Expr:
+        """v - B w: what the erase rows write, less what they read of the plain rows before them."""
+        re, rp = self.ranks
+        if not rp and all(r.value is None for rows in self.erase for r in rows):
+            return ops.number(0)
+        target = self.rows(self.erase, re, lambda r: r.value, self.chain.value, self.i)
+        if not rp:
+            return target
+        mask = Mask(self.i, self.w, re, 1, 0, rp)
+        B = self.hint(self.weights(b, self.k, before, self.G_w, mask), "B")
+        return ops.sub(target, self.apply(B, self.v, before, self.G_w, mask))
 
     def _solved(self, T: Expr, right: Expr, last: tuple[str, ...]) -> Expr:
         """T applied to rows, as rows."""
@@ -244,31 +256,24 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
         for s in structure.order:
             chain = structure.chains[s.name]
             check_decays(rec, chain, sizes)
-            memory = _facts(chain)
-            if memory.by_value and memory.erases:
-                raise Refusal(f"`{s.name}` decays along its value axis and is erased along its key axis", s.next)
             if s.scope != "head":
                 raise Refusal(f"`{s.name}` is shared by heads", s.next)
-            evidence.append(memory.words)
+            evidence.append(_words(chain))
         lower(rec, sizes)
     except Refusal as r:
         return Refuses(r.reason, span_of(rec, r.cause, rec.states[0].span), r.helps)
     return Applies(tuple(evidence))
 
 
-class _facts:
+def _words(chain: Chain) -> str:
     """What a chain is, in words."""
-
-    def __init__(self, chain: Chain):
-        along = [a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes]
-        self.by_value = bool(set(along) & set(chain.value))
-        rank = sum(r.read is not None for s in chain.steps for r in s.rows)
-        self.erases = rank > 0
-        any_decay = any(s.decay is not None for s in chain.steps)
-        kind = "identity" if not any_decay else f"diagonal along {', '.join(dict.fromkeys(along))}" if along else "scalar"
-        low = f" plus rank {rank}" if rank else ""
-        steps = f" in {len(chain.steps)} micro-steps" if len(chain.steps) > 1 else ""
-        self.words = f"`{chain.state.name}` is affine in itself: {kind}{low}{steps}"
+    along = dict.fromkeys(a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes)
+    rank = sum(r.read is not None for s in chain.steps for r in s.rows)
+    decays = any(s.decay is not None for s in chain.steps)
+    kind = f"diagonal along {', '.join(along)}" if along else "scalar" if decays else "identity"
+    low = f" plus rank {rank}" if rank else ""
+    steps = f" in {len(chain.steps)} micro-steps" if len(chain.steps) > 1 else ""
+    return f"`{chain.state.name}` is affine in itself: {kind}{low}{steps}"
 
 
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:

@@ -286,14 +286,9 @@ def solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     def pack(x: np.ndarray) -> np.ndarray:
         return x.reshape((*x.shape[: x.ndim - len(rest)], -1))
 
-    shape_of: list[tuple[int, ...]] = []
-
-    def note(x: np.ndarray) -> np.ndarray:
-        shape_of.append(x.shape[x.ndim - len(rest) :])
-        return x
-
-    solution = A.solve(m, A.structural(pack, A.structural(note, r)))
-    out = A.structural(lambda x: x.reshape((*x.shape[:-1], *shape_of[0])), solution)
+    lengths = [length(A, a) for a in rest]
+    solution = A.solve(m, A.structural(pack, r))
+    out = A.structural(lambda x: x.reshape((*x.shape[:-1], *lengths)), solution)
     return arrange(A, out, (*lead, column, *rest), e.axes)
 
 
@@ -331,6 +326,28 @@ def decayed(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     assert isinstance(mask, Mask)
     factor, axes = _decay_factor(A, (args[2], e.args[2].axes), (args[3], e.args[3].axes), mask)
     return A.contract((args[0], args[1], factor), [e.args[0].axes, e.args[1].axes, axes], e.axes)
+
+
+def decayed_solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    """Substitution row by row: u_i = r_i - sum of P_ij exp(L_i - M_j) u_j over the columns that row i sees."""
+    mask, transposed = e.attr  # type: ignore[misc]
+    assert isinstance(mask, Mask)
+    factor, axes = _decay_factor(A, (args[2], e.args[2].axes), (args[3], e.args[3].axes), mask)
+    along, other = (mask.column, mask.row) if transposed else (mask.row, mask.column)
+    rest = [a for a in e.axes if a != along]
+    full = (*rest, along, other)
+    matrix = A.binary("mul", arrange(A, args[0], e.args[0].axes, full), arrange(A, factor, axes, full))
+    right = arrange(A, args[1], e.args[1].axes, (*rest, along))
+    solved: dict[int, Any] = {}
+    n = length(A, along)
+    for i in reversed(range(n)) if transposed else range(n):
+        total = A.structural(lambda x, i=i: x[..., i], right)
+        for j, u in solved.items():
+            entry = A.structural(lambda x, i=i, j=j: x[..., i, j], matrix)
+            total = A.binary("sub", total, A.binary("mul", entry, u))
+        solved[i] = total
+    stacked = A.structural(lambda *xs: np.stack(np.broadcast_arrays(*xs), -1), *(solved[i] for i in range(n)))
+    return arrange(A, stacked, (*rest, along), e.axes)
 
 
 def implicit(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:

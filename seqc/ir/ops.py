@@ -275,6 +275,11 @@ def decayed(x: Expr, y: Expr, upper: Expr, lower: Expr, out: Iterable[str], mask
     return TABLE["decayed"].build((x, y, upper, lower), (tuple(out), mask))
 
 
+def decayed_solve(P: Expr, right: Expr, upper: Expr, lower: Expr, mask: Mask, transposed: bool = False) -> Expr:
+    """u with u_i + sum over j of P_ij exp(L_ik - M_jk) u_jk = right_ik under a strict mask; or with the matrix transposed."""
+    return TABLE["decayed_solve"].build((P, right, upper, lower), (mask, transposed))
+
+
 def implicit(body: Expr, unknown: Expr) -> Expr:
     """The value W with W = body(W), for a body affine in the leaf `unknown`."""
     return TABLE["implicit"].build((body,), unknown.attr)
@@ -372,6 +377,23 @@ def _d_decayed(e: Expr, g: Expr) -> Adjoints:
     x, dx = next(v for v in values if mask.row in v[0].axes and mask.column not in v[0].axes)
     y, dy = next(v for v in values if mask.column in v[0].axes and mask.row not in v[0].axes)
     return d_first, d_second, mul(x, dx), neg(mul(y, dy))
+
+
+def _d_decayed_solve(e: Expr, g: Expr) -> Adjoints:
+    """u = (I + N)^-1 r with N_ij = P_ij exp(L_i - M_j): dr solves the transposed system, dN = -dr u^T, N u = r - u."""
+    mask, transposed = e.attr  # type: ignore[misc]
+    assert isinstance(mask, Mask)
+    P, right, upper, lower = e.args
+    here, there = (mask.column, mask.row) if transposed else (mask.row, mask.column)
+    g = _full(g, e.axes)
+    d_right = rename(decayed_solve(P, rename(g, {here: there}), upper, lower, mask, not transposed), {there: here})
+    pair = (rename(e, {here: mask.row}), rename(d_right, {here: mask.column})) if transposed else (
+        rename(d_right, {here: mask.row}), rename(e, {here: mask.column}))  # fmt: skip
+    d_P = neg(decayed(*pair, upper, lower, P.axes, mask))
+    of_right, of_adjoint = mul(d_right, sub(e, right)), mul(e, sub(g, d_right))
+    if transposed:
+        return d_P, d_right, rename(neg(of_adjoint), {here: mask.row}), neg(of_right)
+    return d_P, d_right, of_right, rename(of_adjoint, {here: mask.column})
 
 
 def _d_stack(e: Expr, g: Expr) -> Adjoints:
@@ -664,6 +686,7 @@ ROWS: tuple[OpDef, ...] = (
     OpDef("unit_lower_inverse", rules.square, _d_inverse, meaning.unit_lower_inverse, flops=_cubic),
     OpDef("decay", rules.decay, _d_decay, meaning.decay),
     OpDef("decayed", rules.decayed, _d_decayed, meaning.decayed, (0, 1), flops=_decayed_cost),
+    OpDef("decayed_solve", rules.decayed_solve, _d_decayed_solve, meaning.decayed_solve, (1,), flops=_decayed_cost),
     OpDef("implicit", lambda t, a: t[0], _d_implicit, meaning.implicit),
 )
 

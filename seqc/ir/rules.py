@@ -189,6 +189,15 @@ def decay(types: Types, attr: Any) -> TensorType:
     return TensorType((*lead, attr.row, attr.column))
 
 
+def decayed_solve(types: Types, attr: Any) -> TensorType:
+    """attr: a mask, whether the matrix is transposed. Arguments: P[row, column], the right side, L[row, k], M[column, k]."""
+    mask, transposed = attr
+    along = mask.column if transposed else mask.row
+    need(along in types[1].axes, "solves along an axis that the right side lacks", types, attr)
+    lead = (a for t in types for a in t.axes if a not in (mask.row, mask.column))
+    return TensorType((*(a for a in dict.fromkeys(lead) if a not in types[1].axes), *types[1].axes))
+
+
 def decayed(types: Types, attr: Any) -> TensorType:
     """attr: the axes that stay, the mask. Arguments: two factors, L, M."""
     out, mask = attr

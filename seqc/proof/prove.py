@@ -83,7 +83,9 @@ def _smallest(
     left, found = dict(failures), []
     wrong = [c for c in candidates if any(name == c.name for name, _, _ in failures)]
     for tokens, chunk in SMALLEST:
-        trial = replace(first, lengths=(tokens,), chunk=chunk, heads=1, groups=1)
+        if not left:
+            break
+        trial = replace(first, lengths=(tokens,), chunk=chunk, heads=1, groups=1, points=min(first.points, 4))
         bench = Bench(rec, trial, seed)
         for form in wrong:
             for stage, output in differences(bench, form, _other(form, candidates)):

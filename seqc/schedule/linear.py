@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, substitute, variables, walk
 from seqc.ir.kernel import Assign, Kernel, Loop, Statement
@@ -69,7 +70,8 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     program, hints = _binary(program, hints)
     leaves = scope(program)
     carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    namer = _Namer([*leaves, *carried, *(ops.base(a) for a in order), "math", "torch", "runtime"])
+    results = [e.name for e in program.outputs]
+    namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), "math", "torch", "runtime"])
     words = tuple((axis, namer(word)) for axis, word in WORDS)
     index = namer("i")
     table: dict[Expr, Expr] = {}
@@ -85,7 +87,23 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     for e, f in zip(program.outputs, finals, strict=True):
         leaf = ops.var(f.name, e.value.axes, e.value.type.dtype)
         outputs.append((e.name, table.get(leaf, leaf)))
-    return Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, program.widths, words, index)
+    kernel = Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, program.widths, words, index)
+    _each_name_once(kernel)
+    return kernel
+
+
+def _each_name_once(kernel: Kernel) -> None:
+    """Raises InternalError if a name is given to two values: a proof is of the Program, and must not be lost in its text."""
+    given = [leaf.name for leaf in kernel.inputs]
+    for s in kernel.body:
+        if isinstance(s, Assign):
+            given.append(s.name)
+        else:
+            given += [leaf.name for leaf, _ in s.stacked] + [name for _, name in s.sliced] + [a.name for a in s.body]
+            given += [name for name, _, _, _ in s.carried] + [last for _, _, _, last in s.carried]
+    twice = sorted({name for name in given if given.count(name) > 1})
+    if twice:
+        raise InternalError(f"a kernel gives {', '.join(twice)} to two values")
 
 
 def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:

@@ -220,3 +220,15 @@ def test_empty_batch(package) -> None:
     c = call("gated_deltanet", 11, B=1, grad=False)
     o, last = package("gated_deltanet").gated_deltanet(*(x[:0] for x in c.inputs), output_final_state=True)
     assert o.shape[0] == 0 and last.shape[0] == 0
+
+
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
+def test_autocast_does_not_reach_into_the_operator(package, form: str) -> None:
+    """float32 arguments are computed in float32, inside autocast as outside, forward and backward."""
+    p, c = package("deltaproduct"), call("deltaproduct", 2 * CHUNK + 3, dtype=torch.float32)
+    wanted = c.run(p, form)
+    grads = gradients(wanted, c.arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = c.run(p, form)
+        for x, y in zip((*found, *gradients(found, c.arguments)), (*wanted, *grads), strict=True):
+            assert torch.equal(x, y)

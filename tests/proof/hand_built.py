@@ -17,7 +17,7 @@ from seqc.source import Source, Span
 SIZES = {"K": 3, "V": 4, "n": 2}
 HERE = Span(Source("hand_built", "x"), 0, 1)
 KV = ("K", "V")
-LOG = Domain(high=0)
+ANY, LOG = Domain(), Domain(high=0)
 
 q, k, v, e = var("q", ("K",)), var("k", ("K",)), var("v", ("V",)), var("e", ("K",))
 g, beta, S = var("g"), var("beta"), var("S", KV)
@@ -29,7 +29,7 @@ def state(name: str, axes: tuple[str, ...], after: Expr, scope: Scope = "head") 
     return State(name, axes, scope, "real", ops.broadcast(ops.number(0), axes), after, "declared", HERE)
 
 
-def given(name: str, axes: tuple[str, ...] = (), domain: Domain = Domain(), scope: Scope = "head") -> Input:
+def given(name: str, axes: tuple[str, ...] = (), domain: Domain = ANY, scope: Scope = "head") -> Input:
     return Input(name, axes, scope, "real", domain, HERE)
 
 
@@ -86,8 +86,9 @@ def built() -> dict[str, Recurrence]:
     log_g, log_K, log_V, rate = given("g", (), LOG), given("g", ("K",), LOG), given("g", ("V",), LOG), given("beta")
     X, Y, Z = erased(decayed(g), beta, k, v), erased(decayed(by_key), beta, k, v), written(decayed(by_key))
     first, second, series = in_series()
-    z, after = var("z", ("K",)), ops.add(var("z", ("K",)), k)
-    both = ops.sub(decayed(by_key), contract((ops.mul(var("a", ("K",)), e), read(S, e)), KV))
+    after = ops.add(var("z", ("K",)), k)
+    both = written(ops.sub(decayed(by_key), contract((ops.mul(var("a", ("K",)), e), read(S, e)), KV)))
+    apart = [*QKV, given("e", ("K",)), given("a", ("K",)), log_K]
     h = ops.add(decayed(by_value, var("h", ("V",))), v)
     gain = Param("gain", ("V",), "head", Init(ops.number(1)), HERE)
     keep = ops.unary("sigmoid", ops.mul(var("gain", ("V",)), var("x", ("V",))))
@@ -100,7 +101,7 @@ def built() -> dict[str, Recurrence]:
         recurrence("value decay, read before", [*QKV, log_V], [state("S", KV, written(decayed(by_value)))], read(S)),
         recurrence("erases in turn", PAIRS, [state("S", KV, in_turn())], read(in_turn())),
         recurrence("erases at once", PAIRS, [state("S", KV, at_once())], read(at_once())),
-        recurrence("erase apart from write", [*QKV, given("e", ("K",)), given("a", ("K",)), log_K], [state("S", KV, written(both))], read(written(both))),
+        recurrence("erase apart from write", apart, [state("S", KV, both)], read(both)),
         recurrence("ratio", QKV, [state("S", KV, written(S)), state("z", ("K",), after)],
                    ops.div(read(written(S)), ops.add(contract((q, after), ()), ops.number(30)))),
         recurrence("series", [*QKV, log_g], [first, second], series),
