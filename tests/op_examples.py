@@ -99,6 +99,13 @@ def weights(mask: Mask, up: Array, low: Array) -> Array:
     return np.where(keep, np.exp(up[:, None] - low[None, :]), 0.0)
 
 
+def solved(p: Array, y: Array, up: Array, low: Array, transposed: bool) -> Array:
+    """One system per entry of the last axis."""
+    matrix = np.eye(5)[:, :, None] + p[:, :, None] * weights(STRICT, up, low)
+    matrix = matrix.transpose(1, 0, 2) if transposed else matrix
+    return np.stack([np.linalg.solve(matrix[:, :, k], y[:, k]) for k in range(y.shape[1])], 1)
+
+
 def unary(name: str, want: Callable[[Array], Array], **more: Any) -> Example:
     return Example(name, (X,), (), want, **more)
 
@@ -144,7 +151,12 @@ EXAMPLES: tuple[Example, ...] = (
     unary("log1p", lambda x: np.log(1 + x), positive=("x",)),
     unary("floor", np.floor),
     unary("ceil", np.ceil),
-    unary("trailing_zeros", lambda x: np.vectorize(lambda n: len(f"{int(n):b}") - len(f"{int(n):b}".rstrip("0")))(x), whole=("x",), without="it takes whole numbers"),
+    unary(
+        "trailing_zeros",
+        lambda x: np.vectorize(lambda n: len(f"{int(n):b}") - len(f"{int(n):b}".rstrip("0")))(x),
+        whole=("x",),
+        without="it takes whole numbers",
+    ),
     unary("stop_gradient", lambda x: x, without="its derivative is zero by definition"),
     Example("conj", (Z,), (), np.conj),
     Example("re", (Z,), (), np.real),
@@ -200,11 +212,34 @@ EXAMPLES: tuple[Example, ...] = (
     *(Example("masked", (SQUARE,), m, lambda p, m=m: np.where(triangle(m), p, 0.0)) for m in (CAUSAL, STRICT, STEPS)),
     Example("unit_lower_inverse", (LOWER,), ("@t", "@s"), lambda x: np.linalg.inv(np.eye(5) + np.tril(x, -1))),
     *(Example("decay", (UP, LOW), m, lambda up, low, m=m: weights(m, up, low)) for m in (CAUSAL, STEPS)),
-    Example("decayed", (LEFT, RIGHT, UPK, LOWK), (("@t", "@s"), CAUSAL), lambda x, y, up, low: np.einsum("ik,jk,ijk->ij", x, y, weights(CAUSAL, up, low))),
-    Example("decayed", (SQUARE, RIGHT, UPK, LOWK), (("@t", "K"), STEPS), lambda p, y, up, low: np.einsum("ij,jk,ijk->ik", p, y, weights(STEPS, up, low))),
-    Example("decayed", (SQUARE, LEFT, UPK, LOWK), (("@s", "K"), CAUSAL), lambda p, x, up, low: np.einsum("ij,ik,ijk->jk", p, x, weights(CAUSAL, up, low))),
     Example(
-        "implicit", (ops.add(ops.mul(var("x"), var("u", ("V",))), Y),), ("u", ("V",), "real"), lambda x, u, y: y / (1 - x),
-        without="no form lowers it, and its derivative raises", fixed=("u",),
+        "decayed",
+        (LEFT, RIGHT, UPK, LOWK),
+        (("@t", "@s"), CAUSAL),
+        lambda x, y, up, low: np.einsum("ik,jk,ijk->ij", x, y, weights(CAUSAL, up, low)),
     ),
-)  # fmt: skip
+    Example(
+        "decayed",
+        (SQUARE, RIGHT, UPK, LOWK),
+        (("@t", "K"), STEPS),
+        lambda p, y, up, low: np.einsum("ij,jk,ijk->ik", p, y, weights(STEPS, up, low)),
+    ),
+    Example(
+        "decayed",
+        (SQUARE, LEFT, UPK, LOWK),
+        (("@s", "K"), CAUSAL),
+        lambda p, x, up, low: np.einsum("ij,ik,ijk->jk", p, x, weights(CAUSAL, up, low)),
+    ),
+    Example(
+        "decayed_solve", (SQUARE, var("y", ("@t", "K")), UPK, LOWK), (STRICT, False), lambda p, y, up, low: solved(p, y, up, low, False)
+    ),
+    Example("decayed_solve", (SQUARE, RIGHT, UPK, LOWK), (STRICT, True), lambda p, y, up, low: solved(p, y, up, low, True)),
+    Example(
+        "implicit",
+        (ops.add(ops.mul(var("x"), var("u", ("V",))), Y),),
+        ("u", ("V",), "real"),
+        lambda x, u, y: y / (1 - x),
+        without="no form lowers it, and its derivative raises",
+        fixed=("u",),
+    ),
+)

@@ -83,7 +83,9 @@ def test_another_process_writes_the_same_bytes() -> None:
 
     def run(seed: str, folder: Path) -> str:
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        return subprocess.run([sys.executable, "-c", HASHES, *names], env=env, cwd=folder, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", HASHES, *names], env=env, cwd=folder, check=True, capture_output=True, text=True
+        ).stdout
 
     first = run("1", ROOT)
     assert first == run("4242", Path(__file__).parent)
@@ -105,7 +107,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", (("format", "--check", "--diff", "--line-length", "140"), ("check", *RULES)), ids=("format", "lint"))
 def test_generated_packages_are_clean(packages: Path, command: tuple[str, ...]) -> None:
-    found = subprocess.run([sys.executable, "-m", "ruff", *command, "--isolated", "--no-cache", str(packages)], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, "--isolated", "--no-cache", str(packages)], capture_output=True, text=True
+    )
     assert found.returncode == 0, (found.stdout + found.stderr)[:6000]
 
 
@@ -113,4 +117,15 @@ def test_generated_packages_import_nothing_of_the_compiler(packages: Path) -> No
     for path in packages.rglob("*.py"):
         lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.lstrip().startswith(("import ", "from "))]
         for words in lines:
-            assert words[1].split(".")[0] in ("", "__future__", "torch", "math", "json", "pathlib", "dataclasses", "typing", "collections", "functools"), (path, words)
+            assert words[1].split(".")[0] in (
+                "",
+                "__future__",
+                "torch",
+                "math",
+                "json",
+                "pathlib",
+                "dataclasses",
+                "typing",
+                "collections",
+                "functools",
+            ), (path, words)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
-from seqc.analysis.cost import cost, state_size
 from seqc.backends.torch.module import print_module
 from seqc.backends.torch.printer import print_kernel
+
+from seqc.analysis.cost import cost, state_size
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import Applies, Refuses
 from seqc.forms.base import body_leaves, initial, outer_leaves, state_lead
 from seqc.ir import ops
+from seqc.ir.model import Domain
 from seqc.ir.program import BATCH, CHUNKS, HEADS, Equation, Map, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
@@ -102,10 +106,18 @@ def _reference(layer: Layer) -> str:
 # --- The operator --------------------------------------------------------------------------------------------------------
 
 
-def _values(items: list[tuple[str, str, tuple[str, ...]]]) -> str:
+def _fill(d: Domain) -> float:
+    """A number inside a domain, next to zero: what an input's padding holds."""
+    if d.unit or d.low < 0 < d.high:
+        return 0.0
+    inside = min((d.high - d.low) / 2, 2.0**-10)
+    return float(d.low + inside if d.low >= 0 else d.high - inside)
+
+
+def _values(items: list[tuple[str, str, tuple[str, ...]]], fills: Mapping[str, float] = MappingProxyType({})) -> str:
     if not items:
         return "()"
-    parts = [f'Value("{n}", "{lead}"{_axes(axes)})' for n, lead, axes in items]
+    parts = [f'Value("{n}", "{lead}"{_axes(axes)}{f", fill={fills[n]!r}" if fills.get(n) else ""})' for n, lead, axes in items]
     one = f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
     return one if len(one) < 110 else "(\n        " + ",\n        ".join(parts) + ",\n    )"
 
@@ -156,7 +168,7 @@ def _operator(layer: Layer) -> str:
         "def signature(chunk):",
         '    """What the kernels take and give: leading axes as letters, then the axes of the text."""',
         "    return Signature(",
-        f"        inputs={_indent(_values(inputs))},",
+        f"        inputs={_indent(_values(inputs, {i.name: _fill(i.domain) for i in rec.inputs}))},",
         f"        params={_indent(_values(params))},",
         f"        states={_indent(_values(states))},",
         f"        outputs={_indent(_values(outputs))},",

@@ -111,9 +111,21 @@ class Printer:
         x, y = e.args
         if sign in "+-" and y.op.name == "neg":
             sign, y = "-" if sign == "+" else "+", y.args[0]
+        fused = self._fused(sign, x, y, want) if sign in "+-" else None
+        if fused is not None:
+            return fused, ATOM
         left = _wrap(*self.operand(x, want), level)
         right = _wrap(*self.operand(y, want), level + (sign in "-/"))
         return f"{left} {sign} {right}", level
+
+    def _fused(self, sign: str, x: Expr, y: Expr, want: tuple[str, ...]) -> str | None:
+        """z + x * y in one pass over memory, where all three are tensors and z is as wide as the result."""
+        if y.op.name != "mul" and x.op.name == "mul" and sign == "+":
+            x, y = y, x
+        if y.op.name != "mul" or self.axes(x) != want or not all(self._is_tensor(a) for a in (x, *y.args)) or len(want) < 4:
+            return None
+        texts = [self.operand(a, want)[0] for a in (x, *y.args)]
+        return f"torch.addcmul({', '.join(texts)}{', value=-1' if sign == '-' else ''})"
 
     def _constant(self, e: Expr) -> tuple[str, int]:
         return {"pi": ("math.pi", ATOM), "inf": ("math.inf", ATOM)}[str(e.attr)]

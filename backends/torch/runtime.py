@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,13 @@ def place(x: Tensor, dim: int, index: int, length: int) -> Tensor:
 
 def mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_column: int, like: Tensor) -> Tensor:
     """Entry (i, j) says whether column j was written before row i reads."""
-    i = torch.arange(rows, device=like.device)[:, None]
-    j = torch.arange(columns, device=like.device)
+    return _mask(rows, columns, per_row, step, offset, per_column, like.device)
+
+
+@lru_cache(maxsize=64)
+def _mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_column: int, device: torch.device) -> Tensor:
+    i = torch.arange(rows, device=device)[:, None]
+    j = torch.arange(columns, device=device)
     return j // per_column < (i // per_row) * step + offset
 
 

@@ -19,6 +19,7 @@ class Value:
     name: str
     lead: str
     axes: tuple[str, ...] = ()
+    fill: float = 0.0  # what stands behind the last token: a number inside the declared domain, so that nothing is undefined there
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,12 +131,12 @@ def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> in
 
 
 def _load(value: Value, x: Tensor, start: int, stop: int, chunk: int, dtype: torch.dtype) -> Tensor:
-    """Tokens start to stop as a kernel wants them: [B, H, chunks, tokens, ...], padded with zeros to whole chunks."""
+    """Tokens start to stop as a kernel wants them: [B, H, chunks, tokens, ...], padded to whole chunks."""
     if "T" not in value.lead:
         return x.to(dtype)
     x = x[:, start:stop]
     if chunk and (rest := -(stop - start) % chunk):
-        x = torch.cat((x, x.new_zeros((x.shape[0], rest, *x.shape[2:]))), 1)
+        x = torch.cat((x, x.new_full((x.shape[0], rest, *x.shape[2:]), value.fill)), 1)
     if chunk:
         x = x.unflatten(1, (-1, chunk))
     if value.lead != "BT":
@@ -226,12 +227,12 @@ def _batches(ends: list[int]) -> list[list[int]]:
 
 
 def _gather(value: Value, x: Tensor, rows: list[int], ends: list[int]) -> Tensor:
-    """A batch of rows, zero behind each one's end."""
+    """A batch of rows, padded behind each one's end."""
     if value.lead.startswith("N"):
         return x[rows]
     if "T" not in value.lead:
         return x
-    return torch.nn.utils.rnn.pad_sequence([x[0, ends[r] : ends[r + 1]] for r in rows], batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence([x[0, ends[r] : ends[r + 1]] for r in rows], batch_first=True, padding_value=value.fill)
 
 
 def _scatter(value: Value, y: Tensor, out: Tensor, rows: list[int], ends: list[int]) -> None:
@@ -319,6 +320,7 @@ def double_backward(
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in values]
     ends = [0, sizes["@T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["@T"])
     batches = [list(range(sizes["@N"]))] if cu_seqlens is None else _batches(ends)
+    adjoints = tuple(replace(v, fill=0.0) for v in signature.arguments)
     for rows in batches if sizes["@T"] else []:
         if cu_seqlens is None:
             few, length, part, more = sizes, None, list(values), list(seconds)
@@ -326,12 +328,12 @@ def double_backward(
             few, lengths = _batch_sizes(sizes, rows, ends)
             length = torch.tensor(lengths, device=tensors[0].device)
             part = [_gather(v, x, rows, ends) for v, x in zip(given, values, strict=True)]
-            more = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, seconds, strict=True)]
+            more = [_gather(v, x, rows, ends) for v, x in zip(adjoints, seconds, strict=True)]
         T, chunk = few["@T"], signature.chunk
         load = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(given, part, strict=True)]
         n = len(signature.arguments)
         valid = _valid(length, few["@B"], 0, T, chunk, grads[0])
-        dd = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(signature.arguments, more, strict=True)]
+        dd = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(adjoints, more, strict=True)]
         found = kernels.double_backward(*load[:n], valid, *load[n:], *dd)
         for v, y, out in zip(given, found, grads, strict=True):
             if cu_seqlens is None:

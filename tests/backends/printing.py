@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-
 from seqc.backends.torch import runtime
 from seqc.backends.torch.printer import print_kernel
+
 from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.interp import Reals
 from seqc.ir.meaning import extent
@@ -35,15 +35,28 @@ def source(e: Expr, named: Sequence[str], widths: tuple[tuple[str, str, int], ..
     """The text of a function that computes e, its program, and the order of axes in memory."""
     order = (*LEAD, TOKENS, *(a for a, _, _ in widths), *named)
     leaf = var("made", e.axes, e.type.dtype)
-    program = Program("one", (like(e), *(v for v in variables(e) if v.name != "like")), (Map((Equation("made", e),)),), (Equation("made_out", leaf),), widths)
+    program = Program(
+        "one",
+        (like(e), *(v for v in variables(e) if v.name != "like")),
+        (Map((Equation("made", e),)),),
+        (Equation("made_out", leaf),),
+        widths,
+    )
     return print_kernel(linearise(program, {}, order), "compute", ("One value.",)), program, order
 
 
 def compare(e: Expr, given: Mapping[str, Array], sizes: Mapping[str, int], named: Sequence[str] = NAMED, tolerance: float = 1e-12) -> str:
     """Asserts that the printed function gives the interpreter's value, finite and in the declared layout. Returns the text."""
-    widths = tuple((a, TOKENS, n) for a, n in (("@r", 1), ("@s", 1), ("@m", 1), ("@r6", 2), ("@s6", 2), ("@s9", 3)) if any(a in n.axes for n in walk(e)))
+    widths = tuple(
+        (a, TOKENS, n)
+        for a, n in (("@r", 1), ("@s", 1), ("@m", 1), ("@r6", 2), ("@s6", 2), ("@s9", 3))
+        if any(a in n.axes for n in walk(e))
+    )
     text, program, order = source(e, named, widths)
-    values = {**given, "like": np.zeros([extent({**sizes, **{a: sizes[TOKENS] * n for a, _, n in widths}}, a) for a in program.inputs[0].axes])}
+    values = {
+        **given,
+        "like": np.zeros([extent({**sizes, **{a: sizes[TOKENS] * n for a, _, n in widths}}, a) for a in program.inputs[0].axes]),
+    }
     with np.errstate(all="ignore"):
         want = execute(program, Reals, values, sizes)["made_out"]
     space: dict[str, object] = {"torch": torch, "runtime": runtime, "math": math}

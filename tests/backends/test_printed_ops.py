@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from op_examples import EXAMPLES, SIZES, Array, Example, draw, values
 from printing import ORDERS, compare
-
 from seqc.backends.torch.printer import FUNCTIONS, OPERATORS, Printer
+
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, make
@@ -32,7 +32,11 @@ LEADS = (((BATCH, HEADS),), ((BATCH, HEADS), ()), ((), (BATCH, HEADS)), ((HEADS,
 
 
 def test_every_row_has_an_entry_or_a_reason() -> None:
-    has = {row.name for row in ROWS if row.name in FUNCTIONS or row.name in OPERATORS or row.name in ("var", "const") or hasattr(Printer, f"_{row.name}")}
+    has = {
+        row.name
+        for row in ROWS
+        if row.name in FUNCTIONS or row.name in OPERATORS or row.name in ("var", "const") or hasattr(Printer, f"_{row.name}")
+    }
     assert has | set(UNPRINTED) == set(TABLE) and not has & set(UNPRINTED)
 
 
@@ -61,7 +65,9 @@ def spread_over(example: Example, leads: tuple[tuple[str, ...], ...], seed: int)
 
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)
-@pytest.mark.parametrize("example", [e for e in PRINTED if e.leaves], ids=[f"{e.op}-{i}" for i, e in enumerate(p for p in PRINTED if p.leaves)])
+@pytest.mark.parametrize(
+    "example", [e for e in PRINTED if e.leaves], ids=[f"{e.op}-{i}" for i, e in enumerate(p for p in PRINTED if p.leaves)]
+)
 def test_printed_op_with_batch_axes(example: Example, leads: tuple[tuple[str, ...], ...]) -> None:
     e, given = spread_over(example, leads, 3)
     compare(e, given, BATCHES, ORDERS[1])
@@ -148,7 +154,8 @@ def test_common_contractions_are_matrix_products() -> None:
 # row axis, column axis, per row, step, offset, per column: rows of tokens (6), of two micro-steps (12) and of three (18)
 MASKS = (
     Mask("@t", "@s", 1, 1, 0, 1), Mask("@t", "@s", 1, 1, 1, 1), Mask("@r6", "@s6", 2, 1, 0, 2), Mask("@t", "@s6", 1, 2, 1, 1),
-    Mask("@t", "@s6", 1, 2, 2, 1), Mask("@t", "@s6", 1, 1, 1, 2), Mask("@r6", "@s9", 2, 1, 0, 3), Mask("@t", "@s9", 1, 3, 2, 1), Mask("@t", "@s9", 1, 1, 0, 3),
+    Mask("@t", "@s6", 1, 2, 2, 1), Mask("@t", "@s6", 1, 1, 1, 2), Mask("@r6", "@s9", 2, 1, 0, 3), Mask("@t", "@s9", 1, 3, 2, 1),
+    Mask("@t", "@s9", 1, 1, 0, 3),
 )  # fmt: skip
 EXTREMES = (0.1, 1.0, 20.0)
 TOKEN_COUNTS = (1, 6, 16, 17, 33, 50)
@@ -220,7 +227,7 @@ def test_decay(mask: Mask, extreme: float) -> None:
         compare(e, {"up": np.repeat(total, n[mask.row] // tokens, -1), "low": np.repeat(total, n[mask.column] // tokens, -1)}, n)
 
 
-@pytest.mark.parametrize(("first", "second"), product(("add", "sub", "mul", "div", "power", "neg"), repeat=2))
+@pytest.mark.parametrize(("first", "second"), list(product(("add", "sub", "mul", "div", "power", "neg"), repeat=2)))
 def test_parentheses(first: str, second: str) -> None:
     """Nested operators in every pair, on either side."""
 

@@ -65,7 +65,11 @@ def carry(g: Grower, reverse: bool, number: int, seen: Sequence[Expr]) -> Carry:
         Carried(m.name, ops.mul(var("m0"), ops.number(2)), fitted(values[-2], ()), f"m_last{number}"),
     )
     free = g.grow(inner, 2)[-1]  # never sees the carried values
-    emitted = (Equation(f"e{number}", fitted(values[-3], ("K",))), Equation(f"f{number}", fitted(free, ("K",))), Equation(f"start{number}", ops.mul(s, m)))
+    emitted = (
+        Equation(f"e{number}", fitted(values[-3], ("K",))),
+        Equation(f"f{number}", fitted(free, ("K",))),
+        Equation(f"start{number}", ops.mul(s, m)),
+    )
     return Carry(CHUNKS, reverse, carried, emitted)
 
 

@@ -67,7 +67,12 @@ def test_names_that_are_taken_are_not_used_again() -> None:
     """A program whose own names look like adjoints."""
     x, d = var("x", (CHUNKS,)), var("d_o", (CHUNKS,))
     s = var("d_s")
-    stage = Carry(CHUNKS, False, (Carried("d_s", ops.number(0), ops.add(ops.mul(s, var("x")), var("d_o")), "s_start"),), (Equation("o", ops.mul(s, s)),))
+    stage = Carry(
+        CHUNKS,
+        False,
+        (Carried("d_s", ops.number(0), ops.add(ops.mul(s, var("x")), var("d_o")), "s_start"),),
+        (Equation("o", ops.mul(s, s)),),
+    )
     p = Program("p", (x, d), (stage,), (Equation("o", ops.add(var("o", (CHUNKS,)), var("s_start"))),))
     agrees(p, ["x", "d_o"], draw((x, d), 0), 0)
 

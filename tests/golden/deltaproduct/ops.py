@@ -21,7 +21,7 @@ def signature(chunk):
             Value("q", "BTH", ("K",)),
             Value("k", "BTH", ("n", "K")),
             Value("v", "BTH", ("n", "V")),
-            Value("beta", "BTH", ("n",)),
+            Value("beta", "BTH", ("n",), fill=0.0009765625),
         ),
         params=(),
         states=(Value("S", "NH", ("K", "V")),),

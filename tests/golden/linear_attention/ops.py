@@ -18,7 +18,11 @@ CHUNK_SIZE = 32
 def signature(chunk):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
-        inputs=(Value("q", "BTH", ("K",)), Value("k", "BTH", ("K",)), Value("v", "BTH", ("V",))),
+        inputs=(
+            Value("q", "BTH", ("K",), fill=0.0009765625),
+            Value("k", "BTH", ("K",), fill=0.0009765625),
+            Value("v", "BTH", ("V",)),
+        ),
         params=(),
         states=(Value("S", "NH", ("K", "V")), Value("z", "NH", ("K",))),
         outputs=(Value("o", "BTH", ("V",)),),

@@ -195,9 +195,9 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     L = d_G.flip(-2).cumsum(-2).flip(-2)
     d_g = L * valid[..., None, :, :, None]  # the gradient of g
     x_42 = d_a_out_part * x_2
-    d_a = x_26 + x_42 + x_35
-    d_e = d_a * a + x_37 + x_38 * e_2 + x_39  # the gradient of e
-    d_a = d_a * e  # the gradient of a
+    d_a_2 = x_26 + x_42 + x_35
+    d_e = d_a_2 * a + x_37 + x_38 * e_2 + x_39  # the gradient of e
+    d_a = d_a_2 * e  # the gradient of a
     d_bonus = (x_9[..., None] * x_19).sum((-5, -3, -2))  # the gradient of bonus
     return d_r, d_k, d_v, d_g, d_e, d_a, d_bonus, d_S_first
 
@@ -641,14 +641,14 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_256 = x_254 + x_171 * e_2 + x_173 + x_174 + x_182 + (x_255 + x_195) * a
     x_257 = (x_215 + x_217) * a + x_200 + x_201 * e_2 + x_203 + x_211
     x_258 = d_a_out_part * x_2
-    d_a = x_194 + x_258 + x_190
-    x_259 = d_d_a * d_a + x_232 * a + x_219 + x_220 * e_2 + x_221 + x_228
+    d_a_2 = x_194 + x_258 + x_190
+    x_259 = d_d_a * d_a_2 + x_232 * a + x_219 + x_220 * e_2 + x_221 + x_228
     x_260 = x_236 * x_2
-    d_a_2 = x_235 + x_260 + x_244
-    d_e = x_253 + x_256 + x_257 + x_259 + d_a_2 * a + x_246 + x_247 * e_2 + x_248  # the gradient of e
+    d_a_3 = x_235 + x_260 + x_244
+    d_e = x_253 + x_256 + x_257 + x_259 + d_a_3 * a + x_246 + x_247 * e_2 + x_248  # the gradient of e
     x_261 = x_140 * e + x_150 * e + x_160 * e + (x_255 + x_195) * e
-    x_262 = x_261 + d_d_e * d_a + (x_215 + x_217) * e + x_232 * e
-    d_a = x_262 + d_a_2 * e  # the gradient of a
+    x_262 = x_261 + d_d_e * d_a_2 + (x_215 + x_217) * e + x_232 * e
+    d_a = x_262 + d_a_3 * e  # the gradient of a
     x_263 = (x_116 * x_71[..., None]).sum((-5, -3, -2))
     x_264 = (x_122 * x_71[..., None]).sum((-5, -3, -2))
     x_265 = (x_74[..., None] * x_135).sum((-5, -3, -2))
