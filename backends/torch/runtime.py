@@ -148,6 +148,8 @@ def decayed_columns(p: Tensor, x: Tensor, upper: Tensor, lower: Tensor, mask: Te
 def decayed_solve(p: Tensor, right: Tensor, upper: Tensor, lower: Tensor, mask: Tensor, transposed: bool) -> Tensor:
     """u_i = right_i - sum over j of p_ij u_jk exp(upper_ik - lower_jk) where the strict mask allows; or with i and j exchanged."""
     n, out = right.shape[-2], {}
+    batch = torch.broadcast_shapes(p.shape[:-2], right.shape[:-2], upper.shape[:-2], lower.shape[:-2])
+    right = right.expand(*batch, *right.shape[-2:])
     for i in reversed(range(n)) if transposed else range(n):
         found = list(out)
         total = right[..., i, :]

@@ -148,7 +148,7 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     x_25 = x_24.tril(-1)
     x_26 = (-x_25).tril(-1)
     x_27 = x_26.mT @ b
-    d_a = x_20 + d_a_out_part * x_9[..., None, :, :, None] + x_27
+    d_a = torch.addcmul(x_20, d_a_out_part, x_9[..., None, :, :, None]) + x_27
     x_28 = d_a.unflatten(-2, (tokens, 2))
     x_29 = x_28[..., 1, :] * beta[..., 1][..., None]
     x_30 = T.mT @ d_W_part
@@ -246,7 +246,7 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_19 = d_d_beta[..., 0][..., None] * k[..., 0, :]
     x_20 = d_d_beta[..., 1][..., None] * k[..., 1, :]
     d_d_a_2 = (runtime.place(x_19, -2, 0, 2) + runtime.place(x_20, -2, 1, 2)).flatten(-3, -2)
-    d_d_S_start2 = (d_d_a * x_9[..., None, :, :, None] + d_d_a_2 * x_9[..., None, :, :, None]).mT @ U
+    d_d_S_start2 = torch.addcmul(d_d_a * x_9[..., None, :, :, None], d_d_a_2, x_9[..., None, :, :, None]).mT @ U
     x_21 = runtime.place(d_d_k[..., 0, :], -2, 0, 2) + runtime.place(d_d_k[..., 1, :], -2, 1, 2)
     d_d_b = x_21.flatten(-3, -2)
     x_22 = d_d_b @ a.mT
@@ -307,7 +307,7 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_49 = q @ d_d_a_2.mT
     d_d_P_3 = x_49.masked_fill(~mask_1, 0.0)
     x_50 = d_d_P_3.mT @ d_o
-    x_51 = (d_d_a * x_9[..., None, :, :, None] + d_d_a_2 * x_9[..., None, :, :, None]) @ d_S_start2
+    x_51 = torch.addcmul(d_d_a * x_9[..., None, :, :, None], d_d_a_2, x_9[..., None, :, :, None]) @ d_S_start2
     d_U_2 = x_46 + x_48 + x_50 + x_51
     d_S_2 = q.new_full((B, H, K, V), 0.0)
     d_S_start_3_is = d_S_start_3.unbind(2)
@@ -389,7 +389,7 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_96 = runtime.place(x_93 + x_94[..., 1, :], -2, 1, n) + runtime.place(x_95 + x_94[..., 0, :], -2, 0, n)
     x_97 = x_55.mT @ q
     x_98 = x_69.mT @ b
-    d_a_4 = x_97 + d_a_out_part * x_9[..., None, :, :, None] + x_98
+    d_a_4 = torch.addcmul(x_97, d_a_out_part, x_9[..., None, :, :, None]) + x_98
     x_99 = d_a_4.unflatten(-2, (tokens, 2))
     x_100 = d_d_beta[..., 1][..., None] * x_99[..., 1, :]
     x_101 = x_32.mT @ x_66
@@ -422,7 +422,7 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_122 = x_121.tril(-1)
     x_123 = (-x_122).tril(-1)
     x_124 = x_123.mT @ b
-    d_a_6 = x_117 + d_a_out * x_9[..., None, :, :, None] + x_124
+    d_a_6 = torch.addcmul(x_117, d_a_out, x_9[..., None, :, :, None]) + x_124
     x_125 = d_a_6.unflatten(-2, (tokens, 2))
     x_126 = x_125[..., 1, :] * beta[..., 1][..., None]
     x_127 = T.mT @ d_W

@@ -59,7 +59,7 @@ def forward(q, k, v, beta, g, S_0, valid):
         x_5 = W_i @ S
         U_i = u_i - x_5
         x_6 = a_out_i.mT @ U_i
-        S_next = keep_i[..., None, None] * S + x_6
+        S_next = torch.addcmul(x_6, keep_i[..., None, None], S)
         S_start.append(S)
         U.append(U_i)
         S = S_next
@@ -116,7 +116,7 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
         x_5 = W_i @ S
         U_i = u_i - x_5
         x_6 = a_out_i.mT @ U_i
-        S_next = keep_i[..., None, None] * S + x_6
+        S_next = torch.addcmul(x_6, keep_i[..., None, None], S)
         S_start.append(S)
         U.append(U_i)
         S = S_next
@@ -142,7 +142,7 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
         x_8 = a_out_i_2 @ d_S
         d_u_part_i = d_U_i + x_8
         x_9 = W_i_2.mT @ d_u_part_i
-        d_S_next = d_S_start_i - x_9 + d_S * keep_i_2[..., None, None]
+        d_S_next = torch.addcmul(d_S_start_i - x_9, d_S, keep_i_2[..., None, None])
         d_S_start2.append(d_S)
         d_u_part.append(d_u_part_i)
         d_S = d_S_next
@@ -173,7 +173,7 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     x_24 = T.mT @ d_W_part
     x_25 = x_22 @ a
     d_b = x_24 * e_2[..., None] - x_25
-    d_k = (d_a * beta[..., None] + d_b * e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)  # the gradient of k
+    d_k = torch.addcmul(d_a * beta[..., None], d_b, e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)  # the gradient of k
     x_26 = T.mT @ d_u_part
     d_v = x_26  # the gradient of v
     d_beta = (d_a * x).sum(-1)  # the gradient of beta
@@ -186,13 +186,13 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     x_33 = x_32 * valid[..., None, :, :]
     x_34 = -(x_21 * x_2)
     x_35 = (x_34 * E).sum(-2)
-    x_36 = x_29 + x_30 * e_4 + -x_31 - x_33 * e_3 - x_35
+    x_36 = torch.addcmul(x_29, x_30, e_4) + torch.addcmul(-x_31, x_33, e_3, value=-1) - x_35
     x_37 = (x_24 * b).sum(-1)
     x_38 = (x_34 * E).sum(-1)
     x_39 = (x_33 * e_3).sum(-1)
-    d_G = x_36 + runtime.shift(x_37 * e_2 + x_38, -1, -1) + runtime.place(x_39 + d_keep_part * keep_2, -1, -1, tokens)
+    d_G = x_36 + runtime.shift(torch.addcmul(x_38, x_37, e_2), -1, -1) + runtime.place(x_39 + d_keep_part * keep_2, -1, -1, tokens)
     L = d_G.flip(-1).cumsum(-1).flip(-1)
-    d_g = x_27 * e + L * valid[..., None, :, :]  # the gradient of g
+    d_g = torch.addcmul(x_27 * e, L, valid[..., None, :, :])  # the gradient of g
     return d_q, d_k, d_v, d_beta, d_g, d_S_first
 
 
@@ -243,7 +243,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         x_5 = W_i @ S
         U_i = u_i - x_5
         x_6 = a_out_i.mT @ U_i
-        S_next = keep_i[..., None, None] * S + x_6
+        S_next = torch.addcmul(x_6, keep_i[..., None, None], S)
         S_start.append(S)
         U.append(U_i)
         S = S_next
@@ -269,7 +269,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         x_8 = a_out_i_2 @ d_S
         d_u_part_i = d_U_i + x_8
         x_9 = W_i_2.mT @ d_u_part_i
-        d_S_next = d_S_start_i - x_9 + d_S * keep_i_2[..., None, None]
+        d_S_next = torch.addcmul(d_S_start_i - x_9, d_S, keep_i_2[..., None, None])
         d_S_start2.append(d_S)
         d_u_part.append(d_u_part_i)
         d_S = d_S_next
@@ -285,10 +285,10 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     d_d_a_2 = d_d_beta[..., None] * x
     x_13 = d_d_a_2 * (e_3 * valid[..., None, :, :])[..., None]
     d_d_G = (d_d_g * valid[..., None, :, :]).cumsum(-1)
-    x_14 = ((d_d_G[..., -1][..., None] * e_3 - d_d_G * e_3) * valid[..., None, :, :])[..., None] * a
+    x_14 = (torch.addcmul(d_d_G[..., -1][..., None] * e_3, d_d_G, e_3, value=-1) * valid[..., None, :, :])[..., None] * a
     x_15 = (x_12 + x_13 + x_14).mT @ U
     x_16 = d_d_G[..., -1] * keep_2
-    d_d_S_start2 = x_15 + x_16[..., None, None] * S_start
+    d_d_S_start2 = torch.addcmul(x_15, x_16[..., None, None], S_start)
     d_d_b = x_11 * e[..., None]
     x_17 = d_d_b @ a.mT
     x_18 = b @ d_d_a.mT
@@ -302,10 +302,10 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_26 = x_25 @ T
     x_27 = T @ x_26
     x_28 = x_27 @ v
-    x_29 = (runtime.shift(d_d_G, -1, 1)[..., None] * E - d_d_G[..., None, :] * E) * x_2
+    x_29 = torch.addcmul(runtime.shift(d_d_G, -1, 1)[..., None] * E, d_d_G[..., None, :], E, value=-1) * x_2
     d_d_b_2 = (d_d_g * e)[..., None] * x
     x_30 = d_d_b_2 @ a.mT
-    x_31 = (-x_29 - x_30 * E).tril(-1)
+    x_31 = torch.addcmul(-x_29, x_30, E, value=-1).tril(-1)
     x_32 = x_31 @ T
     x_33 = T @ x_32
     x_34 = x_33 @ v
@@ -313,7 +313,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_36 = x_21 @ (e_2[..., None] * b)
     x_37 = x_27 @ (e_2[..., None] * b)
     x_38 = x_33 @ (e_2[..., None] * b)
-    x_39 = T @ ((runtime.shift(d_d_G, -1, 1) * e_2)[..., None] * b + d_d_b_2 * e_2[..., None])
+    x_39 = T @ torch.addcmul((runtime.shift(d_d_G, -1, 1) * e_2)[..., None] * b, d_d_b_2, e_2[..., None])
     x_40 = (x_35 + x_36 + x_37 + x_38 + x_39) @ S_start
     d_d_u_part = x_22 + x_23 + x_28 + x_34 - x_40
     d_d_S = d_d_S_0
@@ -333,7 +333,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         x_41 = W_i_3 @ d_d_S
         d_d_U_part_i = d_d_u_part_i - x_41
         x_42 = a_out_i_3.mT @ d_d_U_part_i
-        d_d_S_next = d_d_S_start2_i + d_d_S * keep_i_3[..., None, None] + x_42
+        d_d_S_next = torch.addcmul(d_d_S_start2_i, d_d_S, keep_i_3[..., None, None]) + x_42
         d_d_S_start_part.append(d_d_S)
         d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
@@ -350,7 +350,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_47 = (d_d_G * e_4)[..., None] * x_3
     x_48 = x_47.mT @ d_o
     x_49 = (x_35 + x_36 + x_37 + x_38 + x_39).mT @ d_u_part
-    d_S_start_3 = x_46 + x_48 + -x_49 + x_16[..., None, None] * d_S_start2
+    d_S_start_3 = x_46 + x_48 + torch.addcmul(-x_49, x_16[..., None, None], d_S_start2)
     x_50 = x_44 @ a.mT
     d_d_P = x_50 * E_2
     x_51 = d_d_P.mT @ d_o
@@ -360,7 +360,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_54 = x_3 @ d_d_a_2.mT
     d_d_P_3 = x_54 * E_2
     x_55 = d_d_P_3.mT @ d_o
-    d_d_P_4 = (-(d_d_G[..., None, :] * E_2) + d_d_G[..., None] * E_2) * x_4
+    d_d_P_4 = torch.addcmul(-(d_d_G[..., None, :] * E_2), d_d_G[..., None], E_2) * x_4
     x_56 = d_d_P_4.mT @ d_o
     x_57 = (x_12 + x_13 + x_14) @ d_S_start2
     d_U_2 = x_51 + x_53 + x_55 + x_56 + x_57
@@ -381,7 +381,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         x_58 = a_out_i_4 @ d_S_2
         d_u_part_2_i = d_U_2_i + x_58
         x_59 = W_i_4.mT @ d_u_part_2_i
-        d_S_2_next = d_S_start_3_i - x_59 + d_S_2 * keep_i_4[..., None, None]
+        d_S_2_next = torch.addcmul(d_S_start_3_i - x_59, d_S_2, keep_i_4[..., None, None])
         d_S_2_start.append(d_S_2)
         d_u_part_2.append(d_u_part_2_i)
         d_S_2 = d_S_2_next
@@ -398,7 +398,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_63 = x_61 @ d_d_a_2
     x_64 = d_o @ S_start.mT
     x_65 = (d_d_G * e_4)[..., None] * x_64
-    x_66 = (-(d_d_G[..., None, :] * E_2) + d_d_G[..., None] * E_2) * d_P
+    x_66 = torch.addcmul(-(d_d_G[..., None, :] * E_2), d_d_G[..., None], E_2) * d_P
     x_67 = x_66 @ a
     x_68_part = x_62.unflatten(-4, (groups, H // groups)).sum(-4) + x_63.unflatten(-4, (groups, H // groups)).sum(-4)
     x_68 = x_68_part + (x_65 + x_67).unflatten(-4, (groups, H // groups)).sum(-4)
@@ -429,8 +429,8 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_89 = x_79 @ d_d_a
     x_90 = x_21.mT @ d_W_part
     x_91 = x_87 @ a
-    d_b = -x_89 + x_90 * e_2[..., None] - x_91
-    x_92_part = ((-x_80 - x_88) * beta[..., None] + d_b * e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)
+    d_b = torch.addcmul(-x_89, x_90, e_2[..., None]) - x_91
+    x_92_part = torch.addcmul((-x_80 - x_88) * beta[..., None], d_b, e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)
     x_92 = (x_73 * beta[..., None]).unflatten(-4, (groups, H // groups)).sum(-4) + x_92_part
     d_T_3 = d_u_part @ d_d_v.mT
     x_93 = T.mT @ d_T_3
@@ -454,29 +454,32 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_109 = x_79 @ d_d_a_2
     x_110 = x_27.mT @ d_W_part
     x_111 = x_107 @ a
-    d_b_2 = -x_109 + x_110 * e_2[..., None] - x_111
-    x_112 = (d_d_beta[..., None] * d_a + -x_108 * beta[..., None] + d_b_2 * e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)
-    x_113 = x_92 + (-x_97 * beta[..., None] + -x_98 * e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4) + x_112
+    d_b_2 = torch.addcmul(-x_109, x_110, e_2[..., None]) - x_111
+    x_112_part = torch.addcmul(torch.addcmul(d_d_beta[..., None] * d_a, -x_108, beta[..., None]), d_b_2, e[..., None])
+    x_112 = x_112_part.unflatten(-4, (groups, H // groups)).sum(-4)
+    x_113 = x_92 + torch.addcmul(-x_97 * beta[..., None], -x_98, e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4) + x_112
     x_114 = T.mT @ d_W_part
     x_115 = x_79 @ a
     d_b_3 = x_114 * e_2[..., None] - x_115
-    x_116 = ((d_d_G[..., -1][..., None] * e_3 - d_d_G * e_3) * valid[..., None, :, :])[..., None] * d_a_out_part
+    x_116 = (torch.addcmul(d_d_G[..., -1][..., None] * e_3, d_d_G, e_3, value=-1) * valid[..., None, :, :])[..., None] * d_a_out_part
     x_117 = x_66.mT @ x_3
     x_118 = x_79.mT @ d_d_b_2
     x_119 = x_31.mT @ x_76
     x_120 = x_32 @ d_T.mT
-    x_121 = d_W_part @ ((runtime.shift(d_d_G, -1, 1) * e_2)[..., None] * b + d_d_b_2 * e_2[..., None]).mT
+    x_121 = d_W_part @ torch.addcmul((runtime.shift(d_d_G, -1, 1) * e_2)[..., None] * b, d_d_b_2, e_2[..., None]).mT
     d_T_5 = x_119 + x_120.mT + x_121
     x_122 = T.mT @ d_T_5
     x_123 = x_122 @ T.mT
     x_124 = x_123.tril(-1)
-    x_125 = -((runtime.shift(d_d_G, -1, 1)[..., None] * E - d_d_G[..., None, :] * E) * x_78) - x_124 * E
+    x_125_part = -(torch.addcmul(runtime.shift(d_d_G, -1, 1)[..., None] * E, d_d_G[..., None, :], E, value=-1) * x_78)
+    x_125 = torch.addcmul(x_125_part, x_124, E, value=-1)
     x_126 = x_125.mT @ b
     d_a_2 = x_116 + x_117 - x_118 + x_126
     x_127 = x_33.mT @ d_W_part
     x_128 = x_125 @ a
-    d_b_4 = (runtime.shift(d_d_G, -1, 1) * e_2)[..., None] * x_114 + x_127 * e_2[..., None] + x_128
-    x_129 = ((d_d_g * e)[..., None] * d_b_3 + d_a_2 * beta[..., None] + d_b_4 * e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)
+    d_b_4 = torch.addcmul((runtime.shift(d_d_G, -1, 1) * e_2)[..., None] * x_114, x_127, e_2[..., None]) + x_128
+    x_129_part = torch.addcmul(torch.addcmul((d_d_g * e)[..., None] * d_b_3, d_a_2, beta[..., None]), d_b_4, e[..., None])
+    x_129 = x_129_part.unflatten(-4, (groups, H // groups)).sum(-4)
     x_130 = x_69.mT @ x_3
     x_131 = d_a_out_part_2 + d_a_out_part_3
     x_132 = x_131 * (e_3 * valid[..., None, :, :])[..., None]
@@ -493,7 +496,8 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_140 = T.mT @ d_W
     x_141 = x_138 @ a
     d_b_5 = x_140 * e_2[..., None] - x_141
-    d_k = x_113 + x_129 + (d_a_3 * beta[..., None] + d_b_5 * e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)  # the gradient of k
+    # the gradient of k
+    d_k = x_113 + x_129 + torch.addcmul(d_a_3 * beta[..., None], d_b_5, e[..., None]).unflatten(-4, (groups, H // groups)).sum(-4)
     x_142 = x_21.mT @ d_u_part
     x_143 = x_27.mT @ d_u_part
     x_144 = x_33.mT @ d_u_part
@@ -511,7 +515,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_154 = (x_153 * E_2).sum(-2)
     x_155 = (x_44 * x_64).sum(-1)
     x_156 = (x_153 * E_2).sum(-1)
-    d_G = -x_154 + x_155 * e_4 + x_156
+    d_G = -x_154 + torch.addcmul(x_156, x_155, e_4)
     L = d_G.flip(-1).cumsum(-1).flip(-1)
     x_157 = (x_11 * d_b_3).sum(-1)
     x_158 = (d_b * x).sum(-1)
@@ -523,14 +527,14 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_164 = (d_d_a * d_a_out_part).sum(-1)
     x_165 = x_164 * valid[..., None, :, :]
     x_166 = (x_165 * e_3).sum(-1)
-    x_167 = runtime.shift((x_159 + x_160) * e_2 + x_163, -1, -1) + runtime.place(x_166, -1, -1, tokens)
+    x_167 = runtime.shift(torch.addcmul(x_163, x_159 + x_160, e_2), -1, -1) + runtime.place(x_166, -1, -1, tokens)
     x_168 = (x_162 * E).sum(-2)
     x_169 = x_52 * d_P
     x_170 = (x_169 * E_2).sum(-2)
     x_171 = (x_169 * E_2).sum(-1)
-    d_G_2 = x_167 + -x_168 - x_165 * e_3 - x_170 + x_171
+    d_G_2 = x_167 + torch.addcmul(-x_168, x_165, e_3, value=-1) - x_170 + x_171
     L_2 = d_G_2.flip(-1).cumsum(-1).flip(-1)
-    x_172 = L * valid[..., None, :, :] + (x_157 + x_158) * e + L_2 * valid[..., None, :, :]
+    x_172 = torch.addcmul(torch.addcmul((x_157 + x_158) * e, L_2, valid[..., None, :, :]), L, valid[..., None, :, :])
     x_173 = -(x_95 * x_2)
     x_174 = (x_173 * E).sum(-2)
     x_175 = (x_173 * E).sum(-1)
@@ -544,39 +548,39 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_181 = (d_d_a_2 * d_a_out_part).sum(-1)
     x_182 = x_181 * valid[..., None, :, :]
     x_183 = (x_182 * e_3).sum(-1)
-    x_184 = runtime.shift(x_178 * e_2 + x_180, -1, -1) + runtime.place(x_183, -1, -1, tokens)
+    x_184 = runtime.shift(torch.addcmul(x_180, x_178, e_2), -1, -1) + runtime.place(x_183, -1, -1, tokens)
     x_185 = (x_179 * E).sum(-2)
     x_186 = x_54 * d_P
     x_187 = (x_186 * E_2).sum(-2)
     x_188 = (x_186 * E_2).sum(-1)
-    d_G_4 = x_184 + -x_185 - x_182 * e_3 - x_187 + x_188
+    d_G_4 = x_184 + torch.addcmul(-x_185, x_182, e_3, value=-1) - x_187 + x_188
     L_4 = d_G_4.flip(-1).cumsum(-1).flip(-1)
-    x_189 = x_172 + L_3 * valid[..., None, :, :] + x_176 * e + x_177 * e + L_4 * valid[..., None, :, :]
+    x_189 = x_172 + torch.addcmul(L_3 * valid[..., None, :, :], x_176, e) + torch.addcmul(x_177 * e, L_4, valid[..., None, :, :])
     d_keep = d_d_G[..., -1] * d_keep_part
     x_190 = (d_a_out_part * a).sum(-1)
     x_191 = x_190 * valid[..., None, :, :]
-    x_192 = d_d_G[..., -1][..., None] * x_191 - d_d_G * x_191
+    x_192 = torch.addcmul(d_d_G[..., -1][..., None] * x_191, d_d_G, x_191, value=-1)
     x_193 = (x_192 * e_3).sum(-1)
     x_194 = (x_64 * x_3).sum(-1)
     x_195 = d_P * x_4
-    x_196 = -(d_d_G[..., None, :] * x_195) + d_d_G[..., None] * x_195
+    x_196 = torch.addcmul(-(d_d_G[..., None, :] * x_195), d_d_G[..., None], x_195)
     x_197 = (x_196 * E_2).sum(-1)
-    x_198 = runtime.place(d_keep * keep_2 + x_193, -1, -1, tokens) + d_d_G * x_194 * e_4 + x_197
+    x_198 = runtime.place(d_keep * keep_2 + x_193, -1, -1, tokens) + torch.addcmul(x_197, d_d_G * x_194, e_4)
     x_199 = (x_196 * E_2).sum(-2)
     x_200 = -(x_78 * x_2)
-    x_201 = runtime.shift(d_d_G, -1, 1)[..., None] * x_200 - d_d_G[..., None, :] * x_200 + -(x_30 * x_78)
+    x_201 = torch.addcmul(runtime.shift(d_d_G, -1, 1)[..., None] * x_200, d_d_G[..., None, :], x_200, value=-1) + -(x_30 * x_78)
     x_202 = x_201 + -(x_124 * x_2)
     x_203 = (x_202 * E).sum(-2)
     x_204 = (x_114 * b).sum(-1)
     x_205 = (x_127 * b).sum(-1)
     x_206 = (d_d_b_2 * x_114).sum(-1)
     x_207 = (x_202 * E).sum(-1)
-    x_208 = runtime.shift((runtime.shift(d_d_G, -1, 1) * x_204 + x_205 + x_206) * e_2 + x_207, -1, -1)
+    x_208 = runtime.shift(torch.addcmul(x_207, torch.addcmul(x_205, runtime.shift(d_d_G, -1, 1), x_204) + x_206, e_2), -1, -1)
     d_G_5 = x_198 + -(x_192 * e_3) - x_199 - x_203 + x_208
     L_5 = d_G_5.flip(-1).cumsum(-1).flip(-1)
     x_209 = (d_b_3 * x).sum(-1)
     x_210 = (d_b_4 * x).sum(-1)
-    x_211 = x_189 + L_5 * valid[..., None, :, :] + (d_d_g * x_209 + x_210) * e
+    x_211 = x_189 + torch.addcmul(L_5 * valid[..., None, :, :], torch.addcmul(x_210, d_d_g, x_209), e)
     x_212 = (d_b_5 * x).sum(-1)
     x_213 = d_P_2 * x_4
     x_214 = (x_213 * E_2).sum(-1)
@@ -586,14 +590,14 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_218 = x_217 * valid[..., None, :, :]
     x_219 = -(x_137 * x_2)
     x_220 = (x_219 * E).sum(-2)
-    x_221 = x_214 + x_215 * e_4 + -x_216 - x_218 * e_3 - x_220
+    x_221 = torch.addcmul(x_214, x_215, e_4) + torch.addcmul(-x_216, x_218, e_3, value=-1) - x_220
     x_222 = (x_140 * b).sum(-1)
     x_223 = (x_219 * E).sum(-1)
     x_224 = (x_218 * e_3).sum(-1)
     x_225 = runtime.place(x_224 + (d_keep_part_2 + d_keep_part_3) * keep_2, -1, -1, tokens)
-    d_G_6 = x_221 + runtime.shift(x_222 * e_2 + x_223, -1, -1) + x_225
+    d_G_6 = x_221 + runtime.shift(torch.addcmul(x_223, x_222, e_2), -1, -1) + x_225
     L_6 = d_G_6.flip(-1).cumsum(-1).flip(-1)
-    d_g = x_211 + x_212 * e + L_6 * valid[..., None, :, :]  # the gradient of g
+    d_g = x_211 + torch.addcmul(x_212 * e, L_6, valid[..., None, :, :])  # the gradient of g
     x_226 = x_45 @ S_start
     x_227 = d_d_P @ U
     x_228 = d_d_P_2 @ U

@@ -59,7 +59,7 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
         x_4 = W_i @ S
         U_i = u_i - x_4
         x_5 = a_out_i.mT @ U_i
-        S_next = keep_i[..., None] * S + x_5 + pre_i
+        S_next = torch.addcmul(x_5, keep_i[..., None], S) + pre_i
         S_start.append(S)
         U.append(U_i)
         S = S_next
@@ -113,7 +113,7 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
         x_3 = W_i @ S
         U_i = u_i - x_3
         x_4 = a_out_i.mT @ U_i
-        S_next = keep_i[..., None] * S + x_4 + pre_i
+        S_next = torch.addcmul(x_4, keep_i[..., None], S) + pre_i
         S_start.append(S)
         U.append(U_i)
         S = S_next
@@ -139,7 +139,7 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
         x_6 = a_out_i_2 @ d_S
         d_u_part_i = d_U_i + x_6
         x_7 = W_i_2.mT @ d_u_part_i
-        d_S_next = d_S_start_i - x_7 + d_S * keep_i_2[..., None]
+        d_S_next = torch.addcmul(d_S_start_i - x_7, d_S, keep_i_2[..., None])
         d_pre_part.append(d_S)
         d_u_part.append(d_u_part_i)
         d_S = d_S_next
@@ -158,13 +158,13 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     x_12 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
     x_13 = d_o @ S_start.mT
     x_14 = x_13 * e_4
-    d_r = x_10 * k + x_11 + x_12 + x_14  # the gradient of r
+    d_r = torch.addcmul(x_11, x_10, k) + x_12 + x_14  # the gradient of r
     x_15 = runtime.decayed_columns(d_R, r, G, G, mask_2)
     d_k_out = v @ d_pre_part.mT
     x_16 = T.mT @ d_u_part
     x_17 = x_16 @ v.mT
     x_18 = runtime.decayed_columns(-x_17, e, runtime.shift(G, -2, 1), G, mask_1)
-    d_k = x_10 * r + x_15 + d_k_out * x_2 + x_18  # the gradient of k
+    d_k = torch.addcmul(torch.addcmul(x_15, d_k_out, x_2) + x_18, x_10, r)  # the gradient of k
     x_19 = r * k
     x_20 = (x_19 @ bonus[..., None][:, None])[..., 0]
     x_21 = d_p * x_20[..., None]
@@ -176,8 +176,8 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     x_25 = x_13 * r
     x_26 = runtime.decayed_columns(d_P, r, G, G, mask_2)
     x_27 = d_a_out_part * a_2
-    x_28 = (d_k_out * k + x_27) * valid[..., None, :, :, None]
-    x_29 = -(k * x_15) - a_2 * x_26 - x_28 * e_3 - k * x_18
+    x_28 = torch.addcmul(x_27, d_k_out, k) * valid[..., None, :, :, None]
+    x_29 = torch.addcmul(torch.addcmul(torch.addcmul(-(k * x_15), a_2, x_26, value=-1), x_28, e_3, value=-1), k, x_18, value=-1)
     x_30 = d_u_part @ (-x).mT
     x_31 = d_W_part @ (e_2 * e).mT
     d_T = x_30 + x_31
@@ -185,18 +185,18 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     x_33 = x_32 @ T.mT
     x_34 = x_33.tril(-1)
     x_35 = runtime.decayed_columns(-x_34, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_36 = r * x_11 + r * x_12 + x_25 * e_4 + x_29 - a_2 * x_35
+    x_36 = torch.addcmul(torch.addcmul(r * x_11, r, x_12), x_25, e_4) + torch.addcmul(x_29, a_2, x_35, value=-1)
     x_37 = runtime.decayed_rows(-x_17, k, runtime.shift(G, -2, 1), G, mask_1)
     x_38 = T.mT @ d_W_part
     x_39 = runtime.decayed_rows(-x_34, a_2, runtime.shift(G, -2, 1), G, mask_1)
-    x_40 = e * x_37 + x_38 * e * e_2 + e * x_39
+    x_40 = torch.addcmul(torch.addcmul(e * x_37, x_38 * e, e_2), e, x_39)
     x_41 = (x_28 * e_3).sum(-2)
-    d_G = x_36 + runtime.shift(x_40, -2, -1) + runtime.place(x_41 + d_keep_part * keep_2, -2, -1, tokens)
+    d_G = x_36 + runtime.shift(x_40, -2, -1) + runtime.place(torch.addcmul(x_41, d_keep_part, keep_2), -2, -1, tokens)
     L = d_G.flip(-2).cumsum(-2).flip(-2)
     d_g = L * valid[..., None, :, :, None]  # the gradient of g
     x_42 = d_a_out_part * x_2
     d_a_2 = x_26 + x_42 + x_35
-    d_e = d_a_2 * a + x_37 + x_38 * e_2 + x_39  # the gradient of e
+    d_e = torch.addcmul(torch.addcmul(x_37, x_38, e_2) + x_39, d_a_2, a)  # the gradient of e
     d_a = d_a_2 * e  # the gradient of a
     d_bonus = (x_9[..., None] * x_19).sum((-5, -3, -2))  # the gradient of bonus
     return d_r, d_k, d_v, d_g, d_e, d_a, d_bonus, d_S_first
@@ -247,7 +247,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         x_3 = W_i @ S
         U_i = u_i - x_3
         x_4 = a_out_i.mT @ U_i
-        S_next = keep_i[..., None] * S + x_4 + pre_i
+        S_next = torch.addcmul(x_4, keep_i[..., None], S) + pre_i
         S_start.append(S)
         U.append(U_i)
         S = S_next
@@ -273,7 +273,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         x_6 = a_out_i_2 @ d_S
         d_u_part_i = d_U_i + x_6
         x_7 = W_i_2.mT @ d_u_part_i
-        d_S_next = d_S_start_i - x_7 + d_S * keep_i_2[..., None]
+        d_S_next = torch.addcmul(d_S_start_i - x_7, d_S, keep_i_2[..., None])
         d_pre_part.append(d_S)
         d_u_part.append(d_u_part_i)
         d_S = d_S_next
@@ -287,7 +287,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_9 = d_d_k_out.mT @ v
     x_10 = k_out.mT @ d_d_v
     d_d_G = (d_d_g * valid[..., None, :, :, None]).cumsum(-2)
-    x_11 = (d_d_G[..., -1, :][..., None, :] * e_3 - d_d_G * e_3) * valid[..., None, :, :, None]
+    x_11 = torch.addcmul(d_d_G[..., -1, :][..., None, :] * e_3, d_d_G, e_3, value=-1) * valid[..., None, :, :, None]
     d_d_k_out_2 = x_11 * k
     x_12 = d_d_k_out_2.mT @ v
     x_13 = x_11 * a_2
@@ -297,7 +297,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_15 = d_d_a_3 * x_2
     x_16 = (x_13 + x_14 + x_15).mT @ U
     x_17 = d_d_G[..., -1, :] * keep_2
-    d_d_pre_part = x_9 + x_10 + x_12 + x_16 + x_17[..., None] * S_start
+    d_d_pre_part = x_9 + x_10 + x_12 + torch.addcmul(x_16, x_17[..., None], S_start)
     d_d_B = runtime.decayed_gram(e, d_d_k, runtime.shift(G, -2, 1), G, mask_1)
     x_18 = d_d_B @ v
     x_19 = T @ -x_18
@@ -356,7 +356,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         x_52 = W_i_3 @ d_d_S
         d_d_U_part_i = d_d_u_part_i - x_52
         x_53 = a_out_i_3.mT @ d_d_U_part_i
-        d_d_S_next = d_d_pre_part_i + d_d_S * keep_i_3[..., None] + x_53
+        d_d_S_next = torch.addcmul(d_d_pre_part_i, d_d_S, keep_i_3[..., None]) + x_53
         d_d_S_start_part.append(d_d_S)
         d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
@@ -372,7 +372,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_57 = d_d_G * e_4 * r
     x_58 = x_57.mT @ d_o
     x_59 = (x_46 + x_47 + x_48 + x_49 + x_50).mT @ d_u_part
-    d_S_start_3 = x_56 + x_58 + -x_59 + x_17[..., None] * d_pre_part
+    d_S_start_3 = x_56 + x_58 + torch.addcmul(-x_59, x_17[..., None], d_pre_part)
     d_d_P = runtime.decayed_gram(d_d_r, a_2, G, G, mask_2)
     x_60 = d_d_P.mT @ d_o
     x_61 = runtime.decayed_gram(r, -(d_d_G * a_2), G, G, mask_2)
@@ -402,7 +402,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         x_67 = a_out_i_4 @ d_S_2
         d_u_part_2_i = d_U_2_i + x_67
         x_68 = W_i_4.mT @ d_u_part_2_i
-        d_S_2_next = d_S_start_3_i - x_68 + d_S_2 * keep_i_4[..., None]
+        d_S_2_next = torch.addcmul(d_S_start_3_i - x_68, d_S_2, keep_i_4[..., None])
         d_pre_part_2.append(d_S_2)
         d_u_part_2.append(d_u_part_2_i)
         d_S_2 = d_S_2_next
@@ -427,8 +427,8 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_78 = d_o @ S_start.mT
     x_79 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
     x_80 = runtime.decayed_rows(d_R, k, G, G, mask_2)
-    x_81 = x_76 + x_77 + d_d_G * e_4 * x_78 + d_d_G * x_79 + d_d_G * x_80
-    x_82 = x_70 + d_d_k * x_72 + x_73 + x_75 * k + x_81
+    x_81 = torch.addcmul(torch.addcmul(torch.addcmul(x_76 + x_77, d_d_G * e_4, x_78), d_d_G, x_79), d_d_G, x_80)
+    x_82 = torch.addcmul(x_70, d_d_k, x_72) + torch.addcmul(x_73, x_75, k) + x_81
     x_83 = runtime.decayed_rows(d_P, d_d_a_2, G, G, mask_2)
     x_84 = runtime.decayed_rows(d_P, d_d_a_3, G, G, mask_2)
     x_85 = d_d_bonus[..., None, None, :] * x_71[..., None]
@@ -436,14 +436,14 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_86 = runtime.decayed_rows(d_P_2, a_2, G, G, mask_2)
     x_87 = d_o @ d_d_S_start_part.mT
     x_88 = x_87 * e_4
-    d_r = x_82 + x_83 + x_84 + x_85 * k + x_86 + x_88  # the gradient of r
+    d_r = torch.addcmul(x_82 + x_83 + x_84, x_85, k) + x_86 + x_88  # the gradient of r
     x_89 = runtime.decayed_columns(d_R, d_d_r, G, G, mask_2)
     x_90 = T.mT @ d_u_part
     x_91 = x_90 @ d_d_v.mT
     x_92 = runtime.decayed_columns(-x_91, e, runtime.shift(G, -2, 1), G, mask_1)
     d_k_out = d_d_v @ d_pre_part.mT
     x_93 = runtime.decayed_columns(d_R_2, r, G, G, mask_2)
-    x_94 = x_89 + d_d_r * x_72 + x_92 + d_k_out * x_2 + x_93 + x_75 * r
+    x_94 = torch.addcmul(x_89, d_d_r, x_72) + torch.addcmul(torch.addcmul(x_92, d_k_out, x_2) + x_93, x_75, r)
     x_95 = x_90 @ v.mT
     x_96 = runtime.decayed_columns(-x_95, x_22, runtime.shift(G, -2, 1), G, mask_1)
     x_97 = x_27.mT @ d_u_part
@@ -452,7 +452,7 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_100 = runtime.decayed_columns(-x_95, e, runtime.shift(G, -2, 1), G, mask_1)
     d_k_out_2 = v @ d_pre_part.mT
     x_101 = runtime.decayed_columns(d_R, r, G, G, mask_2)
-    x_102 = x_96 + x_99 - d_d_G * x_100 + x_11 * d_k_out_2 - d_d_G * x_101
+    x_102 = torch.addcmul(torch.addcmul(torch.addcmul(x_96 + x_99, d_d_G, x_100, value=-1), x_11, d_k_out_2), d_d_G, x_101, value=-1)
     x_103 = runtime.decayed_columns(d_R, d_d_G * r, G, G, mask_2)
     x_104 = runtime.decayed_columns(-x_95, d_d_e, runtime.shift(G, -2, 1), G, mask_1)
     x_105 = x_39.mT @ d_u_part
@@ -461,12 +461,12 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_108 = x_43.mT @ d_u_part
     x_109 = x_108 @ v.mT
     x_110 = runtime.decayed_columns(-x_109, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_111 = x_94 + x_102 + x_103 + x_104 + x_107 + x_110 + x_85 * r
+    x_111 = torch.addcmul(x_94 + x_102 + x_103 + x_104 + x_107 + x_110, x_85, r)
     d_k_out_3 = v @ d_pre_part_2.mT
     x_112 = T.mT @ d_u_part_2
     x_113 = x_112 @ v.mT
     x_114 = runtime.decayed_columns(-x_113, e, runtime.shift(G, -2, 1), G, mask_1)
-    d_k = x_111 + d_k_out_3 * x_2 + x_114  # the gradient of k
+    d_k = x_111 + torch.addcmul(x_114, d_k_out_3, x_2)  # the gradient of k
     d_d_R = runtime.decayed_gram(d_d_r, k, G, G, mask_2)
     x_115 = d_d_R.mT @ d_o
     x_116 = d_d_r * k
@@ -497,8 +497,8 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_139 = B_2.mT @ x_112
     d_v = x_131 + -x_132 - x_133 + -x_134 + x_137 + x_138 - x_139  # the gradient of v
     x_140 = runtime.decayed_columns(d_P, d_d_r, G, G, mask_2)
-    x_141 = d_d_r * x_78 * e_4 + x_79 * d_d_r + x_80 * d_d_r
-    d_G = -(a_2 * x_140) - k * x_89 + x_141
+    x_141 = torch.addcmul(torch.addcmul(d_d_r * x_78 * e_4, x_79, d_d_r), x_80, d_d_r)
+    d_G = torch.addcmul(-(a_2 * x_140), k, x_89, value=-1) + x_141
     L = d_G.flip(-2).cumsum(-2).flip(-2)
     x_142 = runtime.decayed_rows(-x_95, d_d_k, runtime.shift(G, -2, 1), G, mask_1)
     d_T = d_u_part @ (-x_18).mT
@@ -508,9 +508,10 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_146 = runtime.decayed_rows(-x_145, a_2, runtime.shift(G, -2, 1), G, mask_1)
     x_147 = d_d_k * d_k_out_2 * valid[..., None, :, :, None]
     x_148 = (x_147 * e_3).sum(-2)
-    x_149 = runtime.shift(e * x_142 + e * x_146, -2, -1) + runtime.place(x_148, -2, -1, tokens)
+    x_149 = runtime.shift(torch.addcmul(e * x_142, e, x_146), -2, -1) + runtime.place(x_148, -2, -1, tokens)
     x_150 = runtime.decayed_columns(-x_145, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_151 = -(x_100 * d_d_k) - a_2 * x_150 - x_147 * e_3 - x_101 * d_d_k
+    x_151_part = torch.addcmul(torch.addcmul(-(x_100 * d_d_k), a_2, x_150, value=-1), x_147, e_3, value=-1)
+    x_151 = torch.addcmul(x_151_part, x_101, d_d_k, value=-1)
     d_G_2 = x_149 + x_151 + r * x_70
     L_2 = d_G_2.flip(-2).cumsum(-2).flip(-2)
     x_152 = runtime.decayed_rows(-x_91, k, runtime.shift(G, -2, 1), G, mask_1)
@@ -521,9 +522,9 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_156 = runtime.decayed_rows(-x_155, a_2, runtime.shift(G, -2, 1), G, mask_1)
     x_157 = d_k_out * k * valid[..., None, :, :, None]
     x_158 = (x_157 * e_3).sum(-2)
-    x_159 = runtime.shift(e * x_152 + e * x_156, -2, -1) + runtime.place(x_158, -2, -1, tokens)
+    x_159 = runtime.shift(torch.addcmul(e * x_152, e, x_156), -2, -1) + runtime.place(x_158, -2, -1, tokens)
     x_160 = runtime.decayed_columns(-x_155, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_161 = -(k * x_92) - a_2 * x_160 - x_157 * e_3 - k * x_93
+    x_161 = torch.addcmul(torch.addcmul(torch.addcmul(-(k * x_92), a_2, x_160, value=-1), x_157, e_3, value=-1), k, x_93, value=-1)
     d_G_3 = x_159 + x_161 + r * x_73
     L_3 = d_G_3.flip(-2).cumsum(-2).flip(-2)
     x_162 = d_u_part @ (-x).mT
@@ -537,7 +538,8 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_169 = runtime.decayed_rows(-x_166, -(d_d_G * a_2), runtime.shift(G, -2, 1), G, mask_1)
     x_170 = T.mT @ d_W_part
     x_171 = x_27.mT @ d_W_part
-    x_172 = x_167 * x_22 + x_168 * x_22 + e * x_169 + (runtime.shift(d_d_G, -2, 1) * x_170 * e + x_171 * e) * e_2
+    x_172_part = torch.addcmul(runtime.shift(d_d_G, -2, 1) * x_170 * e, x_171, e) * e_2
+    x_172 = torch.addcmul(torch.addcmul(x_167 * x_22, x_168, x_22), e, x_169) + x_172_part
     x_173 = runtime.decayed_rows(-x_98, k, runtime.shift(G, -2, 1), G, mask_1)
     x_174 = runtime.decayed_rows(-x_95, -(d_d_G * k), runtime.shift(G, -2, 1), G, mask_1)
     x_175 = d_W_part @ (runtime.shift(d_d_G, -2, 1) * e_2 * e).mT
@@ -549,30 +551,31 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_180 = x_179 @ T.mT
     x_181 = x_180.tril(-1)
     x_182 = runtime.decayed_rows(-x_181, a_2, runtime.shift(G, -2, 1), G, mask_1)
-    x_183 = x_172 + e * x_173 + e * x_174 + e * x_182
+    x_183 = torch.addcmul(torch.addcmul(torch.addcmul(x_172, e, x_173), e, x_174), e, x_182)
     d_keep = d_d_G[..., -1, :] * d_keep_part
     x_184 = d_a_out_part * a_2
-    x_185 = (d_k_out_2 * k + x_184) * valid[..., None, :, :, None]
-    x_186 = d_d_G[..., -1, :][..., None, :] * x_185 - d_d_G * x_185
+    x_185 = torch.addcmul(x_184, d_k_out_2, k) * valid[..., None, :, :, None]
+    x_186 = torch.addcmul(d_d_G[..., -1, :][..., None, :] * x_185, d_d_G, x_185, value=-1)
     x_187 = (x_186 * e_3).sum(-2)
-    x_188 = runtime.shift(x_183, -2, -1) + runtime.place(d_keep * keep_2 + x_187, -2, -1, tokens)
+    x_188 = runtime.shift(x_183, -2, -1) + runtime.place(torch.addcmul(x_187, d_keep, keep_2), -2, -1, tokens)
     x_189 = runtime.decayed_columns(-x_166, x_22, runtime.shift(G, -2, 1), G, mask_1)
     x_190 = runtime.decayed_columns(-x_166, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_191 = -(a_2 * x_189) - k * x_96 + d_d_G * a_2 * x_190 - k * x_99
+    x_191 = torch.addcmul(torch.addcmul(torch.addcmul(-(a_2 * x_189), k, x_96, value=-1), d_d_G * a_2, x_190), k, x_99, value=-1)
     x_192 = runtime.decayed_columns(-x_181, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_193 = x_191 + d_d_G * k * x_100 - a_2 * x_192 - x_186 * e_3
+    x_193 = torch.addcmul(torch.addcmul(torch.addcmul(x_191, d_d_G * k, x_100), a_2, x_192, value=-1), x_186, e_3, value=-1)
     x_194 = runtime.decayed_columns(d_P, r, G, G, mask_2)
     x_195 = runtime.decayed_columns(d_P, d_d_G * r, G, G, mask_2)
-    x_196 = x_193 + d_d_G * a_2 * x_194 + d_d_G * k * x_101 - a_2 * x_195
+    x_196 = torch.addcmul(torch.addcmul(torch.addcmul(x_193, d_d_G * a_2, x_194), d_d_G * k, x_101), a_2, x_195, value=-1)
     x_197 = x_78 * r
-    x_198 = r * x_76 + r * x_77 + d_d_G * x_197 * e_4
-    d_G_4 = x_188 + x_196 - k * x_103 + x_198 + x_79 * d_d_G * r + x_80 * d_d_G * r
+    x_198 = torch.addcmul(torch.addcmul(r * x_76, r, x_77), d_d_G * x_197, e_4)
+    d_G_4 = x_188 + torch.addcmul(x_196, k, x_103, value=-1) + torch.addcmul(torch.addcmul(x_198, x_79, d_d_G * r), x_80, d_d_G * r)
     L_4 = d_G_4.flip(-2).cumsum(-2).flip(-2)
-    x_199_part = L * valid[..., None, :, :, None] + L_2 * valid[..., None, :, :, None] + L_3 * valid[..., None, :, :, None]
-    x_199 = x_199_part + L_4 * valid[..., None, :, :, None]
+    x_199_part_part = torch.addcmul(L * valid[..., None, :, :, None], L_2, valid[..., None, :, :, None])
+    x_199_part = torch.addcmul(x_199_part_part, L_3, valid[..., None, :, :, None])
+    x_199 = torch.addcmul(x_199_part, L_4, valid[..., None, :, :, None])
     x_200 = runtime.decayed_rows(-x_166, d_d_a_2, runtime.shift(G, -2, 1), G, mask_1)
     x_201 = x_39.mT @ d_W_part
-    x_202 = x_167 * d_d_e + x_168 * d_d_e + e * x_200 + (d_d_e * x_170 + x_201 * e) * e_2
+    x_202 = torch.addcmul(torch.addcmul(torch.addcmul(x_167 * d_d_e, x_168, d_d_e), e, x_200), torch.addcmul(d_d_e * x_170, x_201, e), e_2)
     x_203 = runtime.decayed_rows(-x_106, k, runtime.shift(G, -2, 1), G, mask_1)
     x_204 = d_W_part @ (d_d_e * e_2).mT
     x_205 = d_u_part @ (-x_33).mT
@@ -585,17 +588,17 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_211 = runtime.decayed_rows(-x_210, a_2, runtime.shift(G, -2, 1), G, mask_1)
     x_212 = d_d_a_2 * d_a_out_part * valid[..., None, :, :, None]
     x_213 = (x_212 * e_3).sum(-2)
-    x_214 = runtime.shift(x_202 + e * x_203 + e * x_211, -2, -1) + runtime.place(x_213, -2, -1, tokens)
+    x_214 = runtime.shift(torch.addcmul(torch.addcmul(x_202, e, x_203), e, x_211), -2, -1) + runtime.place(x_213, -2, -1, tokens)
     x_215 = runtime.decayed_columns(-x_166, d_d_e, runtime.shift(G, -2, 1), G, mask_1)
-    x_216 = -(a_2 * x_215) - k * x_104 - x_190 * d_d_a_2 - k * x_107
+    x_216 = torch.addcmul(torch.addcmul(torch.addcmul(-(a_2 * x_215), k, x_104, value=-1), x_190, d_d_a_2, value=-1), k, x_107, value=-1)
     x_217 = runtime.decayed_columns(-x_210, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_218 = x_216 - a_2 * x_217 - x_212 * e_3 - x_194 * d_d_a_2
+    x_218 = torch.addcmul(torch.addcmul(torch.addcmul(x_216, a_2, x_217, value=-1), x_212, e_3, value=-1), x_194, d_d_a_2, value=-1)
     d_G_5 = x_214 + x_218 + r * x_83
     L_5 = d_G_5.flip(-2).cumsum(-2).flip(-2)
     x_219 = runtime.decayed_rows(-x_166, d_d_a_3, runtime.shift(G, -2, 1), G, mask_1)
     x_220 = x_43.mT @ d_W_part
     x_221 = runtime.decayed_rows(-x_109, k, runtime.shift(G, -2, 1), G, mask_1)
-    x_222 = e * x_219 + x_220 * e * e_2 + e * x_221
+    x_222 = torch.addcmul(torch.addcmul(e * x_219, x_220 * e, e_2), e, x_221)
     x_223 = x_41.mT @ x_164
     x_224 = x_42 @ d_T_3.mT
     d_T_6 = x_223 + x_224.mT
@@ -605,16 +608,16 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_228 = runtime.decayed_rows(-x_227, a_2, runtime.shift(G, -2, 1), G, mask_1)
     x_229 = d_d_a_3 * d_a_out_part * valid[..., None, :, :, None]
     x_230 = (x_229 * e_3).sum(-2)
-    x_231 = runtime.shift(x_222 + e * x_228, -2, -1) + runtime.place(x_230, -2, -1, tokens)
+    x_231 = runtime.shift(torch.addcmul(x_222, e, x_228), -2, -1) + runtime.place(x_230, -2, -1, tokens)
     x_232 = runtime.decayed_columns(-x_227, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_233 = -(x_190 * d_d_a_3) - k * x_110 - a_2 * x_232 - x_229 * e_3
-    d_G_6 = x_231 + x_233 - x_194 * d_d_a_3 + r * x_84
+    x_233 = torch.addcmul(torch.addcmul(torch.addcmul(-(x_190 * d_d_a_3), k, x_110, value=-1), a_2, x_232, value=-1), x_229, e_3, value=-1)
+    d_G_6 = x_231 + torch.addcmul(x_233, x_194, d_d_a_3, value=-1) + r * x_84
     L_6 = d_G_6.flip(-2).cumsum(-2).flip(-2)
     x_234 = x_87 * r
     x_235 = runtime.decayed_columns(d_P_2, r, G, G, mask_2)
     x_236 = d_a_out_part_2 + d_a_out_part_3
     x_237 = x_236 * a_2
-    x_238 = (d_k_out_3 * k + x_237) * valid[..., None, :, :, None]
+    x_238 = torch.addcmul(x_237, d_k_out_3, k) * valid[..., None, :, :, None]
     x_239 = d_u_part_2 @ (-x).mT
     d_W = d_W_part_2 + d_W_part_3
     x_240 = d_W @ (e_2 * e).mT
@@ -623,32 +626,34 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_242 = x_241 @ T.mT
     x_243 = x_242.tril(-1)
     x_244 = runtime.decayed_columns(-x_243, e, runtime.shift(G, -2, 1), G, mask_1)
-    x_245 = -(a_2 * x_235) - x_238 * e_3 - k * x_114 - a_2 * x_244
+    x_245 = torch.addcmul(torch.addcmul(torch.addcmul(-(a_2 * x_235), x_238, e_3, value=-1), k, x_114, value=-1), a_2, x_244, value=-1)
     x_246 = runtime.decayed_rows(-x_113, k, runtime.shift(G, -2, 1), G, mask_1)
     x_247 = T.mT @ d_W
     x_248 = runtime.decayed_rows(-x_243, a_2, runtime.shift(G, -2, 1), G, mask_1)
-    x_249 = e * x_246 + x_247 * e * e_2 + e * x_248
-    x_250 = r * x_86 + x_234 * e_4 + x_245 + runtime.shift(x_249, -2, -1)
+    x_249 = torch.addcmul(torch.addcmul(e * x_246, x_247 * e, e_2), e, x_248)
+    x_250 = torch.addcmul(r * x_86, x_234, e_4) + x_245 + runtime.shift(x_249, -2, -1)
     x_251 = (x_238 * e_3).sum(-2)
-    x_252 = runtime.place(x_251 + (d_keep_part_2 + d_keep_part_3) * keep_2, -2, -1, tokens)
+    x_252 = runtime.place(torch.addcmul(x_251, d_keep_part_2 + d_keep_part_3, keep_2), -2, -1, tokens)
     d_G_7 = x_250 + x_252
     L_7 = d_G_7.flip(-2).cumsum(-2).flip(-2)
-    # the gradient of g
-    d_g = x_199 + L_5 * valid[..., None, :, :, None] + L_6 * valid[..., None, :, :, None] + L_7 * valid[..., None, :, :, None]
-    x_253 = x_140 * a + x_150 * a + x_142 + x_146 + x_160 * a + x_152 + x_156
-    x_254 = runtime.shift(d_d_G, -2, 1) * x_167 + runtime.shift(d_d_G, -2, 1) * e_2 * x_170 + runtime.shift(d_d_G, -2, 1) * x_168 + x_169
-    x_255 = x_189 - d_d_G * x_190 + x_192 + x_11 * d_a_out_part - d_d_G * x_194
-    x_256 = x_254 + x_171 * e_2 + x_173 + x_174 + x_182 + (x_255 + x_195) * a
-    x_257 = (x_215 + x_217) * a + x_200 + x_201 * e_2 + x_203 + x_211
+    d_g_part = torch.addcmul(torch.addcmul(x_199, L_5, valid[..., None, :, :, None]), L_6, valid[..., None, :, :, None])
+    d_g = torch.addcmul(d_g_part, L_7, valid[..., None, :, :, None])  # the gradient of g
+    x_253 = torch.addcmul(torch.addcmul(x_142 + x_146, x_150, a), x_140, a) + torch.addcmul(x_152 + x_156, x_160, a)
+    x_254_part_part = torch.addcmul(runtime.shift(d_d_G, -2, 1) * x_167, runtime.shift(d_d_G, -2, 1) * e_2, x_170)
+    x_254_part = torch.addcmul(x_254_part_part, runtime.shift(d_d_G, -2, 1), x_168)
+    x_254 = x_254_part + x_169
+    x_255 = torch.addcmul(torch.addcmul(torch.addcmul(x_189, d_d_G, x_190, value=-1) + x_192, x_11, d_a_out_part), d_d_G, x_194, value=-1)
+    x_256 = torch.addcmul(torch.addcmul(x_254, x_171, e_2) + x_173 + x_174 + x_182, x_255 + x_195, a)
+    x_257 = torch.addcmul(torch.addcmul(x_200, x_201, e_2) + x_203 + x_211, x_215 + x_217, a)
     x_258 = d_a_out_part * x_2
     d_a_2 = x_194 + x_258 + x_190
-    x_259 = d_d_a * d_a_2 + x_232 * a + x_219 + x_220 * e_2 + x_221 + x_228
+    x_259 = torch.addcmul(d_d_a * d_a_2, x_232, a) + torch.addcmul(x_219, x_220, e_2) + x_221 + x_228
     x_260 = x_236 * x_2
     d_a_3 = x_235 + x_260 + x_244
-    d_e = x_253 + x_256 + x_257 + x_259 + d_a_3 * a + x_246 + x_247 * e_2 + x_248  # the gradient of e
-    x_261 = x_140 * e + x_150 * e + x_160 * e + (x_255 + x_195) * e
-    x_262 = x_261 + d_d_e * d_a_2 + (x_215 + x_217) * e + x_232 * e
-    d_a = x_262 + d_a_3 * e  # the gradient of a
+    d_e = x_253 + x_256 + x_257 + x_259 + torch.addcmul(torch.addcmul(x_246, x_247, e_2) + x_248, d_a_3, a)  # the gradient of e
+    x_261 = torch.addcmul(torch.addcmul(torch.addcmul(x_140 * e, x_150, e), x_160, e), x_255 + x_195, e)
+    x_262 = torch.addcmul(x_261 + torch.addcmul(d_d_e * d_a_2, x_215 + x_217, e), x_232, e)
+    d_a = torch.addcmul(x_262, d_a_3, e)  # the gradient of a
     x_263 = (x_116 * x_71[..., None]).sum((-5, -3, -2))
     x_264 = (x_122 * x_71[..., None]).sum((-5, -3, -2))
     x_265 = (x_74[..., None] * x_135).sum((-5, -3, -2))
