@@ -12,7 +12,7 @@ import numpy as np
 from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make, variables
 from seqc.ir.interp import Reals, evaluate
-from seqc.ir.meaning import extent
+from seqc.ir.rules import extent
 from seqc.ir.ops import TABLE, var
 
 # No two axes share a length, so that a swapped pair is seen. J joins K and V, `@h` heads lie in `@g` groups.

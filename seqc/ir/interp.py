@@ -10,8 +10,9 @@ import numpy as np
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.meaning import extent, keeps
+from seqc.ir.meaning import keeps
 from seqc.ir.recurrence import Recurrence
+from seqc.ir.rules import extent
 
 Array = np.ndarray
 

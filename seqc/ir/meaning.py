@@ -7,32 +7,21 @@ arithmetic), `rational`, `named`, `integers`, `unary`, `binary`, `power`, `compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask
+from seqc.ir.rules import extent
 
 Axes = Sequence[str]
 
 
-def extent(sizes: Mapping[str, int], axis: str) -> int:
-    """The length of an axis: K', K~ count K, `2` counts two, `K*V` counts pairs."""
-    base = axis.rstrip("'~")
-    if base in sizes:
-        return int(sizes[base])
-    if base.isdigit():
-        return int(base)
-    if "*" not in base:
-        raise InternalError(f"the axis `{axis}` has no length")
-    return prod(extent(sizes, part) for part in base.split("*"))
-
-
 def length(A: Any, axis: str) -> int:
+    """The length of an axis."""
     return extent(A.sizes, axis)
 
 

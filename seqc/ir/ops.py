@@ -16,9 +16,9 @@ from fractions import Fraction
 from typing import Any
 
 from seqc.diagnostics import InternalError
-from seqc.ir import meaning, rules
+from seqc.ir import rules
 from seqc.ir.expr import Attr, Expr, Mask, TensorType, make
-from seqc.ir.rules import union
+from seqc.ir.rules import extent, union
 
 Adjoints = tuple[Expr | None, ...]
 Sizes = Mapping[str, int]
@@ -50,11 +50,22 @@ class OpDef:
         return self.name
 
 
+def means(name: str) -> Callable[[Any, Expr, tuple[Any, ...]], Any]:
+    """A function of `seqc.ir.meaning`, looked up when it is first run: checking a text needs no NumPy."""
+
+    def run(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+        from seqc.ir import meaning
+
+        return getattr(meaning, name)(A, e, args)
+
+    return run
+
+
 def numel(axes: Iterable[str], sizes: Sizes) -> int:
     """How many numbers a tensor of these axes holds."""
     n = 1
     for a in axes:
-        n *= meaning.extent(sizes, a)
+        n *= extent(sizes, a)
     return n
 
 
@@ -620,18 +631,18 @@ def _decayed_cost(e: Expr, sizes: Sizes) -> int:
 
 def _unary(name: str, derivative: Callable[[Expr, Expr], Expr] | None, simplify: Any = None, **row: Any) -> OpDef:
     vjp = _through(derivative) if derivative else _none
-    return OpDef(name, rules.same, vjp, meaning.unary, simplify=simplify, **row)
+    return OpDef(name, rules.same, vjp, means("unary"), simplify=simplify, **row)
 
 
 EVERY = tuple(range(64))
 
 ROWS: tuple[OpDef, ...] = (
-    OpDef("var", rules.leaf, _none, meaning.var, flops=_free),
-    OpDef("const", rules.scalar, _none, meaning.const, flops=_free),
-    OpDef("constant", rules.scalar, _none, meaning.constant, flops=_free),
-    OpDef("size", rules.scalar, _none, meaning.size, flops=_free),
-    OpDef("iota", rules.listed, _none, meaning.iota, flops=_free),
-    OpDef("eye", rules.listed, _none, meaning.eye, flops=_free),
+    OpDef("var", rules.leaf, _none, means("var"), flops=_free),
+    OpDef("const", rules.scalar, _none, means("const"), flops=_free),
+    OpDef("constant", rules.scalar, _none, means("constant"), flops=_free),
+    OpDef("size", rules.scalar, _none, means("size"), flops=_free),
+    OpDef("iota", rules.listed, _none, means("iota"), flops=_free),
+    OpDef("eye", rules.listed, _none, means("eye"), flops=_free),
     _unary("neg", lambda x, y: number(-1), _s_neg, linear=(0,)),
     _unary("exp", lambda x, y: y, _s_exp),
     _unary("log", lambda x, y: div(number(1), x)),
@@ -651,43 +662,43 @@ ROWS: tuple[OpDef, ...] = (
     _unary("ceil", None),
     _unary("trailing_zeros", None),
     _unary("stop_gradient", None, _s_unit),
-    OpDef("conj", rules.same, lambda e, g: (conj(g),), meaning.unary, (0,), simplify=_s_real),
-    OpDef("re", rules.real, lambda e, g: (g,), meaning.unary, (0,), simplify=_s_real),
-    OpDef("im", rules.real, lambda e, g: (complex_(number(0), g),), meaning.unary, (0,)),
-    OpDef("complex", rules.complex_, lambda e, g: (unary("re", g), unary("im", g)), meaning.complex_, (0, 1), joint=True),
-    OpDef("add", rules.elementwise, lambda e, g: (g, g), meaning.binary, (0, 1), joint=True, simplify=_s_add),
-    OpDef("sub", rules.elementwise, lambda e, g: (g, neg(g)), meaning.binary, (0, 1), joint=True, simplify=_s_sub),
-    OpDef("mul", rules.elementwise, _d_mul, meaning.binary, (0, 1), simplify=_s_mul),
-    OpDef("div", rules.elementwise, _d_div, meaning.binary, (0,), simplify=_s_div),
-    OpDef("power", rules.elementwise, _d_power, meaning.power, simplify=_s_power),
-    OpDef("maximum", rules.elementwise, _d_maximum, meaning.binary),
-    OpDef("modulo", rules.elementwise, lambda e, g: (g, None), meaning.binary),
-    OpDef("compare", rules.boolean, _none, meaning.compare),
-    OpDef("where", rules.where, _d_where, meaning.where, (1, 2), joint=True, simplify=_s_where),
-    OpDef("max_over", rules.drop, _d_max_over, meaning.max_over),
-    OpDef("contract", rules.keep, _d_contract, meaning.contract, EVERY, flops=_products, simplify=_s_contract),
-    OpDef("broadcast", rules.widen, lambda e, g: (g,), meaning.broadcast, (0,), flops=_free, simplify=_s_broadcast),
-    OpDef("rename", rules.rename, lambda e, g: (rename(g, {n: o for o, n in e.attr}),), meaning.rename, (0,), flops=_free, simplify=_s_rename),  # type: ignore[misc, union-attr]
-    OpDef("cumsum", rules.along, lambda e, g: (cumsum(_full(g, e.axes), e.attr[0], not e.attr[1]),), meaning.cumsum, (0,), simplify=_s_linear),  # type: ignore[index, arg-type]
-    OpDef("shift", rules.along, lambda e, g: (shift(_full(g, e.axes), e.attr[0], -e.attr[1]),), meaning.shift, (0,), flops=_free, simplify=_s_linear),  # type: ignore[index, arg-type, operator]
-    OpDef("select", rules.select, lambda e, g: (place(g, *e.attr),), meaning.select, (0,), flops=_free, simplify=_s_select),  # type: ignore[misc]
-    OpDef("place", rules.place, lambda e, g: (select(_full(g, e.axes), *e.attr),), meaning.place, (0,), flops=_free),  # type: ignore[misc]
-    OpDef("stack", rules.stack, _d_stack, meaning.stack, EVERY, joint=True, flops=_free),
-    OpDef("flatten", rules.flatten, lambda e, g: (unflatten(_full(g, e.axes), *e.attr),), meaning.flatten, (0,), flops=_free),  # type: ignore[misc]
-    OpDef("unflatten", rules.unflatten, lambda e, g: (flatten(_full(g, e.axes), *e.attr),), meaning.unflatten, (0,), flops=_free),  # type: ignore[misc]
-    OpDef("concat", rules.concat, _d_concat, meaning.concat, EVERY, joint=True, flops=_free),
-    OpDef("piece", rules.piece, _d_piece, meaning.piece, (0,), flops=_free),
-    OpDef("append", rules.append, _d_append, meaning.append, (0, 1), joint=True, flops=_free),
-    OpDef("drop_last", rules.along, lambda e, g: (append(_full(g, e.axes), number(0), e.attr[0]),), meaning.drop_last, (0,), flops=_free),  # type: ignore[index, arg-type]
-    OpDef("spread", lambda t, a: rules.rename(t, ((a[0], a[1]),)), lambda e, g: (collect(_full(g, e.axes), *e.attr),), meaning.spread, (0,), flops=_free),  # type: ignore[misc]
-    OpDef("collect", lambda t, a: rules.rename(t, ((a[1], a[0]),)), lambda e, g: (spread(_full(g, e.axes), *e.attr),), meaning.collect, (0,)),  # type: ignore[misc]
-    OpDef("solve", rules.solve, _d_solve, meaning.solve, (1,), flops=_cubic),
-    OpDef("masked", rules.masked, lambda e, g: (masked(_full(g, e.axes), e.attr),), meaning.masked, (0,), simplify=_s_masked),  # type: ignore[arg-type]
-    OpDef("unit_lower_inverse", rules.square, _d_inverse, meaning.unit_lower_inverse, flops=_cubic),
-    OpDef("decay", rules.decay, _d_decay, meaning.decay),
-    OpDef("decayed", rules.decayed, _d_decayed, meaning.decayed, (0, 1), flops=_decayed_cost),
-    OpDef("decayed_solve", rules.decayed_solve, _d_decayed_solve, meaning.decayed_solve, (1,), flops=_decayed_cost),
-    OpDef("implicit", lambda t, a: t[0], _d_implicit, meaning.implicit),
+    OpDef("conj", rules.same, lambda e, g: (conj(g),), means("unary"), (0,), simplify=_s_real),
+    OpDef("re", rules.real, lambda e, g: (g,), means("unary"), (0,), simplify=_s_real),
+    OpDef("im", rules.real, lambda e, g: (complex_(number(0), g),), means("unary"), (0,)),
+    OpDef("complex", rules.complex_, lambda e, g: (unary("re", g), unary("im", g)), means("complex_"), (0, 1), joint=True),
+    OpDef("add", rules.elementwise, lambda e, g: (g, g), means("binary"), (0, 1), joint=True, simplify=_s_add),
+    OpDef("sub", rules.elementwise, lambda e, g: (g, neg(g)), means("binary"), (0, 1), joint=True, simplify=_s_sub),
+    OpDef("mul", rules.elementwise, _d_mul, means("binary"), (0, 1), simplify=_s_mul),
+    OpDef("div", rules.elementwise, _d_div, means("binary"), (0,), simplify=_s_div),
+    OpDef("power", rules.elementwise, _d_power, means("power"), simplify=_s_power),
+    OpDef("maximum", rules.elementwise, _d_maximum, means("binary")),
+    OpDef("modulo", rules.elementwise, lambda e, g: (g, None), means("binary")),
+    OpDef("compare", rules.boolean, _none, means("compare")),
+    OpDef("where", rules.where, _d_where, means("where"), (1, 2), joint=True, simplify=_s_where),
+    OpDef("max_over", rules.drop, _d_max_over, means("max_over")),
+    OpDef("contract", rules.keep, _d_contract, means("contract"), EVERY, flops=_products, simplify=_s_contract),
+    OpDef("broadcast", rules.widen, lambda e, g: (g,), means("broadcast"), (0,), flops=_free, simplify=_s_broadcast),
+    OpDef("rename", rules.rename, lambda e, g: (rename(g, {n: o for o, n in e.attr}),), means("rename"), (0,), flops=_free, simplify=_s_rename),  # type: ignore[misc, union-attr]
+    OpDef("cumsum", rules.along, lambda e, g: (cumsum(_full(g, e.axes), e.attr[0], not e.attr[1]),), means("cumsum"), (0,), simplify=_s_linear),  # type: ignore[index, arg-type]
+    OpDef("shift", rules.along, lambda e, g: (shift(_full(g, e.axes), e.attr[0], -e.attr[1]),), means("shift"), (0,), flops=_free, simplify=_s_linear),  # type: ignore[index, arg-type, operator]
+    OpDef("select", rules.select, lambda e, g: (place(g, *e.attr),), means("select"), (0,), flops=_free, simplify=_s_select),  # type: ignore[misc]
+    OpDef("place", rules.place, lambda e, g: (select(_full(g, e.axes), *e.attr),), means("place"), (0,), flops=_free),  # type: ignore[misc]
+    OpDef("stack", rules.stack, _d_stack, means("stack"), EVERY, joint=True, flops=_free),
+    OpDef("flatten", rules.flatten, lambda e, g: (unflatten(_full(g, e.axes), *e.attr),), means("flatten"), (0,), flops=_free),  # type: ignore[misc]
+    OpDef("unflatten", rules.unflatten, lambda e, g: (flatten(_full(g, e.axes), *e.attr),), means("unflatten"), (0,), flops=_free),  # type: ignore[misc]
+    OpDef("concat", rules.concat, _d_concat, means("concat"), EVERY, joint=True, flops=_free),
+    OpDef("piece", rules.piece, _d_piece, means("piece"), (0,), flops=_free),
+    OpDef("append", rules.append, _d_append, means("append"), (0, 1), joint=True, flops=_free),
+    OpDef("drop_last", rules.along, lambda e, g: (append(_full(g, e.axes), number(0), e.attr[0]),), means("drop_last"), (0,), flops=_free),  # type: ignore[index, arg-type]
+    OpDef("spread", lambda t, a: rules.rename(t, ((a[0], a[1]),)), lambda e, g: (collect(_full(g, e.axes), *e.attr),), means("spread"), (0,), flops=_free),  # type: ignore[misc]
+    OpDef("collect", lambda t, a: rules.rename(t, ((a[1], a[0]),)), lambda e, g: (spread(_full(g, e.axes), *e.attr),), means("collect"), (0,)),  # type: ignore[misc]
+    OpDef("solve", rules.solve, _d_solve, means("solve"), (1,), flops=_cubic),
+    OpDef("masked", rules.masked, lambda e, g: (masked(_full(g, e.axes), e.attr),), means("masked"), (0,), simplify=_s_masked),  # type: ignore[arg-type]
+    OpDef("unit_lower_inverse", rules.square, _d_inverse, means("unit_lower_inverse"), flops=_cubic),
+    OpDef("decay", rules.decay, _d_decay, means("decay")),
+    OpDef("decayed", rules.decayed, _d_decayed, means("decayed"), (0, 1), flops=_decayed_cost),
+    OpDef("decayed_solve", rules.decayed_solve, _d_decayed_solve, means("decayed_solve"), (1,), flops=_decayed_cost),
+    OpDef("implicit", lambda t, a: t[0], _d_implicit, means("implicit")),
 )
 
 TABLE: dict[str, OpDef] = {row.name: row for row in ROWS}

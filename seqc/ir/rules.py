@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from seqc.diagnostics import InternalError
@@ -204,3 +206,15 @@ def decayed(types: Types, attr: Any) -> TensorType:
     need(mask.row in types[2].axes and mask.column in types[3].axes, "decays over axes that are not there", types, attr)
     need(all(a in union(types) for a in out), "keeps an axis that no argument has", types, attr)
     return TensorType(tuple(out))
+
+
+def extent(sizes: Mapping[str, int], axis: str) -> int:
+    """The length of an axis: K', K~ count K, `2` counts two, `K*V` counts pairs."""
+    base = axis.rstrip("'~")
+    if base in sizes:
+        return int(sizes[base])
+    if base.isdigit():
+        return int(base)
+    if "*" not in base:
+        raise InternalError(f"the axis `{axis}` has no length")
+    return prod(extent(sizes, part) for part in base.split("*"))

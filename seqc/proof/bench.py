@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from seqc.forms.base import final, initial
-from seqc.ir.meaning import extent
-from seqc.ir.program import Program, execute
+from seqc.ir.rules import extent
+from seqc.ir.execute import execute
+from seqc.ir.program import Program
 from seqc.ir.recurrence import Recurrence
 from seqc.proof import reference
 from seqc.proof.arithmetic import Field

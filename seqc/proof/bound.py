@@ -15,7 +15,7 @@ from math import log2, prod
 from typing import Any
 
 from seqc.ir.expr import Expr, walk
-from seqc.ir.meaning import extent
+from seqc.ir.rules import extent
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.field import L
 

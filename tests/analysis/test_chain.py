@@ -13,7 +13,8 @@ from seqc.forms import Applies, Refuses
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.ir.expr import Expr, variables
 from seqc.ir.interp import Reals, evaluate
-from seqc.ir.meaning import arrange, extent
+from seqc.ir.meaning import arrange
+from seqc.ir.rules import extent
 from seqc.ir.text import show
 
 # body -> per micro-step: the decay and the rows (write, value, read), as text

@@ -12,9 +12,10 @@ from seqc.backends.torch.printer import print_kernel
 
 from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.interp import Reals
-from seqc.ir.meaning import extent
+from seqc.ir.rules import extent
 from seqc.ir.ops import base, var
-from seqc.ir.program import LEAD, TOKENS, Equation, Map, Program, execute
+from seqc.ir.execute import execute
+from seqc.ir.program import LEAD, TOKENS, Equation, Map, Program
 from seqc.schedule.linear import layout, linearise
 
 Array = np.ndarray

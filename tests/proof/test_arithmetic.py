@@ -13,7 +13,7 @@ from op_examples import EXAMPLES, SIZES, Example
 from seqc.ir import ops
 from seqc.ir.expr import Expr
 from seqc.ir.interp import evaluate
-from seqc.ir.meaning import extent
+from seqc.ir.rules import extent
 from seqc.passes.adjoint import adjoints
 from seqc.proof.arithmetic import Field
 from seqc.proof.bench import dot
