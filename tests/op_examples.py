@@ -12,8 +12,8 @@ import numpy as np
 from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make, variables
 from seqc.ir.interp import Reals, evaluate
-from seqc.ir.rules import extent
 from seqc.ir.ops import TABLE, var
+from seqc.ir.rules import extent
 
 # No two axes share a length, so that a swapped pair is seen. J joins K and V, `@h` heads lie in `@g` groups.
 SIZES = {"K": 2, "V": 3, "J": 5, "P": 4, "@t": 5, "@s": 5, "@r": 4, "@h": 6, "@g": 2, "past": 3}

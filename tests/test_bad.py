@@ -23,7 +23,10 @@ UNREADABLE = ("no_such_file.seq", "a_folder.seq", "too_large.seq")
 
 
 def said(path: Path) -> str:
-    """What is said about one text. `beside_` texts have the library of tests/bad/beside, `sizes_` texts get a size `M`, `form_` texts are compiled."""
+    """What is said about one text.
+
+    `beside_` texts have the library of tests/bad/beside, `sizes_` texts get a size `M`, `form_` texts are compiled.
+    """
     options = Options(sizes=(("M", 3),)) if path.name.startswith("sizes_") else Options()
     try:
         source = Source(path.name, read_source(path).text)

@@ -128,4 +128,5 @@ def test_generated_packages_import_nothing_of_the_compiler(packages: Path) -> No
                 "typing",
                 "collections",
                 "functools",
+                "itertools",
             ), (path, words)

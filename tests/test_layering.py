@@ -40,7 +40,7 @@ LAYERS = (
 )
 
 # Files that are copied into packages, and run there.
-RUNTIME = ("seqc.backends.torch.runtime", "seqc.backends.torch.sequence")
+RUNTIME = ("seqc.backends.torch.runtime", "seqc.backends.torch.sequence", "seqc.backends.torch.operators")
 HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals.
 SHARED_FORMS = {"seqc.forms.recurrent": ("seqc.forms.chunkwise",)}

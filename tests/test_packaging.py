@@ -31,7 +31,6 @@ def test_packages_are_listed() -> None:
 
 def test_versions_agree() -> None:
     from seqc.backends.torch.package import VERSION as printed
-
     from seqc.compiler import VERSION as compiled
 
     assert seqc.__version__ == PROJECT["project"]["version"] == compiled == printed

@@ -9,7 +9,6 @@ from seqc.backends.torch.module_initial import initial
 from seqc.backends.torch.module_parts import PARTS, parts
 from seqc.backends.torch.module_sizes import arguments, numbers, sorted_lines, unseen
 from seqc.backends.torch.module_values import WIDTH, Block, dims
-
 from seqc.diagnostics import InternalError
 from seqc.frontend.project import visible
 from seqc.frontend.project_types import Assign, Owner, Project, Tail, Value, walk

@@ -67,7 +67,7 @@ def _value(e: Expr, place: Axes, draws: dict[str, Draw], params: dict[str, Axes]
     if name == "compare":
         return Value("compare", args, (COMPARE.get(str(attr), str(attr)),), axes)
     if name == "rename":
-        table: dict[str, str] = dict(attr)  # type: ignore[arg-type]
+        table: dict[str, str] = dict(attr)
         return Value("rename", args, (), tuple(table.get(a, a) for a in args[0].axes))
     if name == "broadcast":
         return args[0]

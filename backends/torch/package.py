@@ -9,10 +9,9 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from seqc.backends.torch.module import print_module
-from seqc.backends.torch.printer import print_kernel
-
 from seqc.analysis.cost import cost, state_size
+from seqc.backends.torch.module import print_module
+from seqc.backends.torch.statements import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import Applies, Refuses
 from seqc.forms.base import body_leaves, initial, outer_leaves, state_lead
@@ -24,7 +23,8 @@ from seqc.passes.lift import lift
 from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"
-COPIED = ("runtime.py", "sequence.py")
+COPIED = ("runtime.py", "sequence.py", "operators.py")
+PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
 
 
@@ -63,9 +63,7 @@ def _head(layer: Layer, *about: str) -> str:
 
 
 def _order(layer: Layer, program: Program) -> tuple[str, ...]:
-    rec = layer.recurrence
-    declared = [x.axes for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs)]
-    return axis_order(program, declared)
+    return axis_order(program, layer.recurrence.declared_axes)
 
 
 # --- Kernels -----------------------------------------------------------------------------------------------------------
@@ -100,7 +98,8 @@ def _reference(layer: Layer) -> str:
     p = layer.programs["recurrent"]
     kernel = linearise(p.lowered.program, {}, _order(layer, p.lowered.program))
     body = print_kernel(kernel, "steps", ("One batch of sequences, token by token: [B, H, tokens, ...].",))
-    return _head(layer, "The recurrence itself, differentiated by autograd: slow, and the meaning of everything else.") + _imports(body) + "\n\n" + body
+    head = _head(layer, "The recurrence itself, differentiated by autograd: slow, and the meaning of everything else.")
+    return head + _imports(body) + "\n\n" + body
 
 
 # --- The operator --------------------------------------------------------------------------------------------------------
@@ -135,22 +134,17 @@ def _quoted(text: str) -> str:
 def _fixed(layer: Layer) -> list[tuple[str, int]]:
     """Sizes that the kernels were compiled for and that a tensor shows."""
     rec = layer.recurrence
-    shown = {ops.base(a) for x in (*rec.inputs, *rec.params, *rec.states) for a in x.axes}
+    given = (*(i.axes for i in rec.inputs), *(p.axes for p in rec.params), *(s.axes for s in rec.states))
+    shown = {ops.base(a) for axes in given for a in axes}
     wanted = dict(rec.values) | {a: layer.sizes[a] for p in layer.programs.values() for a in p.lowered.fixed}
     return [(a, n) for a, n in sorted(wanted.items()) if a in shown]
 
 
 def _operator(layer: Layer) -> str:
     rec = layer.recurrence
-    names = [x.name for x in (*rec.inputs, *rec.params)]
-    inputs = [(i.name, LEADS[i.scope], i.axes) for i in rec.inputs]
-    params = [(p.name, {"head": "H", "group": "G", "layer": ""}[p.scope], p.axes) for p in rec.params]
-    states = [(s.name, {"head": "NH", "group": "NG", "layer": "N"}[s.scope], s.axes) for s in rec.states]
-    outputs = [(o.name, "BTH", o.axes) for o in rec.outputs]
+    names = [*(i.name for i in rec.inputs), *(p.name for p in rec.params)]
     first = _initial(layer)
     forms = list(layer.programs)
-    fixed = _fixed(layer)
-    sizes = f"({', '.join(f'({_quoted(a)}, {n})' for a, n in fixed)}{',' if len(fixed) == 1 else ''})"
     domains = ",\n    ".join(f'"{i.name}": ({_end(i.domain.low)}, {_end(i.domain.high)}, {i.domain.unit})' for i in rec.inputs)
     lines = [
         _head(layer, "The layer as a function over whole sequences, registered as torch operators.").rstrip("\n"),
@@ -159,22 +153,14 @@ def _operator(layer: Layer) -> str:
         *(["import torch", ""] if "torch." in first else []),
         f"from . import {', '.join(sorted([*forms, *(['runtime'] if 'runtime.' in first else [])]))}",
         "from . import reference as _reference",
-        "from .sequence import Kernels, Operator, Signature, Value",
+        "from .operators import Operator",
+        "from .sequence import Kernels, Signature, Value",
         "",
         f'NAMESPACE = "seqc_{rec.name}_{layer.digest[:12]}"',
         f"CHUNK_SIZE = {layer.options.chunk_size}",
         "",
         "",
-        "def signature(chunk):",
-        '    """What the kernels take and give: leading axes as letters, then the axes of the text."""',
-        "    return Signature(",
-        f"        inputs={_indent(_values(inputs, {i.name: _fill(i.domain) for i in rec.inputs}))},",
-        f"        params={_indent(_values(params))},",
-        f"        states={_indent(_values(states))},",
-        f"        outputs={_indent(_values(outputs))},",
-        "        chunk=chunk,",
-        f"        sizes={sizes},",
-        "    )",
+        *_signature(layer),
         "",
         "",
         first,
@@ -186,7 +172,7 @@ def _operator(layer: Layer) -> str:
         "OPERATOR = Operator(",
         "    NAMESPACE,",
         "    {",
-        *(f'        "{f}": (signature({"CHUNK_SIZE" if f == "chunkwise" else 0}), Kernels({f}.forward, {f}.backward, {f}.double_backward)),' for f in forms),
+        *(f'        "{f}": ({_built(f)}),' for f in forms),
         "    },",
         "    initial_states,",
         "    DOMAINS,",
@@ -202,6 +188,34 @@ def _operator(layer: Layer) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _signature(layer: Layer) -> list[str]:
+    """The function `signature` of the tokens in a chunk."""
+    rec = layer.recurrence
+    inputs = [(i.name, LEADS[i.scope], i.axes) for i in rec.inputs]
+    params = [(p.name, PARAM_LEADS[p.scope], p.axes) for p in rec.params]
+    states = [(s.name, {"head": "NH", "group": "NG", "layer": "N"}[s.scope], s.axes) for s in rec.states]
+    outputs = [(o.name, "BTH", o.axes) for o in rec.outputs]
+    fixed = _fixed(layer)
+    sizes = f"({', '.join(f'({_quoted(a)}, {n})' for a, n in fixed)}{',' if len(fixed) == 1 else ''})"
+    return [
+        "def signature(chunk):",
+        '    """What the kernels take and give: leading axes as letters, then the axes of the text."""',
+        "    return Signature(",
+        f"        inputs={_indent(_values(inputs, {i.name: _fill(i.domain) for i in rec.inputs}))},",
+        f"        params={_indent(_values(params))},",
+        f"        states={_indent(_values(states))},",
+        f"        outputs={_indent(_values(outputs))},",
+        "        chunk=chunk,",
+        f"        sizes={sizes},",
+        "    )",
+    ]
+
+
+def _built(form: str) -> str:
+    chunk = "CHUNK_SIZE" if form == "chunkwise" else "0"
+    return f"signature({chunk}), Kernels({form}.forward, {form}.backward, {form}.double_backward)"
+
+
 def _indent(text: str) -> str:
     return text.replace("\n", "\n    ")
 
@@ -214,9 +228,10 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
     rec = layer.recurrence
     doc = rec.doc[0].strip('"') if rec.doc else rec.name
     shapes = [f"    {x.name}: {_shape(x.scope, x.axes)}" for x in rec.inputs]
-    shapes += [f"    {p.name}: [{', '.join(a for a in (*({'head': 'H', 'group': 'G', 'layer': ''}[p.scope],), *p.axes) if a)}]" for p in rec.params]
+    shapes += [f"    {p.name}: [{', '.join((*PARAM_LEADS[p.scope], *p.axes))}]" for p in rec.params]
     results = [f"    {o.name}: {_shape('head', o.axes)}" for o in rec.outputs]
     states = [f"    {s.name}: [N, H, {', '.join(map(ops.base, s.axes))}]".replace(", ]", "]") for s in rec.states]
+    outputs = ", ".join(o.name for o in rec.outputs)
     what = "token by token in plain PyTorch, any dtype, differentiated by autograd" if name == "reference" else "by the form asked for"
     return [
         f"def {name}(",
@@ -232,7 +247,7 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
         "):",
         f'    """{doc}',
         "",
-        f"    Computed {what}. Returns ({', '.join(o.name for o in rec.outputs) if len(rec.outputs) == 1 else '(' + ', '.join(o.name for o in rec.outputs) + ')'}, final state or None).",
+        f"    Computed {what}. Returns ({outputs if len(rec.outputs) == 1 else f'({outputs})'}, final state or None).",
         "",
         "    Arguments:",
         *("    " + s for s in shapes),
@@ -267,10 +282,10 @@ def _initial(layer: Layer) -> str:
         value = lift((s.init,), table)[0]
         equations.append(Equation(initial(s.name), ops.broadcast(value, (*state_lead(s.scope), *s.axes))))
     like = ops.var("like", (BATCH, HEADS))
-    inputs = (like, *(outer[x.name] for x in (*rec.params, *given)))
+    names = [*(p.name for p in rec.params), *(i.name for i in given)]
+    inputs = (like, *(outer[n] for n in names))
     program = Program("initial", inputs, (Map(()),), tuple(equations))
     kernel = linearise(program, {}, _order(layer, program))
-    names = [x.name for x in (*rec.params, *given)]
     sizes = sorted({ops.base(a) for s in rec.states for a in s.axes})
     body = print_kernel(kernel, "initial_states", ("The states before the first token. like: [N, H]; sizes of the state's axes by name.",))
     return _as_initial(body, names, sizes)
@@ -278,7 +293,7 @@ def _initial(layer: Layer) -> str:
 
 def _as_initial(body: str, names: list[str], sizes: list[str]) -> str:
     """The printed function with the sizes of the states' axes as keywords."""
-    head, rest = body.split("\n", 1)
+    _, rest = body.split("\n", 1)
     lines = [line for line in rest.split("\n") if line.strip() != "like = like"]
     given = "".join(f", {n}" for n in names)
     return f"def initial_states(like{given}, *, {', '.join(sizes)}):\n" + "\n".join(_without_sizes(lines, sizes))
@@ -333,7 +348,7 @@ def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
         "spec": layer.source.text,
         "texts": {t.name: t.sha256 for t in layer.model.texts},
         "options": layer.options.model_dump(mode="json"),
-        "sizes": {k: v for k, v in layer.sizes.items()},
+        "sizes": dict(layer.sizes),
         "forms": {n: list(v.evidence) for n, v in layer.verdicts.items() if isinstance(v, Applies)},
         "refused": {n: v.reason for n, v in layer.verdicts.items() if isinstance(v, Refuses)},
         "certificate": layer.certificate.as_json(),
@@ -346,8 +361,8 @@ def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
 
 def _full_sizes(rec: Recurrence, sizes: Any) -> dict[str, int]:
     """Every size, with 64 where only the module's width would tell."""
-    axes = {ops.base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes}
-    return {**{a: 64 for a in axes}, "depth": 1, "depths": 1, **sizes}
+    axes = {ops.base(a) for axes in rec.declared_axes for a in axes}
+    return {**dict.fromkeys(axes, 64), "depth": 1, "depths": 1, **sizes}
 
 
 __all__ = ["class_name", "emit"]

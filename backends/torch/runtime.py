@@ -10,17 +10,17 @@ from torch import Tensor
 BLOCK = 16  # rows of a block whose decays are taken relative to its first row
 
 
-def scalar(value, like):
+def scalar(value: float, like: Tensor) -> Tensor:
     """A number as a tensor."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
-def softplus(x):
+def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)) at any x."""
     return torch.logaddexp(x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def trailing_zeros(x):
+def trailing_zeros(x: Tensor) -> Tensor:
     n = x.to(torch.int64)
     return torch.where(n == 0, 1024, torch.log2((n & -n).clamp(min=1).double()).long()).to(x.dtype)
 
@@ -147,7 +147,8 @@ def decayed_columns(p: Tensor, x: Tensor, upper: Tensor, lower: Tensor, mask: Te
 
 def decayed_solve(p: Tensor, right: Tensor, upper: Tensor, lower: Tensor, mask: Tensor, transposed: bool) -> Tensor:
     """u_i = right_i - sum over j of p_ij u_jk exp(upper_ik - lower_jk) where the strict mask allows; or with i and j exchanged."""
-    n, out = right.shape[-2], {}
+    n = right.shape[-2]
+    out: dict[int, Tensor] = {}
     batch = torch.broadcast_shapes(p.shape[:-2], right.shape[:-2], upper.shape[:-2], lower.shape[:-2])
     right = right.expand(*batch, *right.shape[-2:])
     for i in reversed(range(n)) if transposed else range(n):

@@ -1,10 +1,10 @@
-"""From whole sequences to kernels over slabs, and from kernels to registered operators with derived gradients."""
+"""From whole sequences to kernels over slabs: shapes, packed rows, and the walks forward and backward."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Kernels:
 def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
     """The length of every axis. Raises ValueError where two tensors disagree or a tensor has other axes than declared."""
     sizes: dict[str, int] = dict(signature.sizes)
-    owner = {axis: "the compiled size" for axis in sizes}
+    owner = dict.fromkeys(sizes, "the compiled size")
     for value, x in zip(signature.arguments, tensors, strict=True):
         names = value.names
         if x.dim() != len(names):
@@ -87,12 +87,17 @@ def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tens
     return sizes
 
 
+def partial_sizes(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
+    """The sizes from inputs and params alone."""
+    return sizes_of(replace(signature, states=()), tensors, cu_seqlens)
+
+
 def boundaries(cu_seqlens: Tensor, tokens: int) -> list[int]:
     """The packed rows' ends as numbers. Raises ValueError if they are not increasing from 0 to the number of tokens."""
     if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError("cu_seqlens is a vector of int32 or int64")
     ends = cu_seqlens.tolist()
-    if not ends or ends[0] != 0 or ends[-1] != tokens or any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+    if not ends or ends[0] != 0 or ends[-1] != tokens or any(a > b for a, b in pairwise(ends)):
         raise ValueError(f"cu_seqlens must increase from 0 to {tokens}; it is {ends[:8]}{'...' if len(ends) > 8 else ''}")
     return ends
 
@@ -220,7 +225,7 @@ def _backward_rows(
 def _batches(ends: list[int]) -> list[list[int]]:
     """Rows of a packed sequence in batches of similar length, so that padding at most doubles the work."""
     found: dict[int, list[int]] = {}
-    for row, (a, b) in enumerate(zip(ends, ends[1:], strict=False)):
+    for row, (a, b) in enumerate(pairwise(ends)):
         if b > a:
             found.setdefault((b - a - 1).bit_length(), []).append(row)
     return [found[k] for k in sorted(found)]
@@ -351,194 +356,19 @@ def double_backward(
 
 def _hand_through(signature: Signature, grads: list[Tensor], seconds: tuple[Tensor, ...], ends: list[int]) -> None:
     """A sequence without tokens hands the adjoint of its last state on to its first: so does the adjoint of that."""
-    empty = [r for r, (a, b) in enumerate(zip(ends, ends[1:], strict=False)) if a == b]
+    empty = [r for r, (a, b) in enumerate(pairwise(ends)) if a == b]
     for g, d in zip(grads[len(grads) - len(signature.states) :], seconds[len(seconds) - len(signature.states) :], strict=True):
         g[empty] = d[empty].to(g.dtype)
 
 
-# --- Operators -------------------------------------------------------------------------------------------------------
-
-
-def _names(values: tuple[Value, ...], prefix: str = "") -> list[str]:
-    return [f"Tensor {prefix}{v.name}" for v in values]
-
-
-def exactly(function: Callable, arguments: tuple) -> tuple[Tensor, ...]:
-    """The function with autocast off: the type that a kernel computes in is a promise, and autocast sees into an operator."""
-    device = next(a for a in arguments if a is not None).device.type
-    with torch.autocast(device, enabled=False):
-        return function(*arguments)
-
-
-def register(namespace: str, form: str, signature: Signature, kernels: Kernels) -> Callable[..., tuple[Tensor, ...]]:
-    """The form as a torch operator with its fake version and its gradient, and the gradient's gradient.
-
-    Called with all arguments and cu_seqlens; returns outputs, last states and kept states.
-    """
-    args, states = signature.arguments, signature.states
-    n, k, m = len(args), len(signature.outputs), len(states)
-    returns = ", ".join(["Tensor"] * (k + 2 * m))
-    library = f"{namespace}::{form}"
-
-    def cast(grads: list[Tensor], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(g.to(x.dtype) for g, x in zip(grads, like, strict=True))
-
-    def run(*a):
-        return exactly(run_forward, a)
-
-    def run_forward(*a):
-        tensors, cu = a[:n], a[n]
-        outputs, last, kept = forward(kernels, signature, tensors, cu)
-        dtype = output_dtype(signature, tensors)
-        return (*(y.to(dtype) for y in outputs), *last, *kept)
-
-    def fake(*a):
-        tensors, cu = a[:n], a[n]
-        sizes = sizes_of(signature, tensors, cu)
-        dtype, wide = output_dtype(signature, tensors), compute_dtype(tensors)
-        kept = kept_states(signature, sizes, cu is not None)
-        outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
-        last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
-        return (*outputs, *last, *(tensors[0].new_empty((kept, *shape(v, sizes)), dtype=wide) for v in states))
-
-    def run_backward(*a):
-        return exactly(adjoint, a)
-
-    def run_double(*a):
-        return exactly(second_adjoint, a)
-
-    def adjoint(*a):
-        seeds, tensors, kept, cu = a[: k + m], a[k + m : k + m + n], a[k + m + n : -1], a[-1]
-        return cast(backward(kernels, signature, tensors, seeds, kept, cu), tensors)
-
-    def second_adjoint(*a):
-        seconds, seeds, tensors, cu = a[:n], a[n : n + k + m], a[n + k + m : -1], a[-1]
-        return cast(double_backward(kernels, signature, tensors, seeds, seconds, cu), (*tensors, *seeds))
-
-    kept_names = _names(states, "kept_")
-    seed_names = [*_names(signature.outputs, "d_out_"), *_names(states, "d_last_")]
-    forward_schema = f"({', '.join(_names(args))}, Tensor? cu_seqlens) -> ({returns})"
-    backward_schema = f"({', '.join([*seed_names, *_names(args), *kept_names])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * n)})"
-    double_schema = (
-        f"({', '.join([*_names(args, 'dd_'), *seed_names, *_names(args)])}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * (n + k + m))})"
-    )
-    if n == 1:
-        backward_schema = backward_schema.replace("-> (Tensor)", "-> Tensor")
-    op = torch.library.custom_op(library, run, mutates_args=(), schema=forward_schema)
-    back = torch.library.custom_op(f"{library}_backward", run_backward, mutates_args=(), schema=backward_schema)
-    double = torch.library.custom_op(f"{library}_double_backward", run_double, mutates_args=(), schema=double_schema)
-    op.register_fake(fake)
-    back.register_fake(lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in a[k + m : k + m + n]))
-    double.register_fake(
-        lambda *a: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*a[n + k + m : -1], *a[n : n + k + m]))
-    )
-
-    def keep(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:n], *output[k + m :], *([inputs[n]] if inputs[n] is not None else []))
-        ctx.packed = inputs[n] is not None
-
-    def op_backward(ctx, *d):
-        saved = ctx.saved_tensors
-        tensors, kept, cu = saved[:n], saved[n : n + m], saved[n + m] if ctx.packed else None
-        return (*back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
-
-    def keep_backward(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[: k + m + n], *([inputs[-1]] if inputs[-1] is not None else []))
-        ctx.packed = inputs[-1] is not None
-
-    def back_backward(ctx, *dd):
-        saved = ctx.saved_tensors
-        seeds, tensors, cu = saved[: k + m], saved[k + m : k + m + n], saved[-1] if ctx.packed else None
-        grads = double(*(x.contiguous() for x in dd), *seeds, *tensors, cu)
-        return (*grads[n:], *grads[:n], *([None] * (m + 1)))
-
-    op.register_autograd(op_backward, setup_context=keep)
-    back.register_autograd(back_backward, setup_context=keep_backward)
-    return op
-
-
-class Info(NamedTuple):
-    """How a call was computed: the form taken, a solver's iterations and residual, and whether it fell back to another form."""
-
-    form: str
-    iterations: int = 0
-    residual: float = 0.0
-    fallback: bool = False
-
-
-class Operator:
-    """A layer's forms behind one call."""
-
-    def __init__(self, namespace: str, forms: dict, initial_states: Callable, domains: dict, steps: Callable):
-        self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
-        self.initial_states, self.domains, self.steps = initial_states, domains, steps
-
-    def __call__(self, form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info):
-        if backend not in ("auto", "torch"):
-            raise ValueError(f"backend `{backend}` is not in this package; it has `torch`")
-        if form == "auto":
-            form = "recurrent" if "chunkwise" not in self.forms or inputs[0].shape[1] == 1 else "chunkwise"
-        if form not in self.forms:
-            raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
-        signature, op = self.forms[form]
-        states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
-        results = op(*inputs, *params, *states, cu_seqlens)
-        return self._results(signature, results, output_final_state, return_info, form)
-
-    def reference(self, form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info):
-        signature = next(iter(self.forms.values()))[0]
-        signature = replace(signature, chunk=0)
-        states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
-        results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
-        return self._results(signature, results, output_final_state, return_info, "reference")
-
-    def _states(self, signature: Signature, inputs, params, given, cu_seqlens, check) -> tuple[Tensor, ...]:
-        sizes = partial_sizes(signature, (*inputs, *params), cu_seqlens)
-        if check:
-            check_domains(signature, inputs, self.domains)
-        dtype = compute_dtype((*inputs, *params))
-        if given is not None:
-            states = (given,) if isinstance(given, Tensor) else tuple(given)
-            if len(states) != len(signature.states):
-                raise ValueError(f"initial_state has {len(states)} tensors; the layer has {len(signature.states)} states")
-            return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
-        like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
-        once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
-        axes = {a: sizes[a] for v in signature.states for a in v.axes}
-        return tuple(s.contiguous() for s in self.initial_states(like, *(p.to(dtype) for p in params), *once, **axes))
-
-    @staticmethod
-    def _results(signature: Signature, results, output_final_state, return_info, form):
-        k, m = len(signature.outputs), len(signature.states)
-        outputs, states = tuple(results[:k]), tuple(results[k : k + m])
-        out = outputs[0] if k == 1 else outputs
-        last = None if not output_final_state else states[0] if m == 1 else states
-        return (out, last, Info(form)) if return_info else (out, last)
-
-
-def partial_sizes(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
-    """The sizes from inputs and params alone."""
-    return sizes_of(replace(signature, states=()), tensors, cu_seqlens)
-
-
-def check_domains(signature: Signature, inputs: tuple[Tensor, ...], domains: dict) -> None:
-    """Raises ValueError where an input lies outside the closure of its declared domain."""
-    for v, x in zip(signature.inputs, inputs, strict=True):
-        low, high, unit = domains[v.name]
-        if not torch.isfinite(x).all():
-            raise ValueError(f"`{v.name}` holds a value that is not finite")
-        if bool((x < low).any()) or bool((x > high).any()):
-            raise ValueError(f"`{v.name}` is declared in [{low}, {high}] and reaches from {x.min().item():.6g} to {x.max().item():.6g}")
-        if unit and bool((x.float().norm(dim=-1) > 1 + 1e-3).any()):
-            raise ValueError(f"`{v.name}` is declared `unit` and has a norm of {x.float().norm(dim=-1).max().item():.6g}")
-
-
-def reference(steps: Callable, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+def reference(
+    steps: Callable[..., tuple[Tensor, ...]], signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
+) -> tuple[Tensor, ...]:
     """Outputs and last states by the token loop, sequence by sequence; differentiable by autograd."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
     ends = [0, sizes["@T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["@T"])
     dtype, parts = compute_dtype(tensors), []
-    for row, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
+    for row, (start, stop) in enumerate(pairwise(ends)):
         args = []
         for v, x in zip(signature.arguments, tensors, strict=True):
             if cu_seqlens is not None and v.lead.startswith("N"):

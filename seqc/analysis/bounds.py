@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import exp, inf, log, log1p
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from math import exp, inf, log, log1p
 
 from seqc.ir.expr import Expr, walk
 from seqc.ir.model import Domain
@@ -27,13 +27,13 @@ def is_decay(root: Expr, domains: Mapping[str, Domain], sizes: Mapping[str, int]
     return low > 0 or (low == 0 and open_low), high <= 1
 
 
-def _monotone(f: object, x: Bounds) -> Bounds:
+def _monotone(f: Callable[[float], float], x: Bounds) -> Bounds:
     return (_safe(f, x[0]), _safe(f, x[1]), x[2], x[3])
 
 
-def _safe(f: object, x: float) -> float:
+def _safe(f: Callable[[float], float], x: float) -> float:
     try:
-        return float(f(x))  # type: ignore[operator]
+        return f(x)
     except (OverflowError, ValueError):
         return inf if x > 0 else -inf
 
@@ -75,7 +75,8 @@ def _mul(x: Bounds, y: Bounds) -> Bounds:
 
 def _power(x: Bounds, n: Bounds) -> Bounds:
     if x[0] > 0 and x[0] != inf:
-        ends = [(_exp(e * _log(b)) if e * _log(b) < 700 else inf) for b in (x[0], x[1]) for e in (n[0], n[1]) if b not in (inf,) and abs(e) != inf]
+        pairs = [(b, e) for b in x[:2] if b != inf for e in n[:2] if abs(e) != inf]
+        ends = [_exp(e * _log(b)) if e * _log(b) < 700 else inf for b, e in pairs]
         if ends and x[1] != inf and abs(n[0]) != inf:
             if n[1] == inf:
                 ends.append(inf if x[1] > 1 else 0.0)
@@ -88,7 +89,7 @@ def _power(x: Bounds, n: Bounds) -> Bounds:
 def _of(node: Expr, args: list[Bounds], domains: Mapping[str, Domain], sizes: Mapping[str, int]) -> Bounds:
     match node.op.name:
         case "const":
-            value = float(Fraction(node.attr))  # type: ignore[arg-type]
+            value = float(Fraction(node.attr))
             return (value, value, False, False)
         case "constant":
             value = {"pi": 3.141592653589793, "inf": inf}[str(node.attr)]
@@ -99,10 +100,10 @@ def _of(node: Expr, args: list[Bounds], domains: Mapping[str, Domain], sizes: Ma
         case "iota":
             return (0.0, inf, False, True)
         case "var":
-            d = domains.get(node.name)
+            known = domains.get(node.name)
             if node.name in ("head", "depth", "position"):
                 return (0.0, inf, False, True)
-            return (d.low, d.high, d.open_low, d.open_high) if d else EVERYTHING
+            return (known.low, known.high, known.open_low, known.open_high) if known else EVERYTHING
         case "exp":
             return _monotone(_exp, args[0])
         case "log":

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seqc.analysis.bounds import is_decay
-from seqc.analysis.chain import Chain, Reader, Refusal
+from seqc.analysis.chain import Chain, Refusal
+from seqc.analysis.reader import Reader
 from seqc.ir import ops
 from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.model import Domain
@@ -30,9 +31,9 @@ def leaf(state: State) -> Expr:
 def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
     """The line behind a node: the first line, then output, whose value holds it, else the fallback."""
     if cause is not None:
-        for line in (*rec.lines, *rec.outputs):
-            if any(node is cause for node in walk(line.value)):
-                return line.span
+        for value, span in (*((e.value, e.span) for e in rec.lines), *((o.value, o.span) for o in rec.outputs)):
+            if any(node is cause for node in walk(value)):
+                return span
     return fallback
 
 
@@ -72,6 +73,8 @@ def check_decays(rec: Recurrence, chain: Chain, sizes: Mapping[str, int]) -> Non
             continue
         positive, bounded = is_decay(step.decay, domains(rec), sizes)
         if not positive:
-            raise Refusal(f"nothing shows that the decay of `{chain.state.name}` is positive", step.decay, ("declare its input in (0, 1), or write it as exp(g) with `g in (-inf, 0)`",))
+            helps = ("declare its input in (0, 1), or write it as exp(g) with `g in (-inf, 0)`",)
+            raise Refusal(f"nothing shows that the decay of `{chain.state.name}` is positive", step.decay, helps)
         if not bounded:
-            raise Refusal(f"nothing bounds the decay of `{chain.state.name}` by 1", step.decay, ("declare `in (-inf, 0)` for a log decay, `in (0, 1)` for a decay",))
+            helps = ("declare `in (-inf, 0)` for a log decay, `in (0, 1)` for a decay",)
+            raise Refusal(f"nothing bounds the decay of `{chain.state.name}` by 1", step.decay, helps)

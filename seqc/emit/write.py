@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seqc.emit.layer import GeneratedFile
@@ -28,8 +28,9 @@ def write_package(files: Iterable[GeneratedFile], folder: Path, *, replace: bool
     replace: the folder is seqc's own, whatever it holds. Raises NotOurs if it holds something else, OSError if it cannot be
     written; what was there before is there again then.
     """
-    if not replace and (foreign := not_ours(folder)) is not None:
-        raise NotOurs(foreign)
+    with _alone(folder.parent):
+        if not replace and (foreign := not_ours(folder)) is not None:
+            raise NotOurs(foreign)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     aside = Path(tempfile.mkdtemp(prefix=_aside(folder), dir=folder.parent))
@@ -37,23 +38,37 @@ def write_package(files: Iterable[GeneratedFile], folder: Path, *, replace: bool
         for f in files:
             (aside / f.name).write_text(f.text, encoding="utf-8", newline="\n")
         aside.chmod(0o755)
-        _put(aside, folder)
+        with _alone(folder.parent):
+            _put(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """One writer at a time below a folder, where the system has advisory locks on folders; elsewhere renaming alone has to do."""
+    try:
+        import fcntl
+
+        handle = os.open(parent, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def not_ours(folder: Path) -> str | None:
     """What in a folder seqc did not write, or None."""
-    foreign = None
-    for _ in range(100):
-        if not os.path.lexists(folder):
-            return None
-        if not folder.is_dir():
-            return str(folder)
-        foreign = _foreign(folder)
-        # Another writer may have replaced the folder between two looks: what is in the way is so twice.
-        if foreign is None or foreign == _foreign(folder):
-            break
+    if not os.path.lexists(folder):
+        return None
+    if not folder.is_dir():
+        return str(folder)
+    foreign = _foreign(folder)
     return str(folder / foreign) if foreign is not None else None
 
 

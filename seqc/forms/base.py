@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Union
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr
@@ -46,7 +45,7 @@ class Form:
     """name; whether it applies; the Program that it lowers to; the lines that explain its kernels to a reader."""
 
     name: str
-    applies: Callable[[Recurrence, Mapping[str, int]], Union[Applies, Refuses]]
+    applies: Callable[[Recurrence, Mapping[str, int]], Applies | Refuses]
     lower: Callable[[Recurrence, Mapping[str, int]], Lowered]
     axes: tuple[str, ...]  # the time axes of its inputs
     notes: tuple[str, ...]
@@ -86,13 +85,12 @@ def final(state: str) -> str:
 
 def body_leaves(rec: Recurrence, outer: Mapping[str, Expr], drop: str | None) -> dict[Expr, Expr]:
     """Token-level leaves -> values inside a Carry along `drop` (or outside, for None), groups spread over their heads."""
-    scopes = {x.name: x.scope for x in (*rec.inputs, *rec.params, *rec.states)}
     table: dict[Expr, Expr] = {}
-    for x in (*rec.inputs, *rec.params):
-        full = outer[x.name]
-        leaf = ops.var(x.name, (a for a in full.axes if a != drop), full.type.dtype)
-        spread = ops.spread(leaf, GROUPS, HEADS) if scopes[x.name] == "group" and GROUPS in leaf.axes else leaf
-        table[ops.var(x.name, x.axes, full.type.dtype)] = spread
+    for name, scope, axes in (*((i.name, i.scope, i.axes) for i in rec.inputs), *((p.name, p.scope, p.axes) for p in rec.params)):
+        full = outer[name]
+        leaf = ops.var(name, (a for a in full.axes if a != drop), full.type.dtype)
+        spread = ops.spread(leaf, GROUPS, HEADS) if scope == "group" and GROUPS in leaf.axes else leaf
+        table[ops.var(name, axes, full.type.dtype)] = spread
     table[ops.var("head")] = ops.iota(HEADS)
     table[ops.var("heads")] = ops.size(HEADS)
     table[ops.var("depth")] = ops.size("depth")

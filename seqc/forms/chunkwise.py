@@ -78,8 +78,8 @@ class _Memory:
         """One value per token and entry of the list, as rows along `axis`."""
         if len(items) == 1:
             (only,) = items
-            full = ops.broadcast(only, (*only.axes, TOKENS)) if TOKENS not in only.axes else only
-            return ops.rename(full, {TOKENS: axis})
+            wide = ops.broadcast(only, (*only.axes, TOKENS)) if TOKENS not in only.axes else only
+            return ops.rename(wide, {TOKENS: axis})
         full = [ops.broadcast(e, (*(a for a in e.axes if a != TOKENS), TOKENS)) for e in items]
         return ops.flatten(ops.stack(full, f"{axis}#{len(items)}"), (TOKENS, f"{axis}#{len(items)}"), axis)
 
@@ -280,7 +280,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     """One Carry along c whose body is the chunk's closed form; `seqc.passes.phases` cuts it."""
     structure = analyse(rec, sizes)
     outer = outer_leaves(rec, (CHUNKS, TOKENS))
-    table = {k: v for k, v in body_leaves(rec, outer, CHUNKS).items()}
+    table = body_leaves(rec, outer, CHUNKS)
     hints: dict[Expr, str] = {}
     widths: list[tuple[str, str, int]] = []
     valid = ops.var(VALID, (BATCH, TOKENS))

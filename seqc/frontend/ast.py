@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Union
 
 from seqc.source import Source, Span
 
@@ -70,7 +69,7 @@ class Negate:
     span: Span
 
 
-Expr = Union[Number, Ref, Call, Index, Binary, Negate]
+Expr = Number | Ref | Call | Index | Binary | Negate
 
 
 # --- Parts of declarations -------------------------------------------------------------------------------------
@@ -241,7 +240,7 @@ class Equation:
     span: Span
 
 
-Statement = Union[Declare, Inputs, DeepMemory, Let, Output, Update, Retain, Learn, Append, Fold, For, Result, Equation]
+Statement = Declare | Inputs | DeepMemory | Let | Output | Update | Retain | Learn | Append | Fold | For | Result | Equation
 
 
 # --- Definitions -----------------------------------------------------------------------------------------------

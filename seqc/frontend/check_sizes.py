@@ -207,7 +207,7 @@ def exact(build: Build, expr: Expr, span: Span, what: str) -> Fraction | None:
     """The exact value of a node of numbers and sizes, or None."""
     name = expr.op.name
     if name == "const":
-        return Fraction(expr.attr)  # type: ignore[arg-type]
+        return Fraction(expr.attr)
     if name == "size":
         return Fraction(static_size(build, str(expr.attr), span, what))
     args = [exact(build, a, span, what) for a in expr.args]
@@ -230,7 +230,7 @@ def approximate(expr: Expr, values: Values) -> float | None:
     """A constant node as a float, or None: the ends of domains."""
     name = expr.op.name
     if name == "const":
-        return float(expr.attr)  # type: ignore[arg-type]
+        return float(expr.attr)
     if name == "constant":
         return math.pi if expr.attr == "pi" else math.inf
     if name == "size":

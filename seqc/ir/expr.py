@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
-from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from seqc.ir.ops import OpDef
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,9 @@ class Mask:
     per_column: int = 1
 
 
-Attr = Union[int, str, bool, Fraction, None, Mask, tuple["Attr", ...]]
+# What an op needs besides its arguments, hashable: a number, a name, a Mask, or a tuple of such. Its rule in seqc.ir.rules
+# says which, and checks it.
+Attr: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask, walk
@@ -14,15 +15,15 @@ from seqc.ir.meaning import keeps
 from seqc.ir.recurrence import Recurrence
 from seqc.ir.rules import extent
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 
 def _softplus(x: Array) -> Array:
-    return np.logaddexp(x, 0.0)
+    return np.asarray(np.logaddexp(x, 0.0))
 
 
 def _sigmoid(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0.0, -x))
+    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))
 
 
 def _trailing_zeros(x: Array) -> Array:
@@ -115,7 +116,7 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[
     roots = tuple(roots)
     values: dict[int, Any] = {}
     order = tuple(walk(*roots))
-    unknown = {node.attr[0] for node in order if node.op.name == "implicit"} - set(leaves)  # type: ignore[index]
+    unknown = {node.attr[0] for node in order if node.op.name == "implicit"} - set(leaves)
     for node in order:
         if node.op.name == "var":
             if node.name in leaves:
@@ -133,7 +134,7 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[
 
 def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Array:
     """Solves W = body(W), body affine: columns of its linear part from unit vectors, per batch of leading dimensions."""
-    (body,), (name, *_) = node.args, node.attr  # type: ignore[misc]
+    (body,), (name, *_) = node.args, node.attr
     zero = evaluate(A, (body,), {**leaves, str(name): np.zeros([extent(A.sizes, a) for a in body.axes])})[0]
     n = zero.size
     columns = [
@@ -142,7 +143,9 @@ def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Array:
     return np.asarray(np.linalg.solve(np.eye(n) - np.stack(columns, 1), zero.ravel()).reshape(zero.shape))
 
 
-def initial_states(rec: Recurrence, params: Mapping[str, Array], sequence: Mapping[str, Array], sizes: Mapping[str, int], head: int = 0) -> dict[str, Array]:
+def initial_states(
+    rec: Recurrence, params: Mapping[str, Array], sequence: Mapping[str, Array], sizes: Mapping[str, int], head: int = 0
+) -> dict[str, Array]:
     """Each state before the first token: per head, with params and per-sequence inputs of that head."""
     A = Reals(sizes)
     leaves = {**params, **sequence, **_numbers(sizes, head)}
@@ -189,7 +192,8 @@ def run(
         leaves = {**fixed, **{n: v[t] for n, v in given.items()}, **current}
         after = {name: tree.push(leaves) for name, tree in trees.items()}
         plain = [s for s in rec.states if s.name not in trees]
-        values = evaluate(A, [s.next for s in plain] + [o.value for o in rec.outputs], {**leaves, **{f"{n}@next": v for n, v in after.items()}})
+        roots = [*(s.next for s in plain), *(o.value for o in rec.outputs)]
+        values = evaluate(A, roots, {**leaves, **{f"{n}@next": v for n, v in after.items()}})
         for o, v in zip(rec.outputs, values[len(plain) :], strict=True):
             results[o.name].append(np.broadcast_to(v, [extent(sizes, a) for a in o.axes]))
         current = {**{s.name: v for s, v in zip(plain, values, strict=False)}, **after}

@@ -7,7 +7,6 @@ loops for what is sequential. Every value lies in memory with its axes in `order
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from seqc.ir.expr import Expr
 
@@ -36,7 +35,7 @@ class Loop:
     stacked: tuple[tuple[Expr, str], ...]
 
 
-Statement = Union[Assign, Loop]
+Statement = Assign | Loop
 
 
 @dataclass(frozen=True)

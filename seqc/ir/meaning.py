@@ -12,11 +12,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask
 from seqc.ir.rules import extent
 
+Array = NDArray[Any]
 Axes = Sequence[str]
 
 
@@ -31,7 +33,7 @@ def arrange(A: Any, value: Any, have: Axes, want: Axes) -> Any:
         return value
     order = [have.index(a) for a in want if a in have]
 
-    def move(x: np.ndarray) -> np.ndarray:
+    def move(x: Array) -> Array:
         lead = x.ndim - len(have)
         x = x.transpose((*range(lead), *(lead + i for i in order)))
         shape = iter(x.shape[lead:])
@@ -49,7 +51,7 @@ def _at(e: Expr, axis: str) -> int:
     return e.axes.index(axis) - len(e.axes)
 
 
-def keeps(mask: Mask, rows: int, columns: int) -> np.ndarray:
+def keeps(mask: Mask, rows: int, columns: int) -> Array:
     """The mask as booleans [rows, columns]."""
     i, j = np.arange(rows)[:, None], np.arange(columns)[None, :]
     return np.asarray(j // mask.per_column < (i // mask.per_row) * mask.step + mask.offset)
@@ -105,7 +107,7 @@ def where(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def max_over(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    return A.maximum_over(args[0], tuple(_at(e.args[0], str(a)) for a in e.attr))  # type: ignore[union-attr]
+    return A.maximum_over(args[0], tuple(_at(e.args[0], str(a)) for a in e.attr))
 
 
 def contract(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
@@ -115,7 +117,7 @@ def contract(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 def broadcast(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     wide = arrange(A, args[0], e.args[0].axes, e.axes)
 
-    def stretch(x: np.ndarray) -> np.ndarray:
+    def stretch(x: Array) -> Array:
         lead = x.ndim - len(e.axes)
         shape = (n if a in e.args[0].axes else length(A, a) for a, n in zip(e.axes, x.shape[lead:], strict=True))
         return np.broadcast_to(x, (*x.shape[:lead], *shape))
@@ -128,11 +130,11 @@ def rename(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def cumsum(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    axis, reverse = e.attr  # type: ignore[misc]
+    axis, reverse = e.attr
     return A.cumsum(args[0], _at(e, str(axis)), reverse)
 
 
-def _shifted(x: np.ndarray, axis: int, by: int) -> np.ndarray:
+def _shifted(x: Array, axis: int, by: int) -> Array:
     x = np.moveaxis(x, axis, 0)
     out = np.zeros_like(x)
     if by >= 0:
@@ -143,20 +145,20 @@ def _shifted(x: np.ndarray, axis: int, by: int) -> np.ndarray:
 
 
 def shift(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    axis, by = e.attr  # type: ignore[misc]
-    return A.structural(lambda x: _shifted(x, _at(e, str(axis)), by), args[0])  # type: ignore[arg-type]
+    axis, by = e.attr
+    return A.structural(lambda x: _shifted(x, _at(e, str(axis)), by), args[0])
 
 
 def select(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    axis, index = e.attr  # type: ignore[misc]
+    axis, index = e.attr
     return A.structural(lambda x: np.take(x, index, axis=_at(e.args[0], str(axis))), args[0])
 
 
 def place(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    axis, index = e.attr  # type: ignore[misc]
+    axis, index = e.attr
     n = length(A, str(axis))
 
-    def put(x: np.ndarray) -> np.ndarray:
+    def put(x: Array) -> Array:
         lead = x.ndim - len(e.args[0].axes)
         out = np.zeros((*x.shape[:lead], n, *x.shape[lead:]), x.dtype)
         out[(slice(None),) * lead + (index,)] = x
@@ -172,25 +174,25 @@ def stack(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def flatten(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    old, new = e.attr  # type: ignore[misc]
+    old, new = e.attr
     have = e.args[0].axes
-    want = [b for a in e.axes for b in (old if a == new else (a,))]  # type: ignore[union-attr]
+    want = [b for a in e.axes for b in (old if a == new else (a,))]
     value = arrange(A, args[0], have, want)
 
-    def merge(x: np.ndarray) -> np.ndarray:
+    def merge(x: Array) -> Array:
         lead = x.ndim - len(want)
-        start = lead + e.axes.index(new)  # type: ignore[arg-type]
-        return x.reshape((*x.shape[:start], -1, *x.shape[start + len(old) :]))  # type: ignore[arg-type]
+        start = lead + e.axes.index(new)
+        return x.reshape((*x.shape[:start], -1, *x.shape[start + len(old) :]))
 
     return A.structural(merge, value)
 
 
 def unflatten(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    old, new = e.attr  # type: ignore[misc]
-    lengths = [length(A, str(a)) for a in old]  # type: ignore[union-attr]
-    start = e.args[0].axes.index(new)  # type: ignore[arg-type]
+    old, new = e.attr
+    lengths = [length(A, str(a)) for a in old]
+    start = e.args[0].axes.index(new)
 
-    def split(x: np.ndarray) -> np.ndarray:
+    def split(x: Array) -> Array:
         at = x.ndim - len(e.args[0].axes) + start
         return x.reshape((*x.shape[:at], *lengths, *x.shape[at + 1 :]))
 
@@ -198,30 +200,31 @@ def unflatten(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def concat(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    _, parts = e.attr  # type: ignore[misc]
+    _, parts = e.attr
     rest = e.axes[1:]
-    values = [arrange(A, v, a.axes, (p, *rest)) for v, a, p in zip(args, e.args, parts, strict=True)]  # type: ignore[arg-type]
+    values = [arrange(A, v, a.axes, (p, *rest)) for v, a, p in zip(args, e.args, parts, strict=True)]
 
-    def join(*xs: np.ndarray) -> np.ndarray:
-        shape = np.broadcast_shapes(*((*x.shape[: x.ndim - len(rest) - 1], 1, *x.shape[x.ndim - len(rest) :]) for x in xs))
-        wide = [np.broadcast_to(x, (*shape[: len(shape) - len(rest) - 1], x.shape[-1 - len(rest)], *shape[len(shape) - len(rest) :])) for x in xs]
-        return np.concatenate(wide, axis=-1 - len(rest))
+    def join(*xs: Array) -> Array:
+        at = -1 - len(rest)
+        shape = np.broadcast_shapes(*((*x.shape[: x.ndim + at], 1, *x.shape[x.ndim + at + 1 :]) for x in xs))
+        lead, tail = shape[: len(shape) + at], shape[len(shape) + at + 1 :]
+        return np.concatenate([np.broadcast_to(x, (*lead, x.shape[at], *tail)) for x in xs], axis=at)
 
     return A.structural(join, *values)
 
 
 def piece(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    axis, parts, which = e.attr  # type: ignore[misc]
-    start = sum(length(A, str(p)) for p in parts[:which])  # type: ignore[index]
-    indices = np.arange(start, start + length(A, str(parts[which])))  # type: ignore[index]
+    axis, parts, which = e.attr
+    start = sum(length(A, str(p)) for p in parts[:which])
+    indices = np.arange(start, start + length(A, str(parts[which])))
     return A.structural(lambda x: np.take(x, indices, axis=_at(e.args[0], str(axis))), args[0])
 
 
 def append(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    (axis,) = e.attr  # type: ignore[misc]
+    (axis,) = e.attr
     last = arrange(A, args[1], e.args[1].axes, e.axes)
 
-    def join(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def join(x: Array, y: Array) -> Array:
         at = _at(e, str(axis))
         shape = list(x.shape)
         shape[at] = 1
@@ -234,22 +237,22 @@ def append(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def drop_last(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    (axis,) = e.attr  # type: ignore[misc]
+    (axis,) = e.attr
     return A.structural(lambda x: np.take(x, np.arange(x.shape[_at(e, str(axis))] - 1), axis=_at(e, str(axis))), args[0])
 
 
 def spread(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    groups, heads = e.attr  # type: ignore[misc]
+    groups, heads = e.attr
     each = length(A, str(heads)) // length(A, str(groups))
     return A.structural(lambda x: np.repeat(x, each, axis=_at(e, str(heads))), args[0])
 
 
 def collect(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    groups, _ = e.attr  # type: ignore[misc]
+    groups, _ = e.attr
     n = length(A, str(groups))
     at = _at(e, str(groups))
 
-    def split(x: np.ndarray) -> np.ndarray:
+    def split(x: Array) -> Array:
         d = x.ndim + at
         return np.moveaxis(x.reshape((*x.shape[:d], n, x.shape[d] // n, *x.shape[d + 1 :])), d + 1, -1)
 
@@ -258,7 +261,7 @@ def collect(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 def _rows_first(A: Any, e: Expr, args: tuple[Any, ...]) -> tuple[Any, Any, list[str]]:
     """Matrix [.., row, column], right side [.., row, rest], and the axes before the last two."""
-    row, column = (str(a) for a in e.attr)  # type: ignore[union-attr]
+    row, column = (str(a) for a in e.attr)
     matrix, rhs = e.args
     lead = [a for a in matrix.axes if a not in (row, column)]
     rest = [a for a in rhs.axes if a != row and a not in lead]
@@ -268,11 +271,11 @@ def _rows_first(A: Any, e: Expr, args: tuple[Any, ...]) -> tuple[Any, Any, list[
 
 
 def solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    row, column = (str(a) for a in e.attr)  # type: ignore[union-attr]
+    row, column = (str(a) for a in e.attr)
     m, r, lead = _rows_first(A, e, args)
     rest = [a for a in e.args[1].axes if a != row and a not in lead]
 
-    def pack(x: np.ndarray) -> np.ndarray:
+    def pack(x: Array) -> Array:
         return x.reshape((*x.shape[: x.ndim - len(rest)], -1))
 
     lengths = [length(A, a) for a in rest]
@@ -291,7 +294,7 @@ def masked(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def unit_lower_inverse(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    row, column = (str(a) for a in e.attr)  # type: ignore[union-attr]
+    row, column = (str(a) for a in e.attr)
     order = (*(a for a in e.axes if a not in (row, column)), row, column)
     return arrange(A, A.unit_lower_inverse(arrange(A, args[0], e.axes, order)), order, e.axes)
 
@@ -311,7 +314,7 @@ def decay(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 
 def decayed(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-    _, mask = e.attr  # type: ignore[misc]
+    _, mask = e.attr
     assert isinstance(mask, Mask)
     factor, axes = _decay_factor(A, (args[2], e.args[2].axes), (args[3], e.args[3].axes), mask)
     return A.contract((args[0], args[1], factor), [e.args[0].axes, e.args[1].axes, axes], e.axes)
@@ -319,7 +322,7 @@ def decayed(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
 
 def decayed_solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     """Substitution row by row: u_i = r_i - sum of P_ij exp(L_i - M_j) u_j over the columns that row i sees."""
-    mask, transposed = e.attr  # type: ignore[misc]
+    mask, transposed = e.attr
     assert isinstance(mask, Mask)
     factor, axes = _decay_factor(A, (args[2], e.args[2].axes), (args[3], e.args[3].axes), mask)
     along, other = (mask.column, mask.row) if transposed else (mask.row, mask.column)

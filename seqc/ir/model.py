@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Union
+from typing import Literal
 
 from seqc.ir.expr import Expr
 from seqc.source import Span
@@ -168,7 +168,7 @@ class Output:
     span: Span
 
 
-Step = Union[Let, Update, Retain, Learn, Append, Fold, Output]
+Step = Let | Update | Retain | Learn | Append | Fold | Output
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Union
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr
@@ -57,7 +56,7 @@ class Carry:
     equations: tuple[Equation, ...]
 
 
-Stage = Union[Map, Carry]
+Stage = Map | Carry
 
 
 @dataclass(frozen=True)

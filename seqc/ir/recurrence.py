@@ -84,3 +84,9 @@ class Recurrence:
     folds: tuple[Fold, ...]
     lines: tuple[Line, ...]
     span: Span
+
+    @property
+    def declared_axes(self) -> tuple[tuple[str, ...], ...]:
+        """The axes of inputs, params, states and outputs, in the order of the text."""
+        given = (*(i.axes for i in self.inputs), *(p.axes for p in self.params))
+        return (*given, *(s.axes for s in self.states), *(o.axes for o in self.outputs))

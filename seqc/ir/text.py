@@ -37,7 +37,7 @@ def _node(e: Expr, args: list[tuple[str, int]]) -> tuple[str, int]:
     if op == "var":
         return e.name, 9
     if op == "const":
-        value = Fraction(e.attr)  # type: ignore[arg-type]
+        value = Fraction(e.attr)
         return (str(value), 9 if value.denominator == 1 and value >= 0 else 2)
     if op in ("constant", "size"):
         return str(e.attr), 9

@@ -26,13 +26,13 @@ def lift(roots: Iterable[Expr], leaves: Mapping[Expr, Expr]) -> tuple[Expr, ...]
             case "contract" | "broadcast":
                 return node.op.build(args, (*new, *node.axes))
             case "stack":
-                return ops.stack(args, str(node.attr[0]))  # type: ignore[index]
+                return ops.stack(args, str(node.attr[0]))
             case "concat":
-                axis, parts = node.attr  # type: ignore[misc]
-                return ops.concat(_even(args, parts), axis, parts)  # type: ignore[arg-type]
+                axis, parts = node.attr
+                return ops.concat(_even(args, parts), axis, parts)
             case "decayed":
-                out, mask = node.attr  # type: ignore[misc]
-                return node.op.build(args, ((*new, *out), mask))  # type: ignore[misc]
+                out, mask = node.attr
+                return node.op.build(args, ((*new, *out), mask))
         return node.op.build(args, node.attr)
 
     return rebuild(roots, rule)

@@ -142,8 +142,9 @@ def _postpone(
             e = Equation(names[node] if node in names else name(wanted), node)
             kept.append(e)
             emitted[node] = outer_of(e, axis)
-    outer = {v: ops.var(v.name, (axis, *v.axes), v.type.dtype) if v.name in pre and axis in pre[v.name].value.axes else leaves.get(v.name, v)
-             for v in variables(*(e.value for e in equations)) if v.name not in state}  # fmt: skip
+    read = [v for v in variables(*(e.value for e in equations)) if v.name not in state]
+    along = {n for n, e in pre.items() if axis in e.value.axes}
+    outer = {v: ops.var(v.name, (axis, *v.axes), v.type.dtype) if v.name in along else leaves.get(v.name, v) for v in read}
     done = {e.name for e in kept}
     equations = [e for e in equations if e.name not in done]
     lifted = lift((e.value for e in equations), {**outer, **emitted})

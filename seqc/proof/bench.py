@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from seqc.forms.base import final, initial
-from seqc.ir.rules import extent
 from seqc.ir.execute import execute
 from seqc.ir.program import Program
 from seqc.ir.recurrence import Recurrence
+from seqc.ir.rules import extent
 from seqc.proof import reference
 from seqc.proof.arithmetic import Field
 from seqc.proof.candidate import Candidate

@@ -15,8 +15,8 @@ from math import log2, prod
 from typing import Any
 
 from seqc.ir.expr import Expr, walk
-from seqc.ir.rules import extent
 from seqc.ir.recurrence import Recurrence
+from seqc.ir.rules import extent
 from seqc.proof.field import L
 
 OPAQUE = ("exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "softplus", "erf", "expm1", "log1p", "floor", "ceil", "decay", "modulo")
@@ -96,18 +96,18 @@ class Degrees:
 
     def _power(self, node: Expr, x: Degree, token: int) -> Degree:
         exponent = node.args[1].attr if node.args[1].op.name == "const" else 1
-        n = max(1, abs(int(exponent)))  # type: ignore[arg-type]
+        n = max(1, abs(int(exponent)))
         raised = reduce(self.mul, [x] * n)
-        return self.div(Degree(0), raised, (token, id(node)), node.axes) if exponent < 0 else raised  # type: ignore[operator]
+        return self.div(Degree(0), raised, (token, id(node)), node.axes) if exponent < 0 else raised
 
     def _eliminated(self, node: Expr, args: list[Degree], token: int) -> Degree:
         """Cramer's rule: minors over the determinant, of a matrix whose denominators are cleared."""
-        n = self.count((str(node.attr[0]),))  # type: ignore[index]
+        n = self.count((str(node.attr[0]),))
         cleared = self.summed(args[0], node.args[0].axes)
         determinant = Degree(n * cleared.top)
         right = reduce(self.mul, args[1:], Degree(0))
         minors = self.mul(Degree((n - 1) * cleared.top + self._of(cleared.below)), self.summed(right, node.args[-1].axes))
-        return self.div(minors, determinant, (token, id(node)), tuple(a for a in node.axes if a not in node.attr))  # type: ignore[operator]
+        return self.div(minors, determinant, (token, id(node)), tuple(a for a in node.axes if a not in node.attr))
 
 
 def log2_error(rec: Recurrence, tokens: int, sizes: Mapping[str, int]) -> float:

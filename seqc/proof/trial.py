@@ -11,11 +11,11 @@ import numpy as np
 
 from seqc.forms.base import VALID, final, initial, leaf_axes, state_lead
 from seqc.ir.expr import Expr, walk
-from seqc.ir.rules import extent
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
+from seqc.ir.rules import extent
 from seqc.proof.arithmetic import Field
 from seqc.proof.field import MODULI, L, P, Residues, raised
 from seqc.proof.number import Number

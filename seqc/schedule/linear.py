@@ -10,7 +10,23 @@ from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, substitute, variables, walk
 from seqc.ir.kernel import Assign, Kernel, Loop, Statement
-from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, LEAD, TOKENS, Carried, Carry, Equation, Map, Program, body_roots, outer_of, scope
+from seqc.ir.program import (
+    BATCH,
+    CHUNKS,
+    GROUPS,
+    HEADS,
+    LEAD,
+    TOKENS,
+    Carried,
+    Carry,
+    Equation,
+    Map,
+    Program,
+    Stage,
+    body_roots,
+    outer_of,
+    scope,
+)
 from seqc.passes.binary import binary
 
 FREE = ("var", "const", "constant", "size", "rename", "iota", "broadcast", "select", "neg")
@@ -112,7 +128,7 @@ def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[
     def equations(es: tuple[Equation, ...]) -> tuple[Equation, ...]:
         return tuple(replace(e, value=v) for e, v in zip(es, binary(e.value for e in es), strict=True))
 
-    stages = []
+    stages: list[Stage] = []
     for s in program.stages:
         if isinstance(s, Map):
             stages.append(Map(equations(s.equations)))
@@ -176,7 +192,9 @@ def _assignments(equations: Iterable[Equation], hints: Mapping[Expr, str], namer
 
 def _is_alias(value: Expr) -> bool:
     """Whether a value is a named one with its axes in another order: the same tensor."""
-    return value.op.name == "contract" and len(value.args) == 1 and value.args[0].op.name == "var" and set(value.axes) == set(value.args[0].axes)
+    if value.op.name != "contract" or len(value.args) != 1:
+        return False
+    return value.args[0].op.name == "var" and set(value.axes) == set(value.args[0].axes)
 
 
 def _aliased(value: Expr) -> Expr:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from math import isfinite
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from conftest import ROOT
 from torch import Tensor
 
-from conftest import ROOT
 from seqc.compiler import Checked, check_file
 from seqc.ir import interp
 from seqc.ir.model import Domain
@@ -71,14 +72,15 @@ def draw(domain: Domain, shape: tuple[int, ...], generator: torch.Generator, ext
 
 def call(
     name: str, T: int, *, seed: int = 0, B: int = 2, heads: int = 2, groups: int | None = None, ends: tuple[int, ...] | None = None,
-    extreme: float = 1.0, dtype: torch.dtype = torch.float64, lengths: tuple[int, ...] = LENGTHS, grad: bool = True, spec: Checked | None = None,
+    extreme: float = 1.0, dtype: torch.dtype = torch.float64, lengths: tuple[int, ...] = LENGTHS, grad: bool = True,
+    spec: Checked | None = None,
 ) -> Call:  # fmt: skip
     """A random call: `ends` packs sequences into one row."""
     c = spec or checked(name)
     rec = c.recurrence
     g = torch.Generator().manual_seed(seed)
     axes = dict.fromkeys(a for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
-    sizes = {a: n for a, n in zip(axes, lengths * 3, strict=False)} | dict(rec.values)
+    sizes = dict(zip(axes, lengths * 3, strict=False)) | dict(rec.values)
     groups = groups or (1 if any(i.scope == "group" for i in rec.inputs) else heads)
     B = 1 if ends else B
     N = len(ends) - 1 if ends else B
@@ -86,7 +88,8 @@ def call(
     inputs = tuple(draw(i.domain, lead[i.scope] + tuple(sizes[a] for a in i.axes), g, extreme, dtype) for i in rec.inputs)
     params = tuple(torch.randn((heads, *(sizes[a] for a in p.axes)), generator=g, dtype=torch.float64).to(dtype) for p in rec.params)
     wide = torch.promote_types(dtype, torch.float32)
-    states = tuple((torch.randn((N, heads, *(sizes[a] for a in s.axes)), generator=g, dtype=torch.float64) / 3).to(wide) for s in rec.states)
+    shapes = [(N, heads, *(sizes[a] for a in s.axes)) for s in rec.states]
+    states = tuple((torch.randn(shape, generator=g, dtype=torch.float64) / 3).to(wide) for shape in shapes)
     for x in (*inputs, *params, *states):
         x.requires_grad_(grad)
     cu = torch.tensor(ends) if ends else None
@@ -101,7 +104,7 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
     rows = [(b, 0, T) for b in range(c.inputs[0].shape[0])]
     if c.cu_seqlens is not None:
         ends = c.cu_seqlens.tolist()
-        rows = [(0, a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        rows = [(0, a, b) for a, b in pairwise(ends)]
     outputs: dict[str, list[list[np.ndarray]]] = {o.name: [] for o in rec.outputs}
     last: dict[str, list[list[np.ndarray]]] = {s.name: [] for s in rec.states}
     for n, (b, start, stop) in enumerate(rows):
@@ -112,7 +115,8 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
             given = {}
             for i in rec.inputs:
                 x = tokens[i.name]
-                given[i.name] = x[n, h] if i.scope == "sequence" else x[b, start:stop] if i.scope == "layer" else x[b, start:stop, at[i.scope]]
+                tokens_of_row = x[b, start:stop]
+                given[i.name] = x[n, h] if i.scope == "sequence" else tokens_of_row if i.scope == "layer" else tokens_of_row[:, at[i.scope]]
             params = {p.name: x[h].detach().double().numpy() for p, x in zip(rec.params, c.params, strict=True)}
             states = {s.name: x[n, h].detach().double().numpy() for s, x in zip(rec.states, c.states, strict=True)}
             out, final = interp.run(rec, given, params, c.sizes, states=states, head=h)

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from seqc.backends.torch import runtime
-from seqc.backends.torch.printer import print_kernel
 
+from seqc.backends.torch import runtime
+from seqc.backends.torch.statements import print_kernel
+from seqc.ir.execute import execute
 from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.interp import Reals
-from seqc.ir.rules import extent
 from seqc.ir.ops import base, var
-from seqc.ir.execute import execute
 from seqc.ir.program import LEAD, TOKENS, Equation, Map, Program
+from seqc.ir.rules import extent
 from seqc.schedule.linear import layout, linearise
 
 Array = np.ndarray

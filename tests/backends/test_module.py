@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from seqc.backends.torch.module import print_module
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqc.backends.torch.module import print_module
 from seqc.frontend.check import check
 from seqc.frontend.parser import parse
 from seqc.frontend.project_types import Project

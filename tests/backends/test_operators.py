@@ -184,7 +184,7 @@ def test_bad_calls_say_what_is_wrong(package, change, message: str) -> None:
 @pytest.mark.parametrize("ends", [(0, 5, 3, 11), (1, 11), (0, 10), (0, 12), ()])
 def test_bad_packing_is_refused(package, ends: tuple[int, ...]) -> None:
     c = call("gated_deltanet", 11, B=1, grad=False)
-    with pytest.raises(ValueError, match="cu_seqlens|sequences"):
+    with pytest.raises(ValueError, match=r"cu_seqlens|sequences"):
         package("gated_deltanet").gated_deltanet(*c.inputs, cu_seqlens=torch.tensor(ends, dtype=torch.int64))
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from op_examples import EXAMPLES, SIZES, Array, Example, draw, values
 from printing import ORDERS, compare
-from seqc.backends.torch.printer import FUNCTIONS, OPERATORS, Printer
 
+from seqc.backends.torch.printer import FUNCTIONS, OPERATORS, Printer
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, make
-from seqc.ir.ops import ROWS, TABLE, var
+from seqc.ir.ops import TABLE, var
 from seqc.ir.program import BATCH, HEADS, TOKENS
+from seqc.ir.table import ROWS
 from seqc.passes.lift import lift
 
 UNPRINTED = {

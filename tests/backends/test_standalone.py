@@ -26,7 +26,8 @@ names = set(package.__all__)
 assert {sys.argv[3], "reference", "FORMS", "REFUSED", "MANIFEST"} <= names, names
 assert package.MANIFEST["certificate"]["ok"] and set(package.FORMS) == {"chunkwise", "recurrent"}
 if "Layer" in names:
-    layer = package.Layer(16, **{k: v for k, v in (("heads", 2), ("K", 4), ("V", 4), ("N", 4), ("P", 4)) if k in package.Layer.__init__.__kwdefaults__})
+    sizes = {"heads": 2, "K": 4, "V": 4, "N": 4, "P": 4}
+    layer = package.Layer(16, **{k: v for k, v in sizes.items() if k in package.Layer.__init__.__kwdefaults__})
     x = torch.randn(2, 9, 16)
     more = (torch.randn(2, 9, 2, 4),) if sys.argv[3] == "rwkv7" else ()
     y, state = layer(x, *more)
@@ -52,5 +53,6 @@ def test_runs_without_seqc(package, name: str) -> None:
 def test_imports_torch_and_the_standard_library_only(package, name: str) -> None:
     for path in Path(package(name).__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert all(n.split(".")[0] == "torch" or n.split(".")[0] in sys.stdlib_module_names for n in names), (path, names)

@@ -190,9 +190,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
     ids=range(17),
 )  # fmt: skip
 def test_hostile_texts_are_refused_soon(text: str) -> None:
-    begin = time.perf_counter()
+    """Processor time, whatever else runs; each takes well under a second, and what is quadratic takes minutes."""
+    begin = time.process_time()
     assert codes(f"{HEADER}let a = {text}")
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 10
 
 
 @settings(max_examples=60, deadline=None)

@@ -41,6 +41,7 @@ BAD = {
     "unknown_axis": "not-an-axis",
     "unknown_function": "not-a-function",
     "unknown_name": "unknown-name",
+    "not_true_or_false": "not-true-or-false",
     "unknown_option": "unknown-argument",
     "unused": "unused",
     "weights_in_init": "init-varies",

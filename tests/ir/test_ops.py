@@ -12,7 +12,8 @@ from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make
 from seqc.ir.interp import Reals, evaluate
-from seqc.ir.ops import ROWS, TABLE, var
+from seqc.ir.ops import TABLE, var
+from seqc.ir.table import ROWS
 from seqc.passes.adjoint import adjoints, gradient
 
 STEP = 1e-5

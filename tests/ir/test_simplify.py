@@ -15,8 +15,9 @@ from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make, rebuild, substitute
 from seqc.ir.interp import Reals, evaluate
 from seqc.ir.meaning import arrange
-from seqc.ir.ops import ROWS, TABLE, number, var
+from seqc.ir.ops import TABLE, number, var
 from seqc.ir.rules import union
+from seqc.ir.table import ROWS
 
 Pair = tuple[Expr, Expr]  # a node of plain rows, and the same built with simplification
 LEAVES = (var("a"), var("b", ("K",)), var("c", ("V",)), var("d", ("K", "V")), var("e", ("V", "K")))

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from seqc.ir import ops
+from seqc.ir.execute import execute
 from seqc.ir.expr import Expr
 from seqc.ir.interp import Reals
-from seqc.ir.rules import extent
 from seqc.ir.ops import var
-from seqc.ir.execute import execute
 from seqc.ir.program import CHUNKS, TOKENS, Carried, Carry, Equation, Map, Program
+from seqc.ir.rules import extent
 
 SIZES = {CHUNKS: 3, TOKENS: 4, "K": 2, "V": 3}
 Array = np.ndarray

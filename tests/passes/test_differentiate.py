@@ -81,8 +81,8 @@ def test_a_carry_without_steps() -> None:
     x, s = var("x", (CHUNKS,)), var("s")
     stage = Carry(CHUNKS, False, (Carried("s", var("s0"), ops.mul(s, var("x")), "last"),), ())
     p = Program("p", (x, var("s0")), (stage,), (Equation("o", var("last")),))
-    from seqc.ir.interp import Reals
     from seqc.ir.execute import execute
+    from seqc.ir.interp import Reals
 
     given = {"x": np.zeros(0), "s0": np.asarray(2.0), "d_o": np.asarray(3.0)}
     found = execute(differentiate(p, ["x", "s0"]), Reals, given, {**SIZES, CHUNKS: 0})

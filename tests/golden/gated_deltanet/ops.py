@@ -9,7 +9,8 @@ import math
 
 from . import chunkwise, recurrent
 from . import reference as _reference
-from .sequence import Kernels, Operator, Signature, Value
+from .operators import Operator
+from .sequence import Kernels, Signature, Value
 
 NAMESPACE = "seqc_gated_deltanet_DIGEST"
 CHUNK_SIZE = 32

@@ -1,0 +1,95 @@
+"""Contractions: one matrix product where the axes allow it, else a product and a sum, else torch.einsum."""
+
+from __future__ import annotations
+
+from seqc.backends.torch.operands import ATOM, PRODUCT, Operands, Text, dims_of, transposed, wrap
+from seqc.ir.expr import Expr
+from seqc.ir.program import LEAD
+from seqc.ir.rules import union
+from seqc.schedule.linear import layout
+
+
+def contract(p: Operands, e: Expr) -> Text:
+    if len(e.args) == 1:
+        return _sum(p, e.args[0], e)
+    x, y = e.args
+    summed = [a for a in union((x.type, y.type)) if a not in e.axes]
+    inner = [a for a in summed if a in x.axes and a in y.axes]
+    left = [a for a in x.axes if a not in y.axes and a not in LEAD and a in e.axes]
+    right = [a for a in y.axes if a not in x.axes and a not in LEAD and a in e.axes]
+    if len(inner) == len(summed) == 1 and inner[0] not in LEAD and len(left) <= 1 and len(right) <= 1 and (left or right):
+        found = _matrix_product(p, e, x, y, inner[0], left, right)
+        if found is not None:
+            return found
+    if not (left and right and summed):
+        return _product_sum(p, e, x, y)
+    return _einsum(p, e)
+
+
+def _matrix_product(p: Operands, e: Expr, x: Expr, y: Expr, k: str, left: list[str], right: list[str]) -> Text | None:
+    """[.., m, k] @ [.., k, n], operands swapped or transposed so that the result lies in the kernel's order."""
+    if left and right and p.axes(e).index(left[0]) > p.axes(e).index(right[0]):
+        x, y, left, right = y, x, right, left
+    shared = [a for a in p.axes(e) if a not in (*left, *right)]
+    if [a for a in p.axes(e) if a in (*left, *right)] != list(p.axes(e)[len(shared) :]):
+        return None  # a named batch axis lies behind the matrix axes
+    a = _matrix(p, x, left[0] if left else None, k, shared)
+    b = _matrix(p, y, k, right[0] if right else None, shared)
+    if a is None or b is None:
+        return None
+    text = f"{wrap(*a, PRODUCT)} @ {wrap(*b, PRODUCT + 1)}"
+    if not left:
+        return f"({text})[..., 0, :]", ATOM
+    return (text, PRODUCT) if right else (f"({text})[..., 0]", ATOM)
+
+
+def _matrix(p: Operands, e: Expr, row: str | None, column: str | None, shared: list[str]) -> Text | None:
+    """A tensor as batch axes, then [row, column]; a missing one gets length 1."""
+    axes = p.axes(e)
+    wanted = [a for a in (row, column) if a is not None]
+    if set(axes[len(axes) - len(wanted) :]) != set(wanted):
+        return None
+    text, precedence = p.expr(e)
+    batch = axes[: len(axes) - len(wanted)]
+    if len(wanted) == 2 and list(axes[-2:]) != wanted:
+        text, precedence = transposed(text, precedence)
+    if row is None:
+        text, precedence = f"{wrap(text, precedence, ATOM)}[..., None, :]", ATOM
+    if column is None:
+        text, precedence = f"{wrap(text, precedence, ATOM)}[..., None]", ATOM
+    present = [a for a in shared if a in batch]
+    if list(batch) != present:
+        return None
+    gaps = [a not in batch for a in shared]
+    while gaps and gaps[0]:
+        gaps.pop(0)
+    if any(gaps):
+        index = ", ".join("None" if g else ":" for g in gaps)
+        return f"{wrap(text, precedence, ATOM)}[{index}]", ATOM
+    return text, precedence
+
+
+def _product_sum(p: Operands, e: Expr, x: Expr, y: Expr) -> Text:
+    """Elementwise product, then the sum over what does not stay."""
+    every = layout(p.kernel.order, union((x.type, y.type)))
+    text = f"{wrap(*p.operand(x, every), PRODUCT)} * {wrap(*p.operand(y, every), PRODUCT)}"
+    dims = [i - len(every) for i, a in enumerate(every) if a not in e.axes]
+    return (f"({text}).sum({dims_of(dims)})", ATOM) if dims else (text, PRODUCT)
+
+
+def _sum(p: Operands, x: Expr, e: Expr) -> Text:
+    axes = p.axes(x)
+    dims = [i - len(axes) for i, a in enumerate(axes) if a not in e.axes]
+    text, precedence = p.expr(x)
+    return (f"{wrap(text, precedence, ATOM)}.sum({dims_of(dims)})", ATOM) if dims else (text, precedence)
+
+
+def _einsum(p: Operands, e: Expr) -> Text:
+    letters: dict[str, str] = {}
+    for a in (a for x in e.args for a in p.axes(x)):
+        wish = a.lstrip("@")[0].lower()
+        free = [c for c in (wish, *"bhctrskvnmdefgijlopquwxyz") if c not in letters.values()]
+        letters.setdefault(a, free[0])
+    spec = ",".join("".join(letters[a] for a in p.axes(x)) for x in e.args)
+    out = "".join(letters[a] for a in p.axes(e))
+    return f'torch.einsum("{spec}->{out}", {", ".join(p.expr(x)[0] for x in e.args)})', ATOM

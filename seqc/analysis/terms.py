@@ -1,0 +1,104 @@
+"""Expressions as products and sums, and where in them a state stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from seqc.ir import ops, rules
+from seqc.ir.expr import Expr, walk
+from seqc.ir.rules import union
+
+ELEMENTWISE_LINEAR = {"neg": (0,), "add": (0, 1), "sub": (0, 1), "mul": (0, 1), "div": (0,), "broadcast": (0,)}
+
+
+def dependent(roots: Iterable[Expr], on: Iterable[Expr]) -> set[int]:
+    """The nodes at or below the roots that see one of the leaves."""
+    found = {id(e) for e in on}
+    for node in walk(*roots):
+        if any(id(a) in found for a in node.args):
+            found.add(id(node))
+    return found
+
+
+def carriers(roots: Iterable[Expr], state: Expr) -> set[int]:
+    """The nodes that hold the whole state, up to elementwise factors and added terms."""
+    found = {id(state)}
+    for node in walk(*roots):
+        places = ELEMENTWISE_LINEAR.get(node.op.name, ())
+        if any(id(node.args[i]) in found for i in places if i < len(node.args)):
+            found.add(id(node))
+        if node.op.name == "contract" and any(id(a) in found and set(a.axes) <= set(node.axes) for a in node.args):
+            found.add(id(node))
+    return found
+
+
+def factors(e: Expr) -> tuple[list[Expr], int]:
+    """A product as its factors and sign. Contractions count as products; what they sum is named by the caller."""
+    sign, out, stack = 1, [], [e]
+    while stack:
+        node = stack.pop()
+        match node.op.name:
+            case "neg":
+                sign, stack = -sign, [*stack, node.args[0]]
+            case "mul":
+                stack += reversed(node.args)
+            case "div":
+                out.append(ops.div(ops.number(1), node.args[1]))
+                stack.append(node.args[0])
+            case "broadcast":
+                stack.append(node.args[0])
+            case "contract":
+                if union(tuple(a.type for a in node.args)) and set(union(tuple(a.type for a in node.args))) <= set(node.axes):
+                    stack += reversed(node.args)
+                else:
+                    out.append(node)
+            case _:
+                out.append(node)
+    return out, sign
+
+
+def product(items: Iterable[Expr]) -> Expr:
+    result = ops.number(1)
+    for item in items:
+        result = ops.mul(result, item)
+    return result
+
+
+def addends(e: Expr) -> list[tuple[Expr, int]]:
+    """A sum as signed terms."""
+    out: list[tuple[Expr, int]] = []
+    stack = [(e, 1)]
+    while stack:
+        node, sign = stack.pop()
+        match node.op.name:
+            case "add":
+                stack += [(node.args[1], sign), (node.args[0], sign)]
+            case "sub":
+                stack += [(node.args[1], -sign), (node.args[0], sign)]
+            case "neg":
+                stack.append((node.args[0], -sign))
+            case "broadcast" if node.args[0].op.name in ("add", "sub", "neg"):
+                stack.append((node.args[0], sign))
+            case _:
+                out.append((node, sign))
+    return out
+
+
+def signed(e: Expr, sign: int) -> Expr:
+    return e if sign > 0 else ops.neg(e)
+
+
+def at_index(e: Expr, axis: str, index: int) -> Expr:
+    """A value at one entry of an axis, the selection pushed down to the leaves so that sums stay visible."""
+    new: dict[int, Expr] = {}
+    for node in walk(e):
+        args = tuple(new[id(a)] for a in node.args)
+        if axis not in node.axes:
+            new[id(node)] = node
+        elif node.op.name in ("contract", "broadcast"):
+            new[id(node)] = node.op.build(args, tuple(a for a in node.axes if a != axis))
+        elif node.args and node.op.infer in (rules.same, rules.elementwise, rules.where, rules.boolean):
+            new[id(node)] = node.op.build(args, node.attr)
+        else:
+            new[id(node)] = ops.select(node, axis, index)
+    return new[id(e)]
