@@ -7,18 +7,24 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from seqc import __version__, terminal
-from seqc.terminal import BadUsage, CheckFailed, Terminal, running
+from seqc.terminal import BadUsage, CheckFailed, Terminal, running, usage_errors
 
 if TYPE_CHECKING:
     from seqc.compiler import Checked
+    from seqc.diagnostics import Diagnostic
+    from seqc.ir.model import Model
     from seqc.options import Options
+    from seqc.source import Source
 
 LARGEST = 1 << 20  # of a size, as seqc.options has it
+STDIN = "-"
+ARGUMENTS = "seqc.arguments"  # in the context of a run: what the command line was given
 
 # The compiler is imported by the commands that need it: `seqc --help` and `seqc list --help` answer at once.
 
@@ -62,14 +68,32 @@ class Memory(StrEnum):
 
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A .seq file, or the name of a layer that comes with seqc.")]
-Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Files, or names of layers that come with seqc.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Colored = Annotated[Color, typer.Option("--color", envvar="SEQC_COLOR", help="When to use colour; NO_COLOR is honoured.")]
 Sizes = Annotated[list[str] | None, typer.Option("-s", "--size", metavar="NAME=N", help="A size in place of the default. Repeatable.")]
 Chunk = Annotated[int, typer.Option("--chunk-size", min=1, max=1024, help="Tokens per chunk of the chunkwise form.")]
 
+
+class Commands(TyperGroup):
+    """The commands. What is wrong with the arguments is said in JSON where that is asked for."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Takes the group's own arguments."""
+        given = tuple(args)
+        with usage_errors(given):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[ARGUMENTS] = given
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Finds the command, takes its arguments and runs it."""
+        with usage_errors(ctx.meta[ARGUMENTS]):
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
-    name="seqc", no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    name="seqc", cls=Commands, no_args_is_help=True,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
     help="Compile a short text spec of a sequence-model layer into a PyTorch package, every form proved equal.",
 )  # fmt: skip
 
@@ -132,6 +156,33 @@ def _checked(spec: str, chosen: Options, t: Terminal) -> Checked:
     return found
 
 
+def _standard_input() -> Source:
+    """The text on standard input. Raises SpecError where it is not text; its size is the parser's to refuse."""
+    from seqc.diagnostics import Diagnostic, SpecError
+    from seqc.frontend.text import MARK
+    from seqc.source import Source
+
+    try:
+        return Source("<stdin>", sys.stdin.buffer.read().decode("utf-8").removeprefix(MARK))
+    except UnicodeDecodeError:
+        raise SpecError((Diagnostic("not-utf8", "`<stdin>` is not UTF-8 text", None),)) from None
+
+
+def _meaning(spec: str, sizes: Mapping[str, int]) -> tuple[Model, tuple[Diagnostic, ...]]:
+    """The model of a spec, or of the text on standard input, which has no library beside it; and warnings."""
+    from seqc.locate import meaning
+
+    if spec != STDIN:
+        return meaning(spec, sizes)
+    from seqc.frontend.check import check as checked_model
+    from seqc.frontend.derive import derive
+    from seqc.frontend.parser import parse
+
+    layer, warnings = checked_model(parse(_standard_input()), sizes=sizes, beside=None)
+    derive(layer)
+    return layer, warnings
+
+
 # --- Commands --------------------------------------------------------------------------------------------------------
 
 
@@ -178,17 +229,19 @@ def _write(files: object, folder: Path) -> None:
 
 
 @app.command()
-def check(specs: Specs, size: Sizes = None, json: Json = False, color: Colored = Color.auto) -> None:
+def check(
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Files, or names of layers that come with seqc; `-` reads stdin.")],
+    size: Sizes = None, json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
     """Check specs: names, axes, domains, meaning. Says everything that is wrong."""
     with running("check", json, color.value) as t:
         from seqc.diagnostics import SpecError
-        from seqc.locate import meaning
 
         sizes, failed = _sizes(size), False
         t.document["specs"] = []
         for spec in dict.fromkeys(specs):
             try:
-                layer, warnings = meaning(spec, sizes)
+                layer, warnings = _meaning(spec, sizes)
                 t.diagnose(warnings)
                 t.document["specs"].append({"spec": spec, "ok": True, "name": layer.name})
                 t.result(f"{spec}: ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from seqc.backends import BACKENDS
-from seqc.diagnostics import Diagnostic, Label, SpecError
+from seqc.diagnostics import Diagnostic, InternalError, Label, SpecError
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import FORMS, Applies, Form, Lowered, Refuses
+from seqc.forms.base import VALID
 from seqc.frontend.check import check
 from seqc.frontend.derive import derive
 from seqc.frontend.parser import parse, read_source
@@ -77,10 +79,10 @@ def programs(checked: Checked, form: Form) -> Programs:
 def build(lowered: Lowered, form: Form) -> Programs:
     hints = dict(lowered.hints)
     post = tuple(a for a in form.axes if a == CHUNKS)
-    arguments = [leaf.name for leaf in lowered.program.inputs if leaf.name != "valid"]
+    arguments = [leaf.name for leaf in lowered.program.inputs if leaf.name != VALID]
     forward = split(lowered.program, hints, post=post)
     backward = split(differentiate(forward, arguments, hints), hints, post=post)
-    again = [leaf.name for leaf in backward.inputs if leaf.name != "valid"]
+    again = [leaf.name for leaf in backward.inputs if leaf.name != VALID]
     double = split(differentiate(backward, again, hints), hints, post=post)
     return Programs(form, lowered, forward, backward, double, hints)
 
@@ -95,7 +97,19 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     digest = fingerprint(checked, options)
     certificate = prove(checked.recurrence, built, seed=digest, sizes=checked.sizes)
     layer = Layer(checked.source, checked.model, checked.recurrence, checked.sizes, options, digest, verdicts, built, certificate)
-    return Compiled(checked, verdicts, certificate, BACKENDS[options.backend](layer), digest)
+    package = BACKENDS[options.backend](layer)
+    for file in package:
+        _parses(file)
+    return Compiled(checked, verdicts, certificate, package, digest)
+
+
+def _parses(file: GeneratedFile) -> None:
+    """Raises InternalError for a Python file that does not parse: the proof is of Programs and cannot see it."""
+    try:
+        if file.name.endswith(".py"):
+            ast.parse(file.text, file.name)
+    except SyntaxError as error:
+        raise InternalError(f"{file.name}, line {error.lineno}: the generated text does not parse") from error
 
 
 def _refusal(form: str, verdict: Refuses) -> Diagnostic:

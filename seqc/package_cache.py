@@ -12,11 +12,15 @@ from os import PathLike
 from pathlib import Path
 from types import ModuleType
 
-from seqc.compiler import compile_checked, fingerprint
+from seqc.compiler import Checked, compile_checked, fingerprint
+from seqc.diagnostics import SpecError
 from seqc.emit.write import MARK, write_package
 from seqc.frontend.grammar import cache_folder
 from seqc.locate import checked, options
+from seqc.options import Options
 from seqc.proof.certificate import Certificate
+
+LARGEST_CHUNK = 1024  # as seqc.options has it
 
 _lock = threading.RLock()
 
@@ -37,8 +41,10 @@ def packages_folder() -> Path:
 
 def load_package(spec: str | PathLike[str], sizes: Mapping[str, int], chunk_size: int) -> ModuleType:
     """The module of a spec: of this process, else from the cache, else compiled."""
+    if not 1 <= chunk_size <= LARGEST_CHUNK:
+        raise ValueError(f"chunk_size is a whole number from 1 to {LARGEST_CHUNK}, not {chunk_size}")
     chosen = options(sizes, chunk_size)
-    layer = checked(spec, chosen)
+    layer = _found(spec, chosen)
     digest = fingerprint(layer, chosen)
     name = f"seqc_generated_{layer.model.name}_{digest[:24]}"
     with _lock:
@@ -51,6 +57,16 @@ def load_package(spec: str | PathLike[str], sizes: Mapping[str, int], chunk_size
                 raise NotProved(made.certificate)
             write_package(made.files, folder, replace=True)
         return _imported(name, folder)
+
+
+def _found(spec: str | PathLike[str], chosen: Options) -> Checked:
+    """The checked spec. A SpecError carries the notes of what it says, such as which layers there are."""
+    try:
+        return checked(spec, chosen)
+    except SpecError as error:
+        for note in dict.fromkeys(n for d in error.diagnostics for n in d.notes):
+            error.add_note(note)
+        raise
 
 
 def is_whole(folder: Path, digest: str) -> bool:

@@ -90,12 +90,15 @@ def name_problem(name: str) -> str | None:
     import keyword
 
     from seqc.frontend.check_functions import BUILT_IN_NAMES
-    from seqc.frontend.check_scope import RESERVED
+    from seqc.frontend.check_scope import NOT_FOR_LAYERS, RESERVED
+    from seqc.frontend.library import shipped_layers
 
     if not NAME.match(name):
         return f"`{name}` is no layer's name: write lower-case letters, digits and `_`, and begin with a letter"
-    if name in RESERVED or name in BUILT_IN_NAMES or keyword.iskeyword(name) or _is_keyword(name):
+    if name in RESERVED or name in BUILT_IN_NAMES or name in NOT_FOR_LAYERS or keyword.iskeyword(name) or _is_keyword(name):
         return f"`{name}` is reserved"
+    if name in shipped_layers():
+        return f"`{name}` comes with seqc, and two layers of one name are easily confused: choose another name, such as `my_{name}`"
     return None
 
 

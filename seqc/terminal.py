@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +119,20 @@ def _end(terminal: Terminal, code: int, message: str | None = None) -> NoReturn:
         sys.stdout.write(json.dumps(whole, indent=2, default=str) + "\n")
     sys.stdout.flush()
     raise typer.Exit(code)
+
+
+@contextmanager
+def usage_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Where the arguments ask for JSON, an error in them is a document too, and not text on stderr."""
+    try:
+        yield
+    except Exception as error:
+        said = getattr(error, "format_message", None)  # of what typer raises for arguments that it cannot take
+        options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        if said is None or getattr(error, "exit_code", None) != USAGE or "--json" not in options:
+            raise
+        command = next((a for a in arguments if not a.startswith("-")), "seqc")
+        _end(Terminal(command, True, "never"), USAGE, said())
 
 
 def bug(command: str, error: BaseException) -> tuple[str, Path | None]:

@@ -129,4 +129,5 @@ def test_generated_packages_import_nothing_of_the_compiler(packages: Path) -> No
                 "collections",
                 "functools",
                 "itertools",
+                "re",
             ), (path, words)

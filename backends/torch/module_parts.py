@@ -131,6 +131,8 @@ class CausalConv(nn.Conv1d):
         super().__init__(channels, channels, width, groups=channels, bias=bias)
 
     def forward(self, x: Tensor, past: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        if not x.shape[1]:
+            return x, past
         rows, begin, past = joined(x, past, cu_seqlens)
         y = F.conv1d(rows.transpose(1, 2), self.weight, self.bias, groups=self.groups).transpose(1, 2)
         return y[:, begin], past

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .sequence import (
     Kernels,
@@ -127,14 +129,23 @@ def _operator(name: str, run: Callable[..., Tensors], fake: Callable[..., Tensor
         with torch.autocast(device, enabled=False):
             return run(*a)
 
-    schema = f"({', '.join(takes)}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * gives)})"
+    schema = f"({', '.join(f'Tensor {n}' for n in _spelled(takes))}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * gives)})"
     op = torch.library.custom_op(name, exact, mutates_args=(), schema=schema)
     op.register_fake(fake)
     return op
 
 
 def _names(values: tuple[Value, ...], prefix: str = "") -> list[str]:
-    return [f"Tensor {prefix}{v.name}" for v in values]
+    return [f"{prefix}{v.name}" for v in values]
+
+
+def _spelled(names: list[str]) -> list[str]:
+    """Argument names that a schema can spell, each once: a state of an algorithm is named `S.m` in the text."""
+    out: list[str] = []
+    for name in names:
+        stem = re.sub(r"\W", "_", name)
+        out.append(next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, len(names) + 2))) if n not in (*out, "cu_seqlens")))
+    return out
 
 
 def _seed_names(signature: Signature) -> list[str]:
@@ -194,6 +205,8 @@ class Operator:
             form = "recurrent" if "chunkwise" not in self.forms or inputs[0].shape[1] == 1 else "chunkwise"
         if form not in self.forms:
             raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
+        if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in (*inputs, *params)):
+            raise NotImplementedError("the operator has no forward-mode derivative; `reference` has one")
         signature, op = self.forms[form]
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
         results = op(*inputs, *params, *states, cu_seqlens)

@@ -105,18 +105,15 @@ def _reference(layer: Layer) -> str:
 # --- The operator --------------------------------------------------------------------------------------------------------
 
 
-def _fill(d: Domain) -> float:
-    """A number inside a domain, next to zero: what an input's padding holds."""
-    if d.unit or d.low < 0 < d.high:
-        return 0.0
-    inside = min((d.high - d.low) / 2, 2.0**-10)
-    return float(d.low + inside if d.low >= 0 else d.high - inside)
+def _flags(d: Domain) -> str:
+    """How an input is kept defined: repeated behind the end, and off an open end at zero."""
+    return ", repeat=True" + (", positive=True" if d.low == 0 and d.open_low else "")
 
 
-def _values(items: list[tuple[str, str, tuple[str, ...]]], fills: Mapping[str, float] = MappingProxyType({})) -> str:
+def _values(items: list[tuple[str, str, tuple[str, ...]]], flags: Mapping[str, str] = MappingProxyType({})) -> str:
     if not items:
         return "()"
-    parts = [f'Value("{n}", "{lead}"{_axes(axes)}{f", fill={fills[n]!r}" if fills.get(n) else ""})' for n, lead, axes in items]
+    parts = [f'Value("{n}", "{lead}"{_axes(axes)}{flags.get(n, "")})' for n, lead, axes in items]
     one = f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
     return one if len(one) < 110 else "(\n        " + ",\n        ".join(parts) + ",\n    )"
 
@@ -169,7 +166,7 @@ def _operator(layer: Layer) -> str:
         f"    {domains},",
         "}",
         "",
-        "OPERATOR = Operator(",
+        "OPERATOR = _operator = Operator(",
         "    NAMESPACE,",
         "    {",
         *(f'        "{f}": ({_built(f)}),' for f in forms),
@@ -180,10 +177,10 @@ def _operator(layer: Layer) -> str:
         ")",
         "",
         "",
-        *_function(layer, rec.name, names, "OPERATOR(form, backend"),
+        *_function(layer, rec.name, names, "_operator(form, backend"),
         "",
         "",
-        *_function(layer, "reference", names, "OPERATOR.reference(form, backend"),
+        *_function(layer, "reference", names, "_operator.reference(form, backend"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -201,7 +198,7 @@ def _signature(layer: Layer) -> list[str]:
         "def signature(chunk):",
         '    """What the kernels take and give: leading axes as letters, then the axes of the text."""',
         "    return Signature(",
-        f"        inputs={_indent(_values(inputs, {i.name: _fill(i.domain) for i in rec.inputs}))},",
+        f"        inputs={_indent(_values(inputs, {i.name: _flags(i.domain) for i in rec.inputs}))},",
         f"        params={_indent(_values(params))},",
         f"        states={_indent(_values(states))},",
         f"        outputs={_indent(_values(outputs))},",
@@ -259,9 +256,9 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
         "    cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.",
         "    Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.",
         '    """',
-        f"    inputs = ({', '.join(x.name for x in rec.inputs)}{',' if len(rec.inputs) == 1 else ''})",
-        f"    params = ({', '.join(x.name for x in rec.params)}{',' if len(rec.params) == 1 else ''})",
-        f"    return {call}, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)",
+        f"    _inputs = ({', '.join(x.name for x in rec.inputs)}{',' if len(rec.inputs) == 1 else ''})",
+        f"    _params = ({', '.join(x.name for x in rec.params)}{',' if len(rec.params) == 1 else ''})",
+        f"    return {call}, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)",
     ]
 
 
@@ -281,22 +278,22 @@ def _initial(layer: Layer) -> str:
     for s in rec.states:
         value = lift((s.init,), table)[0]
         equations.append(Equation(initial(s.name), ops.broadcast(value, (*state_lead(s.scope), *s.axes))))
-    like = ops.var("like", (BATCH, HEADS))
+    like = ops.var("@like", (BATCH, HEADS))
     names = [*(p.name for p in rec.params), *(i.name for i in given)]
     inputs = (like, *(outer[n] for n in names))
     program = Program("initial", inputs, (Map(()),), tuple(equations))
     kernel = linearise(program, {}, _order(layer, program))
     sizes = sorted({ops.base(a) for s in rec.states for a in s.axes})
     body = print_kernel(kernel, "initial_states", ("The states before the first token. like: [N, H]; sizes of the state's axes by name.",))
-    return _as_initial(body, names, sizes)
+    return _as_initial(body, [leaf.name for leaf in kernel.inputs], sizes)
 
 
 def _as_initial(body: str, names: list[str], sizes: list[str]) -> str:
     """The printed function with the sizes of the states' axes as keywords."""
     _, rest = body.split("\n", 1)
-    lines = [line for line in rest.split("\n") if line.strip() != "like = like"]
-    given = "".join(f", {n}" for n in names)
-    return f"def initial_states(like{given}, *, {', '.join(sizes)}):\n" + "\n".join(_without_sizes(lines, sizes))
+    lines = rest.split("\n")
+    keywords = f", *, {', '.join(sizes)}" if sizes else ""
+    return f"def initial_states({', '.join(names)}{keywords}):\n" + "\n".join(_without_sizes(lines, sizes))
 
 
 def _without_sizes(lines: list[str], sizes: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+FLOOR = 1e-30  # a decay given as a number: smaller ones forget as much
 ROWS = 64  # batch x heads x chunks of one slab: what stays in a processor's cache
 
 
@@ -19,7 +20,8 @@ class Value:
     name: str
     lead: str
     axes: tuple[str, ...] = ()
-    fill: float = 0.0  # what stands behind the last token: a number inside the declared domain, so that nothing is undefined there
+    repeat: bool = False  # behind the end stands the last token again, not zero: what is defined for it is defined there
+    positive: bool = False  # declared above zero: kept off zero by FLOOR, so that its logarithm exists
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,12 +143,14 @@ def _load(value: Value, x: Tensor, start: int, stop: int, chunk: int, dtype: tor
         return x.to(dtype)
     x = x[:, start:stop]
     if chunk and (rest := -(stop - start) % chunk):
-        x = torch.cat((x, x.new_full((x.shape[0], rest, *x.shape[2:]), value.fill)), 1)
+        behind = x[:, -1:] if value.repeat else x.new_zeros((x.shape[0], 1, *x.shape[2:]))
+        x = torch.cat((x, behind.expand(-1, rest, *x.shape[2:])), 1)
     if chunk:
         x = x.unflatten(1, (-1, chunk))
     if value.lead != "BT":
         x = x.movedim(3 if chunk else 2, 1)
-    return x.to(dtype).contiguous()
+    x = x.to(dtype)
+    return (x.clamp(min=FLOOR) if value.positive else x).contiguous()
 
 
 def _store(value: Value, y: Tensor, out: Tensor, start: int, stop: int, chunk: int) -> None:
@@ -237,7 +241,10 @@ def _gather(value: Value, x: Tensor, rows: list[int], ends: list[int]) -> Tensor
         return x[rows]
     if "T" not in value.lead:
         return x
-    return torch.nn.utils.rnn.pad_sequence([x[0, ends[r] : ends[r + 1]] for r in rows], batch_first=True, padding_value=value.fill)
+    if value.repeat:
+        longest = torch.arange(max(ends[r + 1] - ends[r] for r in rows), device=x.device)
+        return x[0, torch.stack([ends[r] + longest.clamp(max=ends[r + 1] - ends[r] - 1) for r in rows])]
+    return torch.nn.utils.rnn.pad_sequence([x[0, ends[r] : ends[r + 1]] for r in rows], batch_first=True)
 
 
 def _scatter(value: Value, y: Tensor, out: Tensor, rows: list[int], ends: list[int]) -> None:
@@ -325,7 +332,7 @@ def double_backward(
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in values]
     ends = [0, sizes["@T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["@T"])
     batches = [list(range(sizes["@N"]))] if cu_seqlens is None else _batches(ends)
-    adjoints = tuple(replace(v, fill=0.0) for v in signature.arguments)
+    adjoints = tuple(replace(v, repeat=False, positive=False) for v in signature.arguments)
     for rows in batches if sizes["@T"] else []:
         if cu_seqlens is None:
             few, length, part, more = sizes, None, list(values), list(seconds)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from seqc.backends.torch.printer import Printer
 from seqc.ir import ops
-from seqc.ir.expr import make, walk
+from seqc.ir.expr import Expr, make, walk
 from seqc.ir.kernel import Assign, Kernel, Loop
 
 WIDTH = 140
@@ -19,7 +19,7 @@ def print_kernel(kernel: Kernel, name: str, doc: Iterable[str]) -> str:
     body: list[str] = []
     for s in kernel.body:
         body += writer.assign(s, 4) if isinstance(s, Assign) else writer.loop(s)
-    results = ", ".join(leaf.name for _, leaf in kernel.outputs)
+    results = ", ".join(writer.as_declared(leaf) for _, leaf in kernel.outputs)
     head = [f"def {name}({', '.join(i.name for i in kernel.inputs)}):"]
     head += _docstring(doc)
     head += ["    " + line for line in writer.prologue(body)]
@@ -55,6 +55,11 @@ class _Writer:
         self.read = _read(kernel)
         self.taken = {*self.read, *(s.name for s in _assigns(kernel))}
 
+    def as_declared(self, leaf: Expr) -> str:
+        """A result with its axes as the text declares them; inside, every tensor has the kernel's order."""
+        have = self.printer.axes(leaf)
+        return leaf.name if have == leaf.axes else f"{leaf.name}.permute({', '.join(str(have.index(a)) for a in leaf.axes)})"
+
     def prologue(self, body: list[str]) -> list[str]:
         """Sizes and masks that the body names, from the shapes of the inputs."""
         printer = self.printer
@@ -64,10 +69,15 @@ class _Writer:
             masks.append(f"{name} = runtime.mask({printer.length(m.row)}, {printer.length(m.column)}, {numbers}, {printer.like})")
         text = "\n".join(body) + "\n".join(masks)
         found: dict[str, str] = {}
-        for leaf in self.kernel.inputs:
-            for i, a in enumerate(printer.axes(leaf)):
-                found.setdefault(printer.length(a), f"{leaf.name}.shape[{i}]")
         lines = []
+        for leaf in self.kernel.inputs:
+            want = printer.axes(leaf)
+            if want != leaf.axes and (leaf.name in self.read or re.search(rf"(?<![\w.]){leaf.name}\b", text)):
+                lines.append(f"{leaf.name} = {leaf.name}.permute({', '.join(str(leaf.axes.index(a)) for a in want)})")
+            else:
+                want = leaf.axes  # it is asked for its sizes only
+            for i, a in enumerate(want):
+                found.setdefault(printer.length(a), f"{leaf.name}.shape[{i}]")
         for word, where in found.items():
             if word.isidentifier() and re.search(rf"(?<![\w.]){word}\b(?!\s*=[^=])", text):
                 lines.append(f"{word} = {where}")

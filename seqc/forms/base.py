@@ -12,7 +12,7 @@ from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
 from seqc.source import Span
 
-VALID = "valid"  # 1 for a token, 0 for padding behind the last one
+VALID = "@valid"  # 1 for a token, 0 for padding behind the last one
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def state_lead(scope: str) -> tuple[str, ...]:
 
 
 def initial(state: str) -> str:
-    return f"{state}_0"
+    return f"{state}@0"
 
 
 def final(state: str) -> str:
-    return f"{state}_T"
+    return f"{state}@T"
 
 
 def body_leaves(rec: Recurrence, outer: Mapping[str, Expr], drop: str | None) -> dict[Expr, Expr]:

@@ -240,7 +240,8 @@ class _Memory:
             value = ops.mul(scale, value)
         else:
             key = self.hint(ops.mul(scale, key), word)
-        return ops.contract((key, value), self.S.axes)
+        have = {*key.axes, *value.axes}
+        return ops.broadcast(ops.contract((key, value), (a for a in self.S.axes if a in have)), self.S.axes)
 
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
@@ -319,7 +320,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     for o in rec.outputs:
         full = (BATCH, HEADS, TOKENS, *o.axes)
         value = up(o.value, o.value)
-        e = Equation(f"{o.name}_c", ops.broadcast(value, full), o.span.where)
+        e = Equation(f"{o.name}@c", ops.broadcast(value, full), o.span.where)
         emitted.append(e)
         outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (CHUNKS, *full)), (BATCH, HEADS, CHUNKS, TOKENS, *o.axes))))
     outputs += [Equation(final(s.name), ops.var(final(s.name), by_name[s.name].init.axes)) for s in rec.states]

@@ -10,6 +10,9 @@ from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, HEADS, TOKENS, Carried, Carry, Equation, Program
 from seqc.ir.recurrence import Recurrence
 
+# Ops that no Program of this edition can be printed with, in the words of a reason.
+NEEDS = {"implicit": "an implicit step", "append": "a growing memory", "drop_last": "a growing memory", "solve": "a dense solve"}
+
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     """Always in principle; it refuses what no Program of this edition can carry."""
@@ -27,10 +30,28 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
             return Refuses(f"`{f.state}` is folded along a tree", f.span)
     for line in (*((s.next, s.span) for s in rec.states), *((o.value, o.span) for o in rec.outputs)):
         for node in walk(line[0]):
-            if node.op.name in ("implicit", "append") or node.type.dtype == "complex":
-                word = "an implicit step" if node.op.name == "implicit" else "a complex value"
+            word = NEEDS.get(node.op.name) or ("a complex value" if node.type.dtype == "complex" else None)
+            if node.op.name == "var" and node.name in ("depth", "depths"):
+                word = f"`{node.name}`, which a package is not told yet"
+            if word is not None:
                 return Refuses(f"the line needs {word}", line[1])
+    hidden = _unseen_size(rec)
+    if hidden is not None:
+        return Refuses(f"no tensor shows the size `{hidden}`, and a package is not told it yet", rec.span)
     return Applies(("every recurrence is computed token by token",))
+
+
+def _unseen_size(rec: Recurrence) -> str | None:
+    """A size that an expression needs and no input, param, state or output has as an axis."""
+    shown = {ops.base(a) for axes in rec.declared_axes for a in axes} | {"heads", "groups"}
+    for root in (*(s.next for s in rec.states), *(s.init for s in rec.states), *(o.value for o in rec.outputs)):
+        for node in walk(root):
+            if node.op.name in ("size", "iota", "eye", "broadcast", "place"):
+                wanted = (str(node.attr),) if node.op.name == "size" else node.axes
+                for axis in (part for a in wanted for part in ops.base(a).split("*")):
+                    if not axis.isdigit() and axis not in shown:
+                        return axis
+    return None
 
 
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
@@ -50,7 +71,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     emitted, outputs = [], []
     for o, v in zip(rec.outputs, values, strict=True):
         full = (BATCH, HEADS, *o.axes)
-        e = Equation(f"{o.name}_t", ops.broadcast(v, full), o.span.where)
+        e = Equation(f"{o.name}@t", ops.broadcast(v, full), o.span.where)
         emitted.append(e)
         outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (TOKENS, *full)), (BATCH, HEADS, TOKENS, *o.axes))))
     outputs += [Equation(final(s.name), ops.var(final(s.name), c.init.axes)) for s, c in zip(rec.states, carried, strict=True)]

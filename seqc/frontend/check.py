@@ -12,7 +12,7 @@ from seqc.frontend.check_functions import BUILT_IN_NAMES
 from seqc.frontend.check_learn import find_links
 from seqc.frontend.check_library import note_text
 from seqc.frontend.check_problems import Problems, Refused
-from seqc.frontend.check_scope import RESERVED, Build, Definitions, Env
+from seqc.frontend.check_scope import NOT_FOR_LAYERS, RESERVED, Build, Definitions, Env
 from seqc.frontend.check_sizes import layer_sizes, model_sizes
 from seqc.frontend.check_steps import run
 from seqc.frontend.check_unused import report_unused, report_unused_definition
@@ -51,8 +51,9 @@ def _layer(file: ast.File, problems: Problems) -> ast.Layer:
     if not layers:
         raise problems.refuse("no-layer", "the file has no layer", Span(file.source, 0, 0), helps=("write `layer NAME(...)`",))
     layer, path = layers[0], PurePath(file.source.name)
-    if layer.name.id in RESERVED or layer.name.id in BUILT_IN_NAMES:
-        problems.report("reserved-name", f"`{layer.name.id}` cannot be a layer's name", layer.name.span)
+    if (name := layer.name.id) in RESERVED or name in BUILT_IN_NAMES or name in NOT_FOR_LAYERS:
+        why = NOT_FOR_LAYERS.get(name, "")
+        problems.report("reserved-name", f"`{name}` cannot be a layer's name", layer.name.span, why)
     elif path.suffix == ".seq" and path.stem != layer.name.id:
         problems.report(
             "layer-name",

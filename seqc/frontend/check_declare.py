@@ -11,7 +11,7 @@ from seqc.frontend.check_expr import read_real
 from seqc.frontend.check_mapping import Actual
 from seqc.frontend.check_memory import apply_deep
 from seqc.frontend.check_problems import Refused, listed
-from seqc.frontend.check_scope import COARSE, Entity, Env, broken, declare, refuse_name
+from seqc.frontend.check_scope import COARSE, Entity, Env, broken, declare, refuse_name, refuse_tensor_name
 from seqc.frontend.check_sizes import approximate
 from seqc.frontend.check_values import AxisError, Value, canonical_names, fit, relabel, shown
 from seqc.ir import model, ops
@@ -133,7 +133,7 @@ def inputs(env: Env, s: ast.Inputs) -> None:
 
 
 def _input(env: Env, signal: ast.Signal) -> None:
-    refuse_name(env, signal.name)
+    refuse_tensor_name(env, signal.name)
     build = env.build
     axes = declared_axes(env, signal.axes)
     scope = scope_of(env, signal.scopes, SCOPES)
@@ -200,7 +200,7 @@ def fit_checked(env: Env, value: Value, axes: Sequence[str], span: Span, what: s
 
 
 def param(env: Env, t: ast.Tensor) -> None:
-    refuse_name(env, t.name)
+    refuse_tensor_name(env, t.name)
     build = env.build
     if t.domains:
         raise build.problems.refuse(
@@ -261,7 +261,7 @@ def add_param(env: Env, name: str, axes: tuple[str, ...], scope: model.Scope, in
 
 
 def state(env: Env, t: ast.Tensor, kind: str) -> None:
-    refuse_name(env, t.name)
+    refuse_tensor_name(env, t.name)
     name = t.name.id
     _state(env, t, name, name if kind == "memory" else None, f"{name}_init")
     declare(env, t.name, Entity(kind, name, t.span, tensors=(name,)))
@@ -357,7 +357,7 @@ def need_scope(env: Env, name: str, scope: model.Scope, span: Span, *values: Exp
 
 def deep_memory(env: Env, s: ast.DeepMemory) -> None:
     """A memory that is an expression over tensors: `M.W1`, `M.W2`."""
-    refuse_name(env, s.name)
+    refuse_tensor_name(env, s.name)
     build, name = env.build, s.name.id
     refuse_name(env, s.formal.name)
     seen: dict[str, ast.Tensor] = {}

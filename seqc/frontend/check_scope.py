@@ -58,6 +58,23 @@ PYTHON_RESERVED = frozenset(
 RESERVED = PYTHON_RESERVED | frozenset(
     ["form", "backend", "check", "state", "cu_seqlens", "initial_state", "output_final_state", "return_info", "Layer", "reference"]
 )
+# Modules that generated kernels call by these names: no input, param or state may hide them.
+OF_KERNELS = {"torch": "PyTorch", "runtime": "the package's own runtime", "math": "Python's mathematics"}
+
+# Names that no layer may have, and why. A layer's name is that of its folder, of its op and of what `module.py` imports.
+_A_FILE = "a file of every generated package has this name"
+_AN_IMPORT = "generated files import this name"
+_EXPORTED = "every generated package has a value of this name"
+_A_CALL = "generated files call this"
+NOT_FOR_LAYERS = {
+    "reference": _A_FILE, "runtime": _A_FILE, "sequence": _A_FILE, "operators": _A_FILE, "ops": _A_FILE, "module": _A_FILE,
+    "chunkwise": _A_FILE, "recurrent": _A_FILE,
+    "json": _AN_IMPORT, "torch": _AN_IMPORT, "nn": _AN_IMPORT, "F": _AN_IMPORT, "Tensor": _AN_IMPORT, "Path": _AN_IMPORT,
+    "math": _AN_IMPORT, "Kernels": _AN_IMPORT, "Operator": _AN_IMPORT, "Value": _AN_IMPORT, "Signature": _AN_IMPORT,
+    "State": _EXPORTED, "NAMESPACE": _EXPORTED, "CHUNK_SIZE": _EXPORTED, "DOMAINS": _EXPORTED, "FORMS": _EXPORTED,
+    "MANIFEST": _EXPORTED, "REFUSED": _EXPORTED, "Layer": _EXPORTED, "signature": _EXPORTED, "initial_states": _EXPORTED,
+    "super": _A_CALL, "range": _A_CALL,
+}  # fmt: skip
 COARSE = {"layer": 0, "group": 1, "head": 2, "sequence": 2}
 
 
@@ -216,6 +233,14 @@ def refuse_name(env: Env, name: ast.Name) -> None:
         )
     if earlier is not None and earlier.kind != "broken":
         raise problems.refuse("declared-twice", f"`{name.id}` is declared twice", name.span, "", secondary=[(earlier.span, "first here")])
+
+
+def refuse_tensor_name(env: Env, name: ast.Name) -> None:
+    """Raises if a name cannot be that of an input, a param or a state: generated kernels have these as arguments."""
+    refuse_name(env, name)
+    if (module := OF_KERNELS.get(name.id)) is not None:
+        why = f"generated kernels call {module} by this name"
+        raise env.build.problems.refuse("reserved-name", f"`{name.id}` cannot be declared", name.span, why)
 
 
 def broken(env: Env, name: ast.Name) -> None:

@@ -146,6 +146,33 @@ def _owns(step: model.Learn, name: str) -> bool:
     return any(u.state == name for u in step.updates) and any(name.startswith(f"{u.state}.") for u in step.updates if u.state != name)
 
 
+def _expressions(step: model.Step) -> tuple[Expr, ...]:
+    """What a line computes."""
+    if isinstance(step, (model.Let, model.Update, model.Output)):
+        return (step.value,)
+    if isinstance(step, (model.Retain, model.Learn)):
+        return tuple(u.value for u in step.updates)
+    if isinstance(step, model.Append):
+        return tuple(e for _, e in step.items)
+    return step.operand, step.value
+
+
+def _mentions(e: Expr | None, name: str) -> bool:
+    return e is not None and any(leaf.name == name for leaf in variables(e))
+
+
+def _needed_at(h: model.Hidden, layer: model.Model) -> Span:
+    """The first line that needs a hidden value, itself or for another hidden value."""
+    for step in layer.steps:
+        if any(_mentions(e, h.name) for e in _expressions(step)):
+            return step.span
+    for other in layer.hidden:
+        counts = h.kind == "position" and other.kind == "start" and other.length is not None
+        if other is not h and (counts or _mentions(other.value, h.name)):
+            return _needed_at(other, layer)
+    return layer.span
+
+
 def _hidden(h: model.Hidden, token: Token, layer: model.Model) -> recurrence.State:
     own = hidden_leaf(h)
     init, every = ops.broadcast(ops.number(0), h.axes), None
@@ -160,5 +187,5 @@ def _hidden(h: model.Hidden, token: Token, layer: model.Model) -> recurrence.Sta
     else:
         next_ = token.meaning[own]
     clock = recurrence.Clock(every)
-    result = recurrence.State(h.name, h.axes, h.scope, h.dtype, init, next_, "hidden", layer.span, clock)
+    result = recurrence.State(h.name, h.axes, h.scope, h.dtype, init, next_, "hidden", _needed_at(h, layer), clock)
     return replace(result, integer=h.kind == "position")

@@ -269,8 +269,14 @@ def decay(upper: Expr, lower: Expr, mask: Mask) -> Expr:
 
 
 def decayed(x: Expr, y: Expr, upper: Expr, lower: Expr, out: Iterable[str], mask: Mask) -> Expr:
-    """Sum of x * y * exp(L[row, k] - M[column, k]) under the mask over the axes not in `out`."""
-    return TABLE["decayed"].build((x, y, upper, lower), (tuple(out), mask))
+    """Sum of x * y * exp(L[row, k] - M[column, k]) under the mask over the axes not in `out`.
+
+    Axes of time and place always stay, so that a factor that lacks one is broadcast and its derivative fitted by the caller.
+    """
+    out = tuple(out)
+    every = dict.fromkeys(a for e in (x, y, upper, lower) for a in e.axes)
+    lead = (a for a in every if a.startswith("@") and a not in (mask.row, mask.column, *out))
+    return TABLE["decayed"].build((x, y, upper, lower), ((*lead, *out), mask))
 
 
 def decayed_solve(P: Expr, right: Expr, upper: Expr, lower: Expr, mask: Mask, transposed: bool = False) -> Expr:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
-from seqc.ir.expr import Expr, make, substitute, variables, walk
+from seqc.ir.expr import Expr, make, rebuild, substitute, variables, walk
 from seqc.ir.kernel import Assign, Kernel, Loop, Statement
 from seqc.ir.program import (
     BATCH,
@@ -35,6 +36,8 @@ LIMIT = 6  # operands that a line holds before a part of it gets a name
 HEAVY = ("contract", "decayed", "decay", "unit_lower_inverse", "solve", "cumsum", "masked", "flatten", "stack", "exp", "where")
 
 
+# What the text of a kernel calls, and what Python keeps for itself.
+RESERVED = (*keyword.kwlist, "math", "torch", "runtime", "range", "reversed")
 WORDS = ((BATCH, "B"), (HEADS, "H"), (GROUPS, "groups"), (CHUNKS, "chunks"), (TOKENS, "tokens"))
 
 
@@ -72,7 +75,7 @@ class _Namer:
         self.taken = set(taken)
 
     def __call__(self, wanted: str) -> str:
-        stem = re.sub(r"\W", "_", wanted)
+        stem = re.sub(r"\W", "_", wanted.lstrip("@"))
         name, n = stem, 1
         while name in self.taken:
             n += 1
@@ -80,14 +83,22 @@ class _Namer:
         self.taken.add(name)
         return name
 
+    def with_plural(self, wanted: str) -> str:
+        """A name whose plural is free too, and taken with it: a loop's value and the list of all of them."""
+        name = self(wanted)
+        while f"{name}s" in self.taken:
+            name = self(wanted)
+        self.taken.add(f"{name}s")
+        return name
+
 
 def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...]) -> Kernel:
     """The kernel of a program."""
-    program, hints = _binary(program, hints)
+    program, hints = _spelled(*_binary(program, hints))
     leaves = scope(program)
     carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
     results = [e.name for e in program.outputs]
-    namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), "math", "torch", "runtime"])
+    namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), *RESERVED])
     words = tuple((axis, namer(word)) for axis, word in WORDS)
     index = namer("i")
     table: dict[Expr, Expr] = {}
@@ -106,6 +117,35 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     kernel = Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, program.widths, words, index)
     _each_name_once(kernel)
     return kernel
+
+
+def _spelled(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:
+    """The program with names that Python can spell; those of the text stay where they can."""
+    namer = _Namer(RESERVED)
+    carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
+    every = dict.fromkeys([*scope(program), *carried, *(e.name for e in program.outputs)])
+    plain = [n for n in every if n.isidentifier()]
+    names = {n: namer(n) for n in [*plain, *(n for n in every if n not in plain)]}
+
+    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
+        if node.op.name == "var":
+            return ops.var(names.get(node.name, node.name), node.axes, node.type.dtype)
+        return node if args == node.args else make(node.op, args, node.attr)
+
+    def equations(es: tuple[Equation, ...]) -> tuple[Equation, ...]:
+        return tuple(Equation(names[e.name], v, e.note) for e, v in zip(es, rebuild((e.value for e in es), rule), strict=True))
+
+    stages: list[Stage] = []
+    for s in program.stages:
+        if isinstance(s, Map):
+            stages.append(Map(equations(s.equations)))
+            continue
+        inits, nexts = rebuild((k.init for k in s.carried), rule), rebuild((k.next for k in s.carried), rule)
+        ks = tuple(Carried(names[k.name], i, n, names[k.final]) for k, i, n in zip(s.carried, inits, nexts, strict=True))
+        stages.append(replace(s, carried=ks, equations=equations(s.equations)))
+    inputs = rebuild(program.inputs, rule)
+    hinted = dict(zip(rebuild(hints, rule), hints.values(), strict=True))
+    return replace(program, inputs=inputs, stages=tuple(stages), outputs=equations(program.outputs)), hinted
 
 
 def _each_name_once(kernel: Kernel) -> None:
@@ -226,7 +266,7 @@ def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mappin
     for v in read:
         outer = table.get(leaves[v.name], leaves[v.name])
         if stage.axis in leaves[v.name].axes:
-            name = namer(f"{v.name}_i")
+            name = namer.with_plural(f"{v.name}_i")
             sliced.append((outer, name))
             inner[v] = ops.var(name, v.axes, v.type.dtype)
         elif outer.name != v.name:

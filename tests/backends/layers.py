@@ -17,6 +17,8 @@ from torch import Tensor
 from seqc.compiler import Checked, check_file
 from seqc.ir import interp
 from seqc.ir.model import Domain
+from seqc.ir.ops import base
+from seqc.ir.rules import extent
 
 LENGTHS = (5, 3, 4, 2, 6)
 
@@ -79,16 +81,18 @@ def call(
     c = spec or checked(name)
     rec = c.recurrence
     g = torch.Generator().manual_seed(seed)
-    axes = dict.fromkeys(a for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
-    sizes = dict(zip(axes, lengths * 3, strict=False)) | dict(rec.values)
+    axes = dict.fromkeys(base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
+    linked = any(size.formula and not size.formula.isdigit() for size in rec.sizes)  # one size follows from another
+    sizes = dict(c.sizes) if linked else {a: n for a, n in zip(axes, lengths * 3, strict=False)} | dict(rec.values)
+    sizes = dict.fromkeys(axes, 2) | sizes
     groups = groups or (1 if any(i.scope == "group" for i in rec.inputs) else heads)
     B = 1 if ends else B
     N = len(ends) - 1 if ends else B
     lead = {"head": (B, T, heads), "group": (B, T, groups), "layer": (B, T), "sequence": (N, heads)}
-    inputs = tuple(draw(i.domain, lead[i.scope] + tuple(sizes[a] for a in i.axes), g, extreme, dtype) for i in rec.inputs)
-    params = tuple(torch.randn((heads, *(sizes[a] for a in p.axes)), generator=g, dtype=torch.float64).to(dtype) for p in rec.params)
+    inputs = tuple(draw(i.domain, lead[i.scope] + tuple(extent(sizes, a) for a in i.axes), g, extreme, dtype) for i in rec.inputs)
+    params = tuple(torch.randn((heads, *(extent(sizes, a) for a in p.axes)), generator=g, dtype=torch.float64).to(dtype) for p in rec.params)
     wide = torch.promote_types(dtype, torch.float32)
-    shapes = [(N, heads, *(sizes[a] for a in s.axes)) for s in rec.states]
+    shapes = [(N, heads, *(extent(sizes, a) for a in s.axes)) for s in rec.states]
     states = tuple((torch.randn(shape, generator=g, dtype=torch.float64) / 3).to(wide) for shape in shapes)
     for x in (*inputs, *params, *states):
         x.requires_grad_(grad)

@@ -16,7 +16,7 @@ from seqc.ir.interp import Reals
 from seqc.ir.ops import base, var
 from seqc.ir.program import LEAD, TOKENS, Equation, Map, Program
 from seqc.ir.rules import extent
-from seqc.schedule.linear import layout, linearise
+from seqc.schedule.linear import linearise
 
 Array = np.ndarray
 NAMED = ("K", "V", "J", "P", "2", "K*V", "V*K")
@@ -62,14 +62,10 @@ def compare(e: Expr, given: Mapping[str, Array], sizes: Mapping[str, int], named
         want = execute(program, Reals, values, sizes)["made_out"]
     space: dict[str, object] = {"torch": torch, "runtime": runtime, "math": math}
     exec(compile(text, "<kernel>", "exec"), space)
-    tensors = [torch.from_numpy(arranged(values[v.name], v.axes, layout(order, v.axes))) for v in program.inputs]
+    tensors = [torch.from_numpy(np.array(values[v.name], order="C")) for v in program.inputs]
     (found,) = space["compute"](*tensors)  # type: ignore[operator]
-    shape = [dict(zip(e.axes, np.shape(want), strict=True))[a] for a in layout(order, e.axes)]
-    wanted = arranged(np.asarray(want), e.axes, layout(order, e.axes))
+    shape = list(np.shape(want))
+    wanted = np.asarray(want)
     assert tuple(found.shape) == tuple(shape), (found.shape, shape, text)
     np.testing.assert_allclose(found.resolve_conj().numpy(), wanted, rtol=tolerance, atol=tolerance, err_msg=text)
     return text
-
-
-def arranged(x: Array, have: Sequence[str], want: Sequence[str]) -> Array:
-    return np.array(np.transpose(x, [list(have).index(a) for a in want]), order="C")

@@ -212,6 +212,19 @@ def test_prefix_and_steps_are_the_whole(layer: Any) -> None:
     torch.testing.assert_close(y, whole[:, 0], rtol=1e-11, atol=1e-11)
 
 
+def test_no_tokens(tmp_path: Path) -> None:
+    """Convolutions give nothing for nothing, and their past stays as it is."""
+    op = "def tiny_delta(q, k, v, *rest, initial_state=None, **options):\n    return v[..., 0, :], initial_state\n"
+    made = package(tmp_path, DELTA, op).Layer(5)
+    before = made(torch.randn(2, 6, 5))[1]
+    y, after = made(torch.randn(2, 0, 5), state=before)
+    assert y.shape == (2, 0, 5)
+    for name in ("q.conv", "k.conv", "v.conv"):
+        assert torch.equal(after[name], before[name])
+    packed = made(torch.randn(1, 0, 5), cu_seqlens=torch.tensor([0, 0]))[0]
+    assert packed.shape == (1, 0, 5)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_packed_sequences_are_separate_rows(layer: Any, dtype: torch.dtype) -> None:
     module, more = layer

@@ -149,6 +149,13 @@ def test_new_refuses_names(own_folder: Path, name: str) -> None:
     assert not list(own_folder.glob("*.seq"))
 
 
+@pytest.mark.parametrize(("name", "said"), [("gla", "choose another name"), ("ops", "reserved"), ("torch", "reserved")])
+def test_new_refuses_taken_names(own_folder: Path, name: str, said: str) -> None:
+    result = run("new", name)
+    assert result.exit_code == 2 and said in result.stderr
+    assert not list(own_folder.glob("*.seq"))
+
+
 def test_doctor() -> None:
     data = document("doctor")
     assert data["versions"]["torch"] and data["caches"]["cache"]
@@ -237,6 +244,33 @@ def test_missing_files_and_folders(own_folder: Path, command: str) -> None:
 def test_bad_usage(own_folder: Path, arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
     assert not (own_folder / "generated").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing",), "nothing"), (("check",), "SPEC"), (("compile", "gla", "--chunk-size", "0"), "chunk-size"),
+        (("compile", "gla", "--chunk-size", "many"), "chunk-size"), (("ir", "gla", "--after", "nothing"), "nothing"),
+        (("compile", "gla", "--colour"), "--colour"), (("compile", "gla", "-s", "K"), "-s K"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_usage_in_json(arguments: tuple[str, ...], said: str) -> None:
+    data = document(*arguments, code=2)
+    assert said in data["error"] and data["diagnostics"] == []
+    assert not run(*arguments, "--json").stderr
+
+
+def test_check_stdin(own_folder: Path) -> None:
+    text = (ROOT / "specs/gla.seq").read_text("utf-8")
+    assert run("check", "-", stdin=text).stdout == "-: ok\n"
+    wrong = run("check", "-", "deltanet", stdin="seqc 1\nlayer (\n")
+    assert wrong.exit_code == 1 and "<stdin>:2" in wrong.stderr and wrong.stdout == "deltanet: ok\n"
+    assert "not UTF-8" in CliRunner().invoke(app, ["check", "-"], input=b"\xe9").stderr
+    assert "larger than" in run("check", "-", stdin="#" * (1 << 17)).stderr
+    (own_folder / "objectives").mkdir()
+    (own_folder / "objectives/l2.seq").write_text("not a text", "utf-8")
+    assert run("check", "-", stdin=text).exit_code == 0
 
 
 def test_no_form(own_folder: Path) -> None:

@@ -179,3 +179,12 @@ def test_python_entry() -> None:
         seqc.load("nowhere.seq")
     with pytest.raises(ValueError, match="chunk_size"):
         seqc.compile("gla", chunk_size=0)
+
+
+def test_load_says_what_is_wrong() -> None:
+    with pytest.raises(seqc.SpecError) as unknown:
+        seqc.load("nope")
+    assert any("deltanet, deltaproduct" in note for note in unknown.value.__notes__)
+    with pytest.raises(ValueError) as wrong:
+        seqc.load("gla", chunk_size=0)
+    assert str(wrong.value) == "chunk_size is a whole number from 1 to 1024, not 0"

@@ -54,6 +54,19 @@ def same(one: Recurrence, other: Recurrence) -> bool:
     return states and [o.value for o in one.outputs] == [o.value for o in other.outputs]
 
 
+def test_hidden_states_stand_where_they_are_needed() -> None:
+    body = """
+  input   q[K], k[K], v[V]
+  memory  S[K, V] = 0
+  let     late = shift(k) * 2
+  let     many = sum[c](window[c](q))
+  learn   S by descent(rate = 1) on l2(S(k), v) at start(S, 4)
+  output  o[V] = S(q + late + many)
+"""
+    found = {s.name: s.span.line for s in derive(layer(body, "K = 4, V = 3, c = 2")).states if s.role == "hidden"}
+    assert found == {"position": 8, "q@window2": 7, "k@shift": 6, "S@start4": 8}
+
+
 @pytest.mark.parametrize("path", LAYERS, ids=lambda p: p.stem)
 def test_layer_checks_and_derives(path: Path) -> None:
     found, said = check(parse(read_source(path)), sizes={}, beside=path.parent)

@@ -19,10 +19,10 @@ def signature(chunk):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
-            Value("q", "BTH", ("K",)),
-            Value("k", "BTH", ("n", "K")),
-            Value("v", "BTH", ("n", "V")),
-            Value("beta", "BTH", ("n",), fill=0.0009765625),
+            Value("q", "BTH", ("K",), repeat=True),
+            Value("k", "BTH", ("n", "K"), repeat=True),
+            Value("v", "BTH", ("n", "V"), repeat=True),
+            Value("beta", "BTH", ("n",), repeat=True, positive=True),
         ),
         params=(),
         states=(Value("S", "NH", ("K", "V")),),
@@ -47,7 +47,7 @@ DOMAINS = {
     "beta": (0.0, 2.0, False),
 }
 
-OPERATOR = Operator(
+OPERATOR = _operator = Operator(
     NAMESPACE,
     {
         "chunkwise": (signature(CHUNK_SIZE), Kernels(chunkwise.forward, chunkwise.backward, chunkwise.double_backward)),
@@ -90,9 +90,9 @@ def deltaproduct(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (q, k, v, beta)
-    params = ()
-    return OPERATOR(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (q, k, v, beta)
+    _params = ()
+    return _operator(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)
 
 
 def reference(
@@ -126,6 +126,6 @@ def reference(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (q, k, v, beta)
-    params = ()
-    return OPERATOR.reference(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (q, k, v, beta)
+    _params = ()
+    return _operator.reference(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)

@@ -20,11 +20,11 @@ def signature(chunk):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
-            Value("q", "BTG", ("K",)),
-            Value("k", "BTG", ("K",)),
-            Value("v", "BTH", ("V",)),
-            Value("beta", "BTH", fill=0.0009765625),
-            Value("g", "BTH", fill=-0.0009765625),
+            Value("q", "BTG", ("K",), repeat=True),
+            Value("k", "BTG", ("K",), repeat=True),
+            Value("v", "BTH", ("V",), repeat=True),
+            Value("beta", "BTH", repeat=True, positive=True),
+            Value("g", "BTH", repeat=True),
         ),
         params=(),
         states=(Value("S", "NH", ("K", "V")),),
@@ -50,7 +50,7 @@ DOMAINS = {
     "g": (-math.inf, 0.0, False),
 }
 
-OPERATOR = Operator(
+OPERATOR = _operator = Operator(
     NAMESPACE,
     {
         "chunkwise": (signature(CHUNK_SIZE), Kernels(chunkwise.forward, chunkwise.backward, chunkwise.double_backward)),
@@ -95,9 +95,9 @@ def gated_deltanet(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (q, k, v, beta, g)
-    params = ()
-    return OPERATOR(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (q, k, v, beta, g)
+    _params = ()
+    return _operator(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)
 
 
 def reference(
@@ -133,6 +133,6 @@ def reference(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (q, k, v, beta, g)
-    params = ()
-    return OPERATOR.reference(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (q, k, v, beta, g)
+    _params = ()
+    return _operator.reference(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)

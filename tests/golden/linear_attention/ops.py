@@ -20,9 +20,9 @@ def signature(chunk):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
-            Value("q", "BTH", ("K",), fill=0.0009765625),
-            Value("k", "BTH", ("K",), fill=0.0009765625),
-            Value("v", "BTH", ("V",)),
+            Value("q", "BTH", ("K",), repeat=True, positive=True),
+            Value("k", "BTH", ("K",), repeat=True, positive=True),
+            Value("v", "BTH", ("V",), repeat=True),
         ),
         params=(),
         states=(Value("S", "NH", ("K", "V")), Value("z", "NH", ("K",))),
@@ -47,7 +47,7 @@ DOMAINS = {
     "v": (-math.inf, math.inf, False),
 }
 
-OPERATOR = Operator(
+OPERATOR = _operator = Operator(
     NAMESPACE,
     {
         "chunkwise": (signature(CHUNK_SIZE), Kernels(chunkwise.forward, chunkwise.backward, chunkwise.double_backward)),
@@ -89,9 +89,9 @@ def linear_attention(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (q, k, v)
-    params = ()
-    return OPERATOR(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (q, k, v)
+    _params = ()
+    return _operator(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)
 
 
 def reference(
@@ -124,6 +124,6 @@ def reference(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (q, k, v)
-    params = ()
-    return OPERATOR.reference(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (q, k, v)
+    _params = ()
+    return _operator.reference(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)

@@ -19,12 +19,12 @@ def signature(chunk):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
-            Value("r", "BTH", ("K",)),
-            Value("k", "BTH", ("K",)),
-            Value("v", "BTH", ("V",)),
-            Value("g", "BTH", ("K",), fill=-0.0009765625),
-            Value("e", "BTH", ("K",)),
-            Value("a", "BTH", ("K",), fill=0.0009765625),
+            Value("r", "BTH", ("K",), repeat=True),
+            Value("k", "BTH", ("K",), repeat=True),
+            Value("v", "BTH", ("V",), repeat=True),
+            Value("g", "BTH", ("K",), repeat=True),
+            Value("e", "BTH", ("K",), repeat=True),
+            Value("a", "BTH", ("K",), repeat=True, positive=True),
         ),
         params=(Value("bonus", "H", ("K",)),),
         states=(Value("S", "NH", ("K", "V")),),
@@ -51,7 +51,7 @@ DOMAINS = {
     "a": (0.0, 1.0, False),
 }
 
-OPERATOR = Operator(
+OPERATOR = _operator = Operator(
     NAMESPACE,
     {
         "chunkwise": (signature(CHUNK_SIZE), Kernels(chunkwise.forward, chunkwise.backward, chunkwise.double_backward)),
@@ -101,9 +101,9 @@ def rwkv7(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (r, k, v, g, e, a)
-    params = (bonus,)
-    return OPERATOR(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (r, k, v, g, e, a)
+    _params = (bonus,)
+    return _operator(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)
 
 
 def reference(
@@ -144,6 +144,6 @@ def reference(
     cu_seqlens: [N + 1], ends of N sequences packed into one row (B = 1). check: test the declared domains.
     Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.
     """
-    inputs = (r, k, v, g, e, a)
-    params = (bonus,)
-    return OPERATOR.reference(form, backend, inputs, params, initial_state, output_final_state, cu_seqlens, check, return_info)
+    _inputs = (r, k, v, g, e, a)
+    _params = (bonus,)
+    return _operator.reference(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)
