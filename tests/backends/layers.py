@@ -75,22 +75,22 @@ def draw(domain: Domain, shape: tuple[int, ...], generator: torch.Generator, ext
 def call(
     name: str, T: int, *, seed: int = 0, B: int = 2, heads: int = 2, groups: int | None = None, ends: tuple[int, ...] | None = None,
     extreme: float = 1.0, dtype: torch.dtype = torch.float64, lengths: tuple[int, ...] = LENGTHS, grad: bool = True,
-    spec: Checked | None = None,
+    spec: Checked | None = None, own_sizes: bool = False,
 ) -> Call:  # fmt: skip
-    """A random call: `ends` packs sequences into one row."""
+    """A random call: `ends` packs sequences into one row; own_sizes takes the text's sizes, not `lengths`."""
     c = spec or checked(name)
     rec = c.recurrence
     g = torch.Generator().manual_seed(seed)
     axes = dict.fromkeys(base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
-    linked = any(size.formula and not size.formula.isdigit() for size in rec.sizes)  # one size follows from another
-    sizes = dict(c.sizes) if linked else {a: n for a, n in zip(axes, lengths * 3, strict=False)} | dict(rec.values)
+    sizes = dict(c.sizes) if own_sizes else dict(zip(axes, lengths * 3, strict=False)) | dict(rec.values)
     sizes = dict.fromkeys(axes, 2) | sizes
     groups = groups or (1 if any(i.scope == "group" for i in rec.inputs) else heads)
     B = 1 if ends else B
     N = len(ends) - 1 if ends else B
     lead = {"head": (B, T, heads), "group": (B, T, groups), "layer": (B, T), "sequence": (N, heads)}
     inputs = tuple(draw(i.domain, lead[i.scope] + tuple(extent(sizes, a) for a in i.axes), g, extreme, dtype) for i in rec.inputs)
-    params = tuple(torch.randn((heads, *(extent(sizes, a) for a in p.axes)), generator=g, dtype=torch.float64).to(dtype) for p in rec.params)
+    shapes = [(heads, *(extent(sizes, a) for a in p.axes)) for p in rec.params]
+    params = tuple(torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes)
     wide = torch.promote_types(dtype, torch.float32)
     shapes = [(N, heads, *(extent(sizes, a) for a in s.axes)) for s in rec.states]
     states = tuple((torch.randn(shape, generator=g, dtype=torch.float64) / 3).to(wide) for shape in shapes)

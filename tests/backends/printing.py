@@ -53,7 +53,7 @@ def compare(e: Expr, given: Mapping[str, Array], sizes: Mapping[str, int], named
         for a, n in (("@r", 1), ("@s", 1), ("@m", 1), ("@r6", 2), ("@s6", 2), ("@s9", 3))
         if any(a in n.axes for n in walk(e))
     )
-    text, program, order = source(e, named, widths)
+    text, program, _ = source(e, named, widths)
     values = {
         **given,
         "like": np.zeros([extent({**sizes, **{a: sizes[TOKENS] * n for a, _, n in widths}}, a) for a in program.inputs[0].axes]),

@@ -29,9 +29,11 @@ def test_equals_the_interpreter(package, path: Path) -> None:
     if not forms or path.stem in UNSUITED:
         return
     p = package(str(path))
+    axes = {a for axes in checked.recurrence.declared_axes for a in axes}
+    linked = any(s.name in axes and s.formula and not s.formula.isdigit() for s in checked.recurrence.sizes)
     assert set(p.FORMS) == set(forms)
     for ends in (None, (0, 0, 5, 6, CHUNK + 3)):
-        c = call(checked.recurrence.name, CHUNK + 3, spec=checked, ends=ends, lengths=(3, 2, 4, 2, 3))
+        c = call(checked.recurrence.name, CHUNK + 3, spec=checked, ends=ends, lengths=(3, 2, 4, 2, 3), own_sizes=linked)
         truth = interpreted(c)
         wanted = gradients(c.run(p, "reference"), c.arguments)
         for form in ("reference", *forms):

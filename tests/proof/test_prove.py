@@ -140,7 +140,7 @@ def test_a_wrong_lowering_is_caught(what: str) -> None:
     certificate = certify(ERASE.name, chunkwise=broken)
     assert not certificate.ok and certificate.forms == ("recurrent",)
     first = certificate.failures[0]
-    assert first.form == "chunkwise" and first.stage == "as lowered" and first.output in ("o", "S_T")
+    assert first.form == "chunkwise" and first.stage == "as lowered" and first.output in ("o", "S@T")
     assert dict(first.sizes)["tokens"] <= 4
 
 
@@ -204,8 +204,8 @@ def test_swapped_gradients_are_caught(form_name: str) -> None:
 
 def test_a_wrong_gradient_of_a_first_state_is_caught() -> None:
     form = candidate("chunkwise", lowered(BY_KEY)["chunkwise"])
-    found = certify(BY_KEY.name, chunkwise=printed(form, backward=with_outputs(form.backward, negated("d_S_0"))))
-    assert {f.output for f in found.failures if f.stage == "gradient"} == {"d_S_0"}
+    found = certify(BY_KEY.name, chunkwise=printed(form, backward=with_outputs(form.backward, negated("d_S@0"))))
+    assert {f.output for f in found.failures if f.stage == "gradient"} == {"d_S@0"}
 
 
 def test_a_wrong_second_adjoint_is_caught() -> None:
