@@ -14,6 +14,8 @@ from layers import call, distance, gradients, interpreted
 from seqc.compiler import check_file, judge
 from seqc.forms import Applies
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 TEXTS = sorted([*(ROOT / "tests" / "language").glob("*.seq"), *(ROOT / "tests" / "backends" / "specs").glob("*.seq")])
 CHUNK = 8
 UNSUITED = {

@@ -13,6 +13,8 @@ import torch
 from layers import call, distance, gradients
 from torch import Tensor
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 warnings.simplefilter("ignore")
 pytest.importorskip("fla")
 

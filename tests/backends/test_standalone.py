@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import LAYERS
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 BLOCKED = """
 import importlib.abc, sys
 
