@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqc.backends.torch.operands import ATOM, PRODUCT, Operands, Text, dims_of, transposed, wrap
+from seqc.backends.torch.operands import ATOM, MATMUL, PRODUCT, UNARY, Operands, Text, dims_of, transposed, wrap
 from seqc.ir.expr import Expr
 from seqc.ir.program import LEAD
 from seqc.ir.rules import union
@@ -13,21 +13,46 @@ def contract(p: Operands, e: Expr) -> Text:
     if len(e.args) == 1:
         return _sum(p, e.args[0], e)
     x, y = e.args
-    summed = [a for a in union((x.type, y.type)) if a not in e.axes]
-    inner = [a for a in summed if a in x.axes and a in y.axes]
-    left = [a for a in x.axes if a not in y.axes and a not in LEAD and a in e.axes]
-    right = [a for a in y.axes if a not in x.axes and a not in LEAD and a in e.axes]
-    if len(inner) == len(summed) == 1 and inner[0] not in LEAD and len(left) <= 1 and len(right) <= 1 and (left or right):
-        found = _matrix_product(p, e, x, y, inner[0], left, right)
-        if found is not None:
-            return found
+    left, right, summed = _sides(e)
+    factors = _factors(p, e)
+    if factors is not None:
+        a, b = factors
+        text = f"{wrap(*a, MATMUL if a[1] == MATMUL else UNARY)} @ {wrap(*b, UNARY)}"
+        if not left:
+            return f"({text})[..., 0, :]", ATOM
+        return (text, MATMUL) if right else (f"({text})[..., 0]", ATOM)
     if not (left and right and summed):
         return _product_sum(p, e, x, y)
     return _einsum(p, e)
 
 
-def _matrix_product(p: Operands, e: Expr, x: Expr, y: Expr, k: str, left: list[str], right: list[str]) -> Text | None:
-    """[.., m, k] @ [.., k, n], operands swapped or transposed so that the result lies in the kernel's order."""
+def accumulated(p: Operands, want: tuple[str, ...], x: Expr, product: Expr, sign: int) -> Text | None:
+    """x + product or x - product in one call, for plain batches of matrices; None where the product would lie otherwise than x."""
+    factors = _factors(p, product)
+    moved = [a for a, b in zip(want, p.axes(product), strict=True) if a != b and a in product.axes]
+    if factors is None or moved:
+        return None
+    texts = [text for text, _ in (p.expr(x), *factors)]
+    return f"torch.baddbmm({', '.join(texts)}{', alpha=-1' if sign < 0 else ''})", ATOM
+
+
+def _sides(e: Expr) -> tuple[list[str], list[str], list[str]]:
+    """Of a product: the axes of its left factor alone, of its right factor alone, and those that it sums over."""
+    x, y = e.args
+    left = [a for a in x.axes if a not in y.axes and a not in LEAD and a in e.axes]
+    right = [a for a in y.axes if a not in x.axes and a not in LEAD and a in e.axes]
+    return left, right, [a for a in union((x.type, y.type)) if a not in e.axes]
+
+
+def _factors(p: Operands, e: Expr) -> tuple[Text, Text] | None:
+    """[.., m, k] and [.., k, n], operands swapped or transposed so that their product lies in the kernel's order."""
+    x, y = e.args
+    left, right, summed = _sides(e)
+    if len(summed) != 1 or summed[0] in LEAD or not all(summed[0] in a.axes for a in e.args):
+        return None
+    if len(left) > 1 or len(right) > 1 or not (left or right):
+        return None
+    k = summed[0]
     if left and right and p.axes(e).index(left[0]) > p.axes(e).index(right[0]):
         x, y, left, right = y, x, right, left
     shared = [a for a in p.axes(e) if a not in (*left, *right)]
@@ -35,12 +60,7 @@ def _matrix_product(p: Operands, e: Expr, x: Expr, y: Expr, k: str, left: list[s
         return None  # a named batch axis lies behind the matrix axes
     a = _matrix(p, x, left[0] if left else None, k, shared)
     b = _matrix(p, y, k, right[0] if right else None, shared)
-    if a is None or b is None:
-        return None
-    text = f"{wrap(*a, PRODUCT)} @ {wrap(*b, PRODUCT + 1)}"
-    if not left:
-        return f"({text})[..., 0, :]", ATOM
-    return (text, PRODUCT) if right else (f"({text})[..., 0]", ATOM)
+    return None if a is None or b is None else (a, b)
 
 
 def _matrix(p: Operands, e: Expr, row: str | None, column: str | None, shared: list[str]) -> Text | None:

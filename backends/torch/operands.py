@@ -11,8 +11,9 @@ from seqc.ir.kernel import Kernel
 from seqc.ir.program import LEAD
 from seqc.schedule.linear import layout
 
-# Precedence of Python's operators, for parentheses: atoms and calls bind tightest.
-COMPARISON, SUM, PRODUCT, UNARY, POWER, ATOM = range(6)
+# Precedence of Python's operators, for parentheses: atoms and calls bind tightest. Python reads @ and * from left to right;
+# here @ stands below *, so that a factor that is a matrix product gets parentheses on either side.
+COMPARISON, SUM, MATMUL, PRODUCT, UNARY, POWER, ATOM = range(7)
 
 Text = tuple[str, int]  # an expression and the precedence of its outermost operator
 

@@ -97,7 +97,7 @@ def _reference(layer: Layer) -> str:
     """The recurrence in plain PyTorch, uncut: what the forms are checked against by whoever reads them."""
     p = layer.programs["recurrent"]
     kernel = linearise(p.lowered.program, {}, _order(layer, p.lowered.program))
-    body = print_kernel(kernel, "steps", ("One batch of sequences, token by token: [B, H, tokens, ...].",))
+    body = print_kernel(kernel, "steps", ("One batch of sequences, token by token: [tokens, B, H, ...].",))
     head = _head(layer, "The recurrence itself, differentiated by autograd: slow, and the meaning of everything else.")
     return head + _imports(body) + "\n\n" + body
 
@@ -290,8 +290,8 @@ def _initial(layer: Layer) -> str:
 
 def _as_initial(body: str, names: list[str], sizes: list[str]) -> str:
     """The printed function with the sizes of the states' axes as keywords."""
-    _, rest = body.split("\n", 1)
-    lines = rest.split("\n")
+    lines = body.split("\n")
+    lines = lines[1 + next(i for i, line in enumerate(lines) if line.endswith("):")) :]
     keywords = f", *, {', '.join(sizes)}" if sizes else ""
     return f"def initial_states({', '.join(names)}{keywords}):\n" + "\n".join(_without_sizes(lines, sizes))
 

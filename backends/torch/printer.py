@@ -10,14 +10,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from string import ascii_letters, digits
 
-from seqc.backends.torch.contractions import contract
+from seqc.backends.torch.contractions import accumulated, contract
 from seqc.backends.torch.operands import ATOM, COMPARISON, POWER, PRODUCT, SUM, UNARY, Operands, Text, number, wrap
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask
 from seqc.ir.kernel import Kernel
-from seqc.ir.program import GROUPS, HEADS, LEAD
+from seqc.ir.program import GROUPS, HEADS, LEAD, ROWS
 from seqc.ir.rules import union
+from seqc.schedule.rows import accumulates
 
 NAME = frozenset(ascii_letters + digits + "_.")  # the characters of names and numbers
 
@@ -62,6 +63,8 @@ class Printer(Operands):
     def _operator(self, e: Expr) -> Text:
         sign, level = OPERATORS[e.op.name]
         want = self.axes(e)
+        if (total := accumulates(e)) and (one_call := accumulated(self, want, *total)):
+            return one_call
         x, y = e.args
         if sign in "+-" and y.op.name == "neg":
             sign, y = "-" if sign == "+" else "+", y.args[0]
@@ -76,8 +79,10 @@ class Printer(Operands):
         """z + x * y in one pass over memory, where all three are tensors and z is as wide as the result."""
         if y.op.name != "mul" and x.op.name == "mul" and sign == "+":
             x, y = y, x
-        if y.op.name != "mul" or self.axes(x) != want or not all(self.is_tensor(a) for a in (x, *y.args)) or len(want) < 4:
+        if y.op.name != "mul" or self.axes(x) != want or not all(self.is_tensor(a) for a in (x, *y.args)):
             return None
+        if len(want) < (3 if ROWS in want else 4):
+            return None  # a small tensor
         texts = [self.operand(a, want)[0] for a in (x, *y.args)]
         return f"torch.addcmul({', '.join(texts)}{', value=-1' if sign == '-' else ''})"
 

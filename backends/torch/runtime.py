@@ -56,21 +56,9 @@ def _mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_col
 
 def unit_lower_inverse(a: Tensor) -> Tensor:
     """(I + a)^-1 for strictly lower triangular a."""
-    n = a.shape[-1]
-    if n <= BLOCK:
-        x = torch.eye(n, dtype=a.dtype, device=a.device).repeat(*a.shape[:-2], 1, 1)
-        for i in range(n - 1):  # forward substitution, all columns at once
-            x[..., i + 1 :, :].addcmul_(a[..., i + 1 :, i, None], x[..., i, None, :], value=-1)
-        return x
-    half = BLOCK * ((n // BLOCK + 1) // 2)
-    if n == 2 * half:  # both diagonal blocks in one batch
-        first, second = unit_lower_inverse(torch.stack((a[..., :half, :half], a[..., half:, half:]))).unbind(0)
-    else:
-        first, second = unit_lower_inverse(a[..., :half, :half]), unit_lower_inverse(a[..., half:, half:])
-    x = a.new_zeros(a.shape)
-    x[..., :half, :half], x[..., half:, half:] = first, second
-    x[..., half:, :half] = -(second @ (a[..., half:, :half] @ first))
-    return x
+    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand(a.shape)
+    inverse: Tensor = torch.linalg.solve_triangular(a, one, upper=False, unitriangular=True)
+    return inverse
 
 
 def spread(x: Tensor, each: int, dim: int) -> Tensor:

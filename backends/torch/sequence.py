@@ -138,7 +138,7 @@ def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> in
 
 
 def _load(value: Value, x: Tensor, start: int, stop: int, chunk: int, dtype: torch.dtype) -> Tensor:
-    """Tokens start to stop as a kernel wants them: [B, H, chunks, tokens, ...], padded to whole chunks."""
+    """Tokens start to stop as a kernel wants them: [tokens, B, H, ...], or [chunks, B, H, tokens, ...], padded to whole chunks."""
     if "T" not in value.lead:
         return x.to(dtype)
     x = x[:, start:stop]
@@ -147,28 +147,30 @@ def _load(value: Value, x: Tensor, start: int, stop: int, chunk: int, dtype: tor
         x = torch.cat((x, behind.expand(-1, rest, *x.shape[2:])), 1)
     if chunk:
         x = x.unflatten(1, (-1, chunk))
-    if value.lead != "BT":
-        x = x.movedim(3 if chunk else 2, 1)
+    x = x.transpose(0, 1)
+    if chunk and value.lead != "BT":
+        x = x.transpose(2, 3)
     x = x.to(dtype)
     return (x.clamp(min=FLOOR) if value.positive else x).contiguous()
 
 
 def _store(value: Value, y: Tensor, out: Tensor, start: int, stop: int, chunk: int) -> None:
-    if value.lead != "BT":
-        y = y.movedim(1, 3 if chunk else 2)
+    if chunk and value.lead != "BT":
+        y = y.transpose(2, 3)
+    y = y.transpose(0, 1)
     if chunk:
         y = y.flatten(1, 2)
     out[:, start:stop] = y[:, : stop - start]
 
 
 def _valid(length: Tensor | None, rows: int, start: int, stop: int, chunk: int, like: Tensor) -> Tensor:
-    """1 for tokens, 0 behind the end of the sequence: [B, chunks, tokens]."""
+    """1 for tokens, 0 behind the end of the sequence: [tokens, B] or [chunks, B, tokens]."""
     n = stop - start
     padded = n + (-n % chunk if chunk else 0)
     position = torch.arange(start, start + padded, device=like.device)
     end = torch.full((rows,), stop, device=like.device) if length is None else length.clamp(max=stop)
     valid = (position < end[:, None]).to(like.dtype)
-    return valid.unflatten(1, (-1, chunk)) if chunk else valid
+    return (valid.unflatten(1, (-1, chunk)) if chunk else valid).transpose(0, 1)
 
 
 def _walk(T: int, slab: int) -> list[tuple[int, int]]:
@@ -183,7 +185,7 @@ def _forward_rows(
     inputs, params, states = tensors[:n], tensors[n : len(tensors) - len(signature.states)], tensors[len(tensors) - len(signature.states) :]
     dtype = compute_dtype(tuple(tensors))
     params, states = [p.to(dtype) for p in params], [s.to(dtype) for s in states]
-    outputs = [inputs[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+    outputs = [inputs[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
     kept: list[list[Tensor]] = []
     for start, stop in _walk(sizes["@T"], slab_tokens(signature, sizes)):
         if keep and start:
@@ -389,7 +391,7 @@ def reference(
             continue
         results = steps(*args, _valid(None, few, start, stop, 0, args[0]))
         k = len(signature.outputs)
-        parts.append((*(y.movedim(1, 2) for y in results[:k]), *results[k:]))
+        parts.append((*(y.transpose(0, 1) for y in results[:k]), *results[k:]))
     joined = [torch.cat(column, 1 if i < len(signature.outputs) else 0) for i, column in enumerate(zip(*parts, strict=True))]
     out = output_dtype(signature, tensors)
     return tuple(y.to(out) if i < len(signature.outputs) else y for i, y in enumerate(joined))

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 
+from seqc.backends.torch.operands import ATOM, wrap
 from seqc.backends.torch.printer import Printer
 from seqc.ir import ops
-from seqc.ir.expr import Expr, make, walk
-from seqc.ir.kernel import Assign, Kernel, Loop
+from seqc.ir.expr import Expr, make, variables
+from seqc.ir.kernel import Assign, Kernel, Loop, Statement
+from seqc.ir.program import BATCH, HEADS
 
 WIDTH = 140
+DEAD = 4  # tensors that may be waiting to be let go of: their memory serves the next ones while it is in the cache
 
 
 def print_kernel(kernel: Kernel, name: str, doc: Iterable[str]) -> str:
     """The kernel as a function `name(inputs...) -> tuple of outputs`."""
     writer = _Writer(kernel)
-    body: list[str] = []
-    for s in kernel.body:
-        body += writer.assign(s, 4) if isinstance(s, Assign) else writer.loop(s)
+    body = writer.body()
     results = ", ".join(writer.as_declared(leaf) for _, leaf in kernel.outputs)
     head = [f"def {name}({', '.join(i.name for i in kernel.inputs)}):"]
+    if len(head[0]) > WIDTH:
+        head = [f"def {name}(", *(f"    {i.name}," for i in kernel.inputs), "):"]
     head += _docstring(doc)
     head += ["    " + line for line in writer.prologue(body)]
     tail = f"    return ({results},)" if len(kernel.outputs) == 1 else f"    return {results}"
@@ -38,13 +42,34 @@ def _assigns(kernel: Kernel) -> list[Assign]:
     return [s for outer in kernel.body for s in ((outer,) if isinstance(outer, Assign) else outer.body)]
 
 
-def _read(kernel: Kernel) -> set[str]:
-    """Every name that a statement or the result reads."""
-    loops = [s for s in kernel.body if isinstance(s, Loop)]
-    firsts = [first for s in loops for _, first, _, _ in s.carried]
-    roots = [*(s.value for s in _assigns(kernel)), *firsts, *(leaf for _, leaf in kernel.outputs)]
-    names = {n.name for n in walk(*roots) if n.op.name == "var"}
-    return names | {n for s in loops for n in (*(leaf.name for leaf, _ in s.sliced), *(next_ for _, _, next_, _ in s.carried))}
+def _deleted(names: list[str]) -> list[str]:
+    """`del` statements, each within a line."""
+    parts = textwrap.wrap(", ".join(names), WIDTH - len("    del "), break_long_words=False)
+    return [f"del {part.rstrip(',')}" for part in parts]
+
+
+def _unpacked(names: list[str]) -> list[str]:
+    """A loop's step as its values, a few per line."""
+    lines, at = [], 0
+    for part in textwrap.wrap(", ".join(names), WIDTH - len("        = step[00:00]"), break_long_words=False):
+        few = [name.strip() for name in part.rstrip(",").split(",")]
+        where = f"step[{at}]" if len(few) == 1 else f"step[{at}:{at + len(few)}]"
+        lines.append(f"    {', '.join(few)} = {where}")
+        at += len(few)
+    return lines
+
+
+def _reads(s: Statement) -> set[str]:
+    """The names that a statement reads."""
+    if isinstance(s, Assign):
+        return {n.name for n in variables(s.value)}
+    own = {n.name for n in variables(*(first for _, first, _, _ in s.carried), *(a.value for a in s.body))}
+    return own | {leaf.name for leaf, _ in s.sliced} | {new for _, _, new, _ in s.carried}
+
+
+def _names(s: Statement) -> list[str]:
+    """The names of a statement's tensors that outlive it, a loop's last slices included."""
+    return [s.name] if isinstance(s, Assign) else [name for _, name in s.sliced] + [leaf.name for leaf, _ in s.stacked]
 
 
 class _Writer:
@@ -52,8 +77,24 @@ class _Writer:
 
     def __init__(self, kernel: Kernel):
         self.kernel, self.printer = kernel, Printer(kernel)
-        self.read = _read(kernel)
+        self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
+        self.read = self.results.union(*map(_reads, kernel.body))
         self.taken = {*self.read, *(s.name for s in _assigns(kernel))}
+
+    def body(self) -> list[str]:
+        """All statements; names that nothing reads any more are deleted a few at a time."""
+        last = {name: i for i, s in enumerate(self.kernel.body) for name in (*_names(s), *_reads(s))}
+        own = {name for s in self.kernel.body for name in _names(s)} - self.results
+        lines: list[str] = []
+        dead: list[str] = []
+        for i, s in enumerate(self.kernel.body):
+            if dead and (isinstance(s, Loop) or len(dead) >= DEAD):
+                lines += _deleted(dead)
+                dead = []
+            new = self.assign(s, 4) if isinstance(s, Assign) else self.loop(s)
+            lines += new
+            dead += sorted(name for name, at in last.items() if at == i and name in own) if new else []
+        return lines
 
     def as_declared(self, leaf: Expr) -> str:
         """A result with its axes as the text declares them; inside, every tensor has the kernel's order."""
@@ -114,22 +155,53 @@ class _Writer:
         return [line]
 
     def loop(self, loop: Loop) -> list[str]:
-        printer, index = self.printer, self.kernel.index
-        lines = [f"{name} = {printer.expr(init)[0]}" for name, init, _, _ in loop.carried]
-        for outer, name in loop.sliced:
-            lines.append(f"{name}s = {outer.name}.unbind({printer.axes(outer).index(loop.axis)})")
+        printer = self.printer
+        lines = [f"{name} = {self._merged(loop, init)}" for name, init, _, _ in loop.carried]
         lines += [f"{outer.name} = []" for outer, _ in loop.stacked]
-        count = f"range({printer.length(loop.axis)})"
-        lines.append(f"for {index} in {f'reversed({count})' if loop.reverse else count}:")
-        inner = [f"{name} = {name}s[{index}]" for _, name in loop.sliced]
+        lines += self._head(loop)
+        inner: list[str] = []
         for s in loop.body:
             inner += self.assign(s, 8)
         inner += [f"{outer.name}.append({value})" for outer, value in loop.stacked]
         lines += [f"    {line}" for line in inner + _steps(loop)]
         for outer, _ in loop.stacked:
             order = f"{outer.name}[::-1]" if loop.reverse else outer.name
-            lines.append(f"{outer.name} = torch.stack({order}, {printer.axes(outer).index(loop.axis)})")
-        return lines + [f"{last} = {name}" for name, _, _, last in loop.carried if last in self.read]
+            whole = f"torch.stack({order}, {printer.axes(outer).index(loop.axis)})"
+            lines.append(f"{outer.name} = {self._parted(loop, whole, printer.axes(outer))}")
+        last = [(last, self._parted(loop, name, printer.axes(init))) for name, init, _, last in loop.carried if last in self.read]
+        return lines + [f"{name} = {value}" for name, value in last]
+
+    def _head(self, loop: Loop) -> list[str]:
+        """The loop's first lines: tensors give their slices along the first axis, which is the loop's."""
+        if not loop.sliced:
+            return [f"for _ in range({self.printer.length(loop.axis)}):"]
+        names, outer = ", ".join(name for _, name in loop.sliced), [self._merged(loop, leaf) for leaf, _ in loop.sliced]
+        start, end = ("reversed([*", "])") if loop.reverse else ("", "")
+        steps = outer[0] if len(outer) == 1 else f"zip({', '.join(outer)}, strict=True)"
+        line = f"for {names} in {start}{steps}{end}:"
+        if len(line) + 4 <= WIDTH:
+            return [line]
+        lines = [f"steps = zip({', '.join(outer)}, strict=True)"]
+        if len(lines[0]) + 4 > WIDTH:
+            lines = ["steps = zip(", *(f"    {x}," for x in outer), "    strict=True,", ")"]
+        line = f"for {names} in {start}steps{end}:"
+        if len(line) + 4 <= WIDTH:
+            return [*lines, line]
+        return [*lines, f"for step in {start}steps{end}:", *_unpacked([name for _, name in loop.sliced])]
+
+    def _merged(self, loop: Loop, outer: Expr) -> str:
+        """A value from outside, its sequences and heads as one axis if the loop has them so."""
+        text, precedence = self.printer.expr(outer)
+        if not loop.merged or BATCH not in outer.axes:
+            return text
+        first = self.printer.axes(outer).index(BATCH)
+        return f"{wrap(text, precedence, ATOM)}.flatten({first}, {first + 1})"
+
+    def _parted(self, loop: Loop, text: str, axes: tuple[str, ...]) -> str:
+        """A value of the loop with its sequences and heads apart again."""
+        if not loop.merged or BATCH not in axes:
+            return text
+        return f"{text}.unflatten({axes.index(BATCH)}, ({self.printer.length(BATCH)}, {self.printer.length(HEADS)}))"
 
 
 def _steps(loop: Loop) -> list[str]:

@@ -52,10 +52,10 @@ class Form:
 
 
 def leaf_axes(scope: str, time: tuple[str, ...]) -> tuple[str, ...]:
-    """The leading axes of a value of this scope that is given at every token."""
-    return {
-        "head": (BATCH, HEADS, *time), "group": (BATCH, GROUPS, *time), "layer": (BATCH, *time), "sequence": (BATCH, HEADS),
-    }[scope]  # fmt: skip
+    """The leading axes of a value of this scope that is given at every token: what a Carry walks along first."""
+    if scope == "sequence":
+        return (BATCH, HEADS)
+    return (*time[:1], *state_lead(scope), *time[1:])
 
 
 def outer_leaves(rec: Recurrence, time: tuple[str, ...]) -> dict[str, Expr]:
@@ -63,7 +63,7 @@ def outer_leaves(rec: Recurrence, time: tuple[str, ...]) -> dict[str, Expr]:
     leaves = {i.name: ops.var(i.name, (*leaf_axes(i.scope, time), *i.axes), i.dtype) for i in rec.inputs}
     leaves |= {p.name: ops.var(p.name, (*_param_axes(p.scope), *p.axes)) for p in rec.params}
     leaves |= {initial(s.name): ops.var(initial(s.name), (*state_lead(s.scope), *s.axes), s.dtype) for s in rec.states}
-    return leaves | {VALID: ops.var(VALID, (BATCH, *time))}
+    return leaves | {VALID: ops.var(VALID, leaf_axes("layer", time))}
 
 
 def _param_axes(scope: str) -> tuple[str, ...]:

@@ -322,7 +322,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
         value = up(o.value, o.value)
         e = Equation(f"{o.name}@c", ops.broadcast(value, full), o.span.where)
         emitted.append(e)
-        outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (CHUNKS, *full)), (BATCH, HEADS, CHUNKS, TOKENS, *o.axes))))
+        outputs.append(Equation(o.name, ops.var(e.name, (CHUNKS, *full))))
     outputs += [Equation(final(s.name), ops.var(final(s.name), by_name[s.name].init.axes)) for s in rec.states]
     stage = Carry(CHUNKS, False, tuple(by_name[s.name] for s in rec.states), tuple(emitted))
     program = Program("chunkwise", tuple(outer.values()), (stage,), tuple(outputs), tuple(dict.fromkeys(widths)))
@@ -358,7 +358,7 @@ def _reads(structure: Structure, name: str, users: list[Expr]) -> list[Read]:
 
 
 NOTES = (
-    "The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [B, H, chunks, tokens, ...].",
+    "The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [chunks, B, H, tokens, ...].",
     "A state's update is a chain of micro-steps S = D S + a (v - b . S) + k w. With G the running sum of log D inside the chunk,",
     "G' its value before a micro-step, S_0 the chunk's first state and the sums over earlier micro-steps only:",
     "  T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')",

@@ -73,7 +73,7 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
         full = (BATCH, HEADS, *o.axes)
         e = Equation(f"{o.name}@t", ops.broadcast(v, full), o.span.where)
         emitted.append(e)
-        outputs.append(Equation(o.name, ops.broadcast(ops.var(e.name, (TOKENS, *full)), (BATCH, HEADS, TOKENS, *o.axes))))
+        outputs.append(Equation(o.name, ops.var(e.name, (TOKENS, *full))))
     outputs += [Equation(final(s.name), ops.var(final(s.name), c.init.axes)) for s, c in zip(rec.states, carried, strict=True)]
     stage = Carry(TOKENS, False, tuple(carried), tuple(emitted))
     return Lowered(Program("recurrent", tuple(outer.values()), (stage,), tuple(outputs)), {})
@@ -83,6 +83,6 @@ def _full(value: Expr, axes: tuple[str, ...]) -> Expr:
     return ops.broadcast(value, axes)
 
 
-NOTES = ("The recurrent form: token after token. Values lie as [B, H, tokens, ...].",)
+NOTES = ("The recurrent form: token after token. Values lie as [tokens, B, H, ...].",)
 
 RECURRENT = Form("recurrent", applies, lower, (TOKENS,), NOTES)

@@ -25,6 +25,7 @@ class Loop:
     """Steps along `axis`. carried: (name, first value, name of the next value, name after the loop).
 
     sliced: (leaf outside, name inside) of what is seen without the axis. stacked: (leaf outside, name inside).
+    merged: inside, sequences and heads are one axis `@n`, so that products are of plain batches of matrices.
     """
 
     axis: str
@@ -33,6 +34,7 @@ class Loop:
     sliced: tuple[tuple[Expr, str], ...]
     body: tuple[Assign, ...]
     stacked: tuple[tuple[Expr, str], ...]
+    merged: bool = False
 
 
 Statement = Assign | Loop
@@ -42,8 +44,7 @@ Statement = Assign | Loop
 class Kernel:
     """One function: inputs and outputs are leaves; `widths` as in Program.
 
-    order: all axes as they lie in memory. words: a name for the length of each axis of time and place. index: the name of a
-    loop's counter.
+    order: all axes as they lie in memory. words: a name for the length of each axis of time and place.
     """
 
     name: str
@@ -53,4 +54,3 @@ class Kernel:
     order: tuple[str, ...]
     widths: tuple[tuple[str, str, int], ...]
     words: tuple[tuple[str, str], ...]
-    index: str

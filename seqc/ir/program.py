@@ -1,8 +1,8 @@
 """Program: the whole sequence as a few stages over expressions with time axes. When things happen, not how.
 
 Axes of time and place have names that no text can spell: `@b` sequences, `@h` heads, `@g` head groups, `@c` chunks, `@t`
-tokens (of a chunk). Every value is named once; a stage reads what earlier stages named. Stages are closed under
-differentiation.
+tokens (of a chunk), `@n` sequences times heads, as a kernel may see them. Every value is named once; a stage reads what
+earlier stages named. Stages are closed under differentiation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from seqc.ir import ops
 from seqc.ir.expr import Expr
 
-BATCH, HEADS, GROUPS, CHUNKS, TOKENS = "@b", "@h", "@g", "@c", "@t"
-LEAD = (BATCH, HEADS, GROUPS, CHUNKS)  # axes over which nothing is ordered: they come first in memory
+BATCH, HEADS, GROUPS, CHUNKS, TOKENS, ROWS = "@b", "@h", "@g", "@c", "@t", "@n"
+LEAD = (CHUNKS, BATCH, HEADS, GROUPS, ROWS)  # batch axes: they come first in memory, what a loop walks along before all
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seqc.forms.base import VALID, final, initial, leaf_axes, state_lead
+from seqc.forms.base import VALID, final, initial, state_lead
 from seqc.ir.expr import Expr, walk
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
@@ -113,7 +113,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
         return [oracles.draw(f"{label}/{name} {level}", modulus, shape(axes)) for level, modulus in enumerate(MODULI)]
 
     values: dict[str, Number] = {}
-    leaves = [(i.name, (*leaf_axes(i.scope, (TOKENS,)), *i.axes), i.domain) for i in rec.inputs]
+    leaves = [(i.name, (*_timed(i.scope), *i.axes), i.domain) for i in rec.inputs]
     leaves += [(p.name, (*param_axes(p.scope), *p.axes), Domain()) for p in rec.params]
     leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
@@ -131,6 +131,11 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
         seeds[final(s.name)] = field.given([np.zeros_like(x) for x in drawn] if s.integer else drawn)
     values[VALID] = field.whole(alive.astype(np.int64)[None])
     return Draws(values, tangents, seeds)
+
+
+def _timed(scope: str) -> tuple[str, ...]:
+    """The leading axes of a value at every token, as draws have them: time last."""
+    return (BATCH, HEADS) if scope == "sequence" else (*state_lead(scope), TOKENS)
 
 
 def param_axes(scope: str) -> tuple[str, ...]:
@@ -152,27 +157,31 @@ def _within(field: Field, domain: Domain, drawn: list[Residues]) -> Number:
 
 
 def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: Trial) -> dict[str, Any]:
-    """The values as a Program's inputs want them: tokens split into chunks where the leaf has them."""
-    out: dict[str, Any] = {}
-    for leaf in leaves:
-        if CHUNKS not in leaf.axes:
-            out[leaf.name] = values[leaf.name]
-            continue
-        at = 1 + leaf.axes.index(CHUNKS)
+    """The values as a Program's inputs want them: its axes in its order, tokens split into chunks where the leaf has them."""
 
-        def split(x: np.ndarray, at: int = at) -> np.ndarray:
-            return x.reshape((*x.shape[:at], trial.chunks, trial.chunk, *x.shape[at + 1 :]))
+    def fitted(x: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+        have = _time_last(axes)
+        if CHUNKS in axes:
+            at = 1 + have.index(CHUNKS)
+            x = x.reshape((*x.shape[:at], trial.chunks, trial.chunk, *x.shape[at + 1 :]))
+        return x.transpose(0, *(1 + have.index(a) for a in axes))
 
-        out[leaf.name] = A.structural(split, values[leaf.name])
-    return out
+    return {leaf.name: A.structural(lambda x, axes=leaf.axes: fitted(x, axes), values[leaf.name]) for leaf in leaves}
 
 
 def flat(p: Residues, axes: tuple[str, ...]) -> Residues:
-    """A Program's result with chunks of tokens as tokens alone."""
+    """A Program's result as draws are laid out, with chunks of tokens as tokens alone."""
+    want = _time_last(axes)
+    p = p.transpose(0, *(1 + axes.index(a) for a in want))
     if CHUNKS not in axes:
         return p
-    at = 1 + axes.index(CHUNKS)
+    at = 1 + want.index(CHUNKS)
     return p.reshape((*p.shape[:at], -1, *p.shape[at + 2 :]))
+
+
+def _time_last(axes: tuple[str, ...]) -> tuple[str, ...]:
+    lead = tuple(a for a in TIMES if a in axes)
+    return (*lead, *(a for a in axes if a not in lead))
 
 
 def is_chunked(program: Program) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -25,24 +26,23 @@ from seqc.ir.program import (
     Program,
     Stage,
     body_roots,
-    outer_of,
     scope,
 )
 from seqc.passes.binary import binary
+from seqc.schedule.rows import merges, over_rows
 
 FREE = ("var", "const", "constant", "size", "rename", "iota", "broadcast", "select", "neg")
 PLAIN = ("add", "sub", "mul", "div", "neg", "rename", "const")
 LIMIT = 6  # operands that a line holds before a part of it gets a name
-HEAVY = ("contract", "decayed", "decay", "unit_lower_inverse", "solve", "cumsum", "masked", "flatten", "stack", "exp", "where")
 
 
 # What the text of a kernel calls, and what Python keeps for itself.
-RESERVED = (*keyword.kwlist, "math", "torch", "runtime", "range", "reversed")
+RESERVED = (*keyword.kwlist, "math", "torch", "runtime", "range", "reversed", "zip", "step", "steps")
 WORDS = ((BATCH, "B"), (HEADS, "H"), (GROUPS, "groups"), (CHUNKS, "chunks"), (TOKENS, "tokens"))
 
 
 def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """One order of all axes: batch, chunks, rows, columns, then the text's axes as its declarations order them."""
+    """One order of all axes: what a loop walks along, batch, rows, columns, then the text's axes as its declarations order them."""
     after: dict[str, set[str]] = {}
     for axes in declared:
         for i, a in enumerate(axes):
@@ -54,7 +54,8 @@ def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[s
     widths = [a for a, _, _ in program.widths]
     rows = [a for a in widths if a[1] in "rm" and "#" not in a]
     columns = [a for a in widths if a[1] == "s" and "#" not in a]
-    return (*LEAD, TOKENS, *rows, *columns, *(a for a in widths if "#" in a), *named)
+    walked = [TOKENS] if any(isinstance(s, Carry) and s.axis == TOKENS for s in program.stages) else []
+    return (*walked, *LEAD, TOKENS, *rows, *columns, *(a for a in widths if "#" in a), *named)
 
 
 def rank(order: tuple[str, ...], axis: str) -> tuple[int, int]:
@@ -83,14 +84,6 @@ class _Namer:
         self.taken.add(name)
         return name
 
-    def with_plural(self, wanted: str) -> str:
-        """A name whose plural is free too, and taken with it: a loop's value and the list of all of them."""
-        name = self(wanted)
-        while f"{name}s" in self.taken:
-            name = self(wanted)
-        self.taken.add(f"{name}s")
-        return name
-
 
 def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...]) -> Kernel:
     """The kernel of a program."""
@@ -100,21 +93,23 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     results = [e.name for e in program.outputs]
     namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), *RESERVED])
     words = tuple((axis, namer(word)) for axis, word in WORDS)
-    index = namer("i")
     table: dict[Expr, Expr] = {}
+    maps = [e.value for s in program.stages if isinstance(s, Map) for e in s.equations]
+    inits = [k.init for s in program.stages if isinstance(s, Carry) for k in s.carried]
+    count = _uses((*maps, *inits, *(e.value for e in program.outputs)))
     body: list[Statement] = []
     for stage in program.stages:
         if isinstance(stage, Map):
-            body += _assignments(stage.equations, hints, namer, table)
+            body += _assignments(stage.equations, count, hints, namer, table)
         else:
             body.append(_loop(stage, hints, namer, leaves, table))
     finals = [replace(e, name=namer(e.name) if e.name in leaves else e.name) for e in program.outputs]
-    body += _assignments(finals, hints, namer, table)
+    body += _assignments(finals, count, hints, namer, table)
     outputs = []
     for e, f in zip(program.outputs, finals, strict=True):
         leaf = ops.var(f.name, e.value.axes, e.value.type.dtype)
         outputs.append((e.name, table.get(leaf, leaf)))
-    kernel = Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, program.widths, words, index)
+    kernel = Kernel(program.name, program.inputs, tuple(body), tuple(outputs), order, program.widths, words)
     _each_name_once(kernel)
     return kernel
 
@@ -181,24 +176,24 @@ def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[
 
 
 def _uses(roots: Iterable[Expr]) -> dict[int, int]:
-    count: dict[int, int] = {}
+    """How often each value is read. What stands inside its user, as a rename does, hands its own readers on."""
     roots = tuple(roots)
-    for root in roots:
-        count[id(root)] = count.get(id(root), 0) + 1
-    for node in walk(*roots):
+    count = dict(Counter(map(id, roots)))
+    for node in reversed(list(walk(*roots))):
         for a in node.args:
-            count[id(a)] = count.get(id(a), 0) + 1
+            count[id(a)] = count.get(id(a), 0) + (count[id(node)] if node.op.name in FREE else 1)
     return count
 
 
-def _assignments(equations: Iterable[Equation], hints: Mapping[Expr, str], namer: _Namer, table: dict[Expr, Expr]) -> list[Assign]:
-    """The equations as assignments: shared and heavy values get names, the rest stays inside its user.
+def _assignments(
+    equations: Iterable[Equation], count: Mapping[int, int], hints: Mapping[Expr, str], namer: _Namer, table: dict[Expr, Expr]
+) -> list[Assign]:
+    """The equations as assignments: values that are read more than once get names, the rest stays inside its reader.
 
     `table` finds the leaf that stands for a node: what an earlier statement has computed is not computed again.
     """
     equations = list(equations)
     roots = [e.value for e in equations]
-    count = _uses(roots)
     weight: dict[Expr, int] = {}  # what a reader meets where a value stands inside its user
     wanted = {e.value: e for e in reversed(equations)}
     out: list[Assign] = []
@@ -250,7 +245,7 @@ def _over(node: Expr, table: Mapping[Expr, Expr]) -> Expr:
 def _deserves(node: Expr, count: Mapping[int, int], hints: Mapping[Expr, str]) -> bool:
     if node.op.name in FREE or (node.op.name == "contract" and len(node.args) == 1 and set(node.axes) == set(node.args[0].axes)):
         return False
-    return node in hints or node.op.name in HEAVY or count[id(node)] > 1
+    return node in hints or count[id(node)] > 1
 
 
 def _word(node: Expr) -> str:
@@ -260,13 +255,15 @@ def _word(node: Expr) -> str:
 def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr], table: Mapping[Expr, Expr]) -> Loop:
     """A Carry as a loop; a value that is seen without the axis gets a name of its own inside."""
     state = {k.name for k in stage.carried}
-    roots = body_roots(stage)
-    read = [v for v in variables(*roots) if v.name not in state]
+    merged = merges(stage, leaves)
+    if merged:
+        stage, hints = over_rows(stage, hints)
+    read = [v for v in variables(*body_roots(stage)) if v.name not in state]
     sliced, inner = [], {}
     for v in read:
         outer = table.get(leaves[v.name], leaves[v.name])
         if stage.axis in leaves[v.name].axes:
-            name = namer.with_plural(f"{v.name}_i")
+            name = namer(f"{v.name}_i")
             sliced.append((outer, name))
             inner[v] = ops.var(name, v.axes, v.type.dtype)
         elif outer.name != v.name:
@@ -274,7 +271,7 @@ def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mappin
     known: dict[Expr, Expr] = dict(inner)
     nexts = [Equation(namer(f"{k.name}_next"), k.next) for k in stage.carried]
     emitted = [Equation(namer(f"{e.name}_i"), e.value, e.note) for e in stage.equations]
-    body = _assignments([*nexts, *emitted], hints, namer, known)
+    body = _assignments([*nexts, *emitted], _uses(e.value for e in (*nexts, *emitted)), hints, namer, known)
 
     def name_of(e: Equation) -> str:
         leaf = ops.var(e.name, e.value.axes, e.value.type.dtype)
@@ -282,5 +279,5 @@ def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mappin
 
     inits = [substitute((k.init,), dict(table))[0] for k in stage.carried]
     carried = tuple((k.name, init, name_of(n), k.final) for k, init, n in zip(stage.carried, inits, nexts, strict=True))
-    stacked = tuple((outer_of(e, stage.axis), name_of(i)) for e, i in zip(stage.equations, emitted, strict=True))
-    return Loop(stage.axis, stage.reverse, carried, tuple(sliced), tuple(body), stacked)
+    stacked = tuple((leaves[e.name], name_of(i)) for e, i in zip(stage.equations, emitted, strict=True))
+    return Loop(stage.axis, stage.reverse, carried, tuple(sliced), tuple(body), stacked, merged)

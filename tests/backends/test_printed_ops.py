@@ -12,7 +12,7 @@ from printing import ORDERS, compare
 from seqc.backends.torch.printer import FUNCTIONS, OPERATORS, Printer
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
-from seqc.ir.expr import Expr, Mask, make
+from seqc.ir.expr import Expr, Mask, make, variables
 from seqc.ir.ops import TABLE, var
 from seqc.ir.program import BATCH, HEADS, TOKENS
 from seqc.ir.table import ROWS
@@ -241,3 +241,23 @@ def test_parentheses(first: str, second: str) -> None:
         with np.errstate(invalid="ignore"):
             if e.op.name != "power" or second not in ("neg", "sub"):
                 compare(e, given, SIZES)
+
+
+@pytest.mark.parametrize("outer", ("add", "sub", "mul", "div", "neg", "contract"))
+@pytest.mark.parametrize("inner", ("mul", "div", "sub", "contract"))
+def test_parentheses_around_matrix_products(outer: str, inner: str) -> None:
+    """@ and * bind equally in Python and are read from the left."""
+    x, y, z = var("x", (B, K, "K'")), var("y", (B, "K'", "K~")), var("z", (B, K, "K~"))
+    product_ = ops.contract((x, y), z.axes)
+    within = product_ if inner == "contract" else make(TABLE[inner], (z, product_))
+    right = var("w", (B, "K~", "K'"))
+    if outer == "contract":
+        cases = [ops.contract((within, right), x.axes), ops.contract((ops.rename(right, {"K'": K, "K~": "K~"}), within), (B, K))]
+    elif outer == "neg":
+        cases = [make(TABLE["neg"], (within,))]
+    else:
+        cases = [make(TABLE[outer], (z, within)), make(TABLE[outer], (within, z))]
+    rng = np.random.default_rng(3)
+    for e in cases:
+        given = {v.name: 1 + rng.random([BATCHES[ops.base(a)] for a in v.axes]) for v in variables(e)}
+        compare(e, given, BATCHES)
