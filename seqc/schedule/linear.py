@@ -103,7 +103,7 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
             body += _assignments(stage.equations, count, hints, namer, table)
         else:
             body.append(_loop(stage, hints, namer, leaves, table))
-    finals = [replace(e, name=namer(e.name) if e.name in leaves else e.name) for e in program.outputs]
+    finals = [replace(e, name=namer(e.name) if e.name in (*leaves, *carried) else e.name) for e in program.outputs]
     body += _assignments(finals, count, hints, namer, table)
     outputs = []
     for e, f in zip(program.outputs, finals, strict=True):
