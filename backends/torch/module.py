@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from seqc.backends.torch.module_initial import initial
 from seqc.backends.torch.module_parts import PARTS, parts
-from seqc.backends.torch.module_sizes import arguments, numbers, sorted_lines, unseen
+from seqc.backends.torch.module_sizes import arguments, sorted_lines
 from seqc.backends.torch.module_values import WIDTH, Block, dims
 from seqc.diagnostics import InternalError
+from seqc.forms.base import unseen
+from seqc.frontend.derive import derive
 from seqc.frontend.project import visible
 from seqc.frontend.project_types import Assign, Owner, Project, Tail, Value, walk
 from seqc.ir.model import Model, Output
@@ -265,7 +267,7 @@ class _Printer:
         outputs = [self.local(s.name) for s in self.model.steps if isinstance(s, Output)]
         results = outputs[0] if len(outputs) == 1 else f"({', '.join(outputs)})"
         args = [self.local(i.name) for i in self.model.inputs] + [f"self.{self.member(p.name)}" for p in self.model.params]
-        args += [f"{n}=self.{self.member(n)}" for n in (*unseen(self.model), *sorted(numbers(self.model, self.project)))]
+        args += [f"{n}=self.{self.member(n)}" for n in unseen(derive(self.model))]
         args += ['initial_state=state["op"]', "output_final_state=True", "cu_seqlens=cu_seqlens", "form=form"]
         return exploded(f'{results}, new["op"] = {self.model.name}(', args, ")", 8)
 

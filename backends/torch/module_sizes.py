@@ -148,17 +148,6 @@ def numbers(model: Model, project: Project) -> set[str]:
     return found & {"depth", "depths"}
 
 
-def unseen(model: Model) -> tuple[str, ...]:
-    """Sizes that no input or param of the op shows: the op takes them by name."""
-    given = [(i.axes, i.scope) for i in model.inputs] + [(p.axes, p.scope) for p in model.params]
-    shown = {a for axes, _ in given for a in axes} | {n for n, _ in model.values}
-    scopes = {scope for axes, scope in given if not {"heads", "model"} & set(axes)}
-    shown |= {"heads"} if {"head", "sequence"} & scopes else set()
-    shown |= {"groups"} if "group" in scopes else set()
-    optional = {"heads", "groups"} if not any(s.scope == "group" for s in model.states) else set()
-    return tuple(s.name for s in model.sizes if s.name not in shown | optional and not s.static)
-
-
 def sorted_lines(found: tuple[Argument, ...], defaults: dict[str, ast.Expr | None]) -> list[str]:
     """The lines of the arguments, each after those of the sizes that its default uses."""
     lines: list[str] = []

@@ -143,7 +143,7 @@ def _spelled(names: list[str]) -> list[str]:
     """Argument names that a schema can spell, each once: a state of an algorithm is named `S.m` in the text."""
     out: list[str] = []
     for name in names:
-        stem = re.sub(r"\W", "_", name)
+        stem = re.sub(r"^(?=\d)", "n", re.sub(r"\W", "_", name))
         out.append(next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, len(names) + 2))) if n not in (*out, "cu_seqlens")))
     return out
 

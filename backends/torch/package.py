@@ -14,7 +14,7 @@ from seqc.backends.torch.module import print_module
 from seqc.backends.torch.statements import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import Applies, Refuses
-from seqc.forms.base import body_leaves, initial, outer_leaves, state_lead
+from seqc.forms.base import SHOWN, body_leaves, initial, outer_leaves, state_lead, unseen
 from seqc.ir import ops
 from seqc.ir.model import Domain
 from seqc.ir.program import BATCH, CHUNKS, HEADS, Equation, Map, Program
@@ -190,6 +190,7 @@ def _signature(layer: Layer) -> list[str]:
     rec = layer.recurrence
     inputs = [(i.name, LEADS[i.scope], i.axes) for i in rec.inputs]
     params = [(p.name, PARAM_LEADS[p.scope], p.axes) for p in rec.params]
+    params += [("sizes", "", ("0", *hidden))] if (hidden := unseen(rec)) else []
     states = [(s.name, {"head": "NH", "group": "NG", "layer": "N"}[s.scope], s.axes) for s in rec.states]
     outputs = [(o.name, "BTH", o.axes) for o in rec.outputs]
     fixed = _fixed(layer)
@@ -229,11 +230,14 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
     results = [f"    {o.name}: {_shape('head', o.axes)}" for o in rec.outputs]
     states = [f"    {s.name}: [N, H, {', '.join(map(ops.base, s.axes))}]".replace(", ]", "]") for s in rec.states]
     outputs = ", ".join(o.name for o in rec.outputs)
+    hidden = unseen(rec)
+    given = [*(x.name for x in rec.params), *([f"{rec.inputs[0].name}.new_empty((0, {', '.join(hidden)}))"] if hidden else [])]
     what = "token by token in plain PyTorch, any dtype, differentiated by autograd" if name == "reference" else "by the form asked for"
     return [
         f"def {name}(",
         *(f"    {n}," for n in names),
         "    *,",
+        *(f"    {n}{_default(layer, n)}," for n in hidden),
         "    initial_state=None,",
         "    output_final_state=False,",
         "    cu_seqlens=None,",
@@ -257,9 +261,15 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
         "    Raises ValueError where shapes disagree, TypeError for tensors that are not floating-point.",
         '    """',
         f"    _inputs = ({', '.join(x.name for x in rec.inputs)}{',' if len(rec.inputs) == 1 else ''})",
-        f"    _params = ({', '.join(x.name for x in rec.params)}{',' if len(rec.params) == 1 else ''})",
+        f"    _params = ({', '.join(given)}{',' if len(given) == 1 else ''})",
         f"    return {call}, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)",
     ]
+
+
+def _default(layer: Layer, size: str) -> str:
+    """The default of a size that is given by name: the text's, where it is a number."""
+    known = {"depth": 0, "depths": 1, **layer.sizes}
+    return f"={known[size]}" if size in known else ""
 
 
 def _shape(scope: str, axes: tuple[str, ...]) -> str:
@@ -279,7 +289,7 @@ def _initial(layer: Layer) -> str:
         value = lift((s.init,), table)[0]
         equations.append(Equation(initial(s.name), ops.broadcast(value, (*state_lead(s.scope), *s.axes))))
     like = ops.var("@like", (BATCH, HEADS))
-    names = [*(p.name for p in rec.params), *(i.name for i in given)]
+    names = [*(p.name for p in rec.params), *([SHOWN] if SHOWN in outer else []), *(i.name for i in given)]
     inputs = (like, *(outer[n] for n in names))
     program = Program("initial", inputs, (Map(()),), tuple(equations))
     kernel = linearise(program, {}, _order(layer, program))

@@ -129,6 +129,8 @@ class Printer(Operands):
     def _where(self, e: Expr) -> Text:
         want = self.axes(e)
         condition, x, y = (self.operand(a, want)[0] for a in e.args)
+        if not any(self.is_tensor(a) for a in e.args[1:]):
+            x = f"runtime.scalar({x}, {self.like})"  # two numbers would take torch's default type
         return f"torch.where({condition}, {x}, {y})", ATOM
 
     def _max_over(self, e: Expr) -> Text:
@@ -166,7 +168,7 @@ class Printer(Operands):
 
     def _shift(self, e: Expr) -> Text:
         axis, by = e.attr
-        return f"runtime.shift({self.expr(e.args[0])[0]}, {self.at(e, str(axis))}, {by})", ATOM
+        return f"runtime.shift({self._tensor(e.args[0])}, {self.at(e, str(axis))}, {by})", ATOM
 
     def _select(self, e: Expr) -> Text:
         axis, index = e.attr
@@ -177,7 +179,7 @@ class Printer(Operands):
 
     def _place(self, e: Expr) -> Text:
         axis, index = e.attr
-        return f"runtime.place({self.expr(e.args[0])[0]}, {self.at(e, str(axis))}, {index}, {self.length(str(axis))})", ATOM
+        return f"runtime.place({self._tensor(e.args[0])}, {self.at(e, str(axis))}, {index}, {self.length(str(axis))})", ATOM
 
     def _stack(self, e: Expr) -> Text:
         parts = ", ".join(self.expr(a)[0] for a in e.args)
@@ -229,6 +231,24 @@ class Printer(Operands):
     def mask(self, mask: Mask) -> str:
         """The name of a mask that is not a plain triangle; it is made once, at the top of the function."""
         return self.masks.setdefault(mask, f"mask_{len(self.masks) + 1}")
+
+    def _solve(self, e: Expr) -> Text:
+        """[.., row, column] y[.., column] = rhs[.., row], with all other axes of the right side as further columns."""
+        row, column = e.attr
+        matrix, rhs = e.args
+        (text, _), have = self.matrices(matrix, str(row), str(column))
+        lead = have[:-2]
+        others = tuple(a for a in self.axes(rhs) if a not in lead and a != row)
+        flat = (*(a for a in self.axes(rhs) if a in lead), str(row), *others)
+        right, precedence = self.permuted(*self.expr(rhs), self.axes(rhs), flat)
+        wide = (*lead, str(row), *others)
+        right, precedence = self.fit(right, precedence, flat, wide)
+        right = wrap(right, precedence, ATOM)
+        many = f"{right}[..., None]" if not others else right if len(others) == 1 else f"{right}.flatten({-len(others)})"
+        done = f"torch.linalg.solve({text}, {many})"
+        lengths = ", ".join(self.length(a) for a in others)
+        done += "[..., 0]" if not others else "" if len(others) == 1 else f".unflatten(-1, ({lengths}))"
+        return self.permuted(done, ATOM, (*lead, str(column), *others), self.axes(e))
 
     def _masked(self, e: Expr) -> Text:
         mask = e.attr

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from seqc.ir import ops
-from seqc.ir.expr import Expr
+from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
 from seqc.source import Span
 
 VALID = "@valid"  # 1 for a token, 0 for padding behind the last one
+SHOWN = "@sizes"  # an input without entries: its axes show the sizes that no other input shows
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,30 @@ def leaf_axes(scope: str, time: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def outer_leaves(rec: Recurrence, time: tuple[str, ...]) -> dict[str, Expr]:
-    """The Program's inputs by name: inputs, params (`[h, ...]`), initial states (`NAME_0`) and the tail mask."""
+    """The Program's inputs by name: inputs, params (`[h, ...]`), unseen sizes, initial states (`NAME_0`) and the tail mask."""
     leaves = {i.name: ops.var(i.name, (*leaf_axes(i.scope, time), *i.axes), i.dtype) for i in rec.inputs}
     leaves |= {p.name: ops.var(p.name, (*_param_axes(p.scope), *p.axes)) for p in rec.params}
+    if hidden := unseen(rec):
+        leaves[SHOWN] = ops.var(SHOWN, ("0", *hidden))
     leaves |= {initial(s.name): ops.var(initial(s.name), (*state_lead(s.scope), *s.axes), s.dtype) for s in rec.states}
     return leaves | {VALID: ops.var(VALID, leaf_axes("layer", time))}
+
+
+def unseen(rec: Recurrence) -> tuple[str, ...]:
+    """The sizes that the layer needs and that no input or param shows, in the order of the text; `depth` and `depths` behind them."""
+    shown = _counted(*(i.axes for i in rec.inputs), *(p.axes for p in rec.params)) | {n for n, _ in rec.values} | {"heads", "groups"}
+    wanted = _counted(*(s.axes for s in rec.states), *(o.axes for o in rec.outputs))
+    for node in walk(*(s.next for s in rec.states), *(s.init for s in rec.states), *(o.value for o in rec.outputs)):
+        if node.op.name == "size" or (node.op.name == "var" and node.name in ("depth", "depths")):
+            wanted.add(ops.base(str(node.attr)) if node.op.name == "size" else node.name)
+        elif node.op.name in ("iota", "eye", "broadcast", "place"):
+            wanted |= _counted(node.axes)
+    return tuple(n for n in (*(s.name for s in rec.sizes), "depth", "depths") if n in wanted - shown)
+
+
+def _counted(*axes: tuple[str, ...]) -> set[str]:
+    """The sizes that axes count: K for K', K and V for K*V."""
+    return {n for some in axes for a in some for n in ops.base(a).split("*")}
 
 
 def _param_axes(scope: str) -> tuple[str, ...]:
@@ -103,6 +123,6 @@ def lifted(values: list[Expr], table: Mapping[Expr, Expr]) -> list[Expr]:
 
 
 __all__ = [
-    "BATCH", "CHUNKS", "GROUPS", "HEADS", "TOKENS", "VALID", "Applies", "Form", "Lowered", "Refuses", "body_leaves", "final", "initial",
-    "leaf_axes", "lifted", "outer_leaves", "state_lead",
+    "BATCH", "CHUNKS", "GROUPS", "HEADS", "SHOWN", "TOKENS", "VALID", "Applies", "Form", "Lowered", "Refuses", "body_leaves", "final",
+    "initial", "leaf_axes", "lifted", "outer_leaves", "state_lead", "unseen",
 ]  # fmt: skip

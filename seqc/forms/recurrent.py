@@ -11,7 +11,7 @@ from seqc.ir.program import BATCH, HEADS, TOKENS, Carried, Carry, Equation, Prog
 from seqc.ir.recurrence import Recurrence
 
 # Ops that no Program of this edition can be printed with, in the words of a reason.
-NEEDS = {"implicit": "an implicit step", "append": "a growing memory", "drop_last": "a growing memory", "solve": "a dense solve"}
+NEEDS = {"implicit": "an implicit step", "append": "a growing memory", "drop_last": "a growing memory"}
 
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
@@ -23,35 +23,15 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
             return Refuses(f"`{s.name}` is complex", s.span)
         if s.clock.every is not None:
             return Refuses(f"`{s.name}` changes only every {s.clock.every} tokens", s.span)
-        if s.integer or s.role == "hidden":
-            return Refuses(f"`{s.name}` is a position, a shift or a window", s.span)
     for f in rec.folds:
         if f.order == "tree":
             return Refuses(f"`{f.state}` is folded along a tree", f.span)
     for line in (*((s.next, s.span) for s in rec.states), *((o.value, o.span) for o in rec.outputs)):
         for node in walk(line[0]):
             word = NEEDS.get(node.op.name) or ("a complex value" if node.type.dtype == "complex" else None)
-            if node.op.name == "var" and node.name in ("depth", "depths"):
-                word = f"`{node.name}`, which a package is not told yet"
             if word is not None:
                 return Refuses(f"the line needs {word}", line[1])
-    hidden = _unseen_size(rec)
-    if hidden is not None:
-        return Refuses(f"no tensor shows the size `{hidden}`, and a package is not told it yet", rec.span)
     return Applies(("every recurrence is computed token by token",))
-
-
-def _unseen_size(rec: Recurrence) -> str | None:
-    """A size that an expression needs and no input, param, state or output has as an axis."""
-    shown = {ops.base(a) for axes in rec.declared_axes for a in axes} | {"heads", "groups"}
-    for root in (*(s.next for s in rec.states), *(s.init for s in rec.states), *(o.value for o in rec.outputs)):
-        for node in walk(root):
-            if node.op.name in ("size", "iota", "eye", "broadcast", "place"):
-                wanted = (str(node.attr),) if node.op.name == "size" else node.axes
-                for axis in (part for a in wanted for part in ops.base(a).split("*")):
-                    if not axis.isdigit() and axis not in shown:
-                        return axis
-    return None
 
 
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seqc.forms.base import VALID, final, initial, state_lead
+from seqc.forms.base import SHOWN, VALID, final, initial, state_lead, unseen
 from seqc.ir.expr import Expr, walk
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
@@ -129,6 +129,8 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     for s in rec.states:
         drawn = residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes))
         seeds[final(s.name)] = field.given([np.zeros_like(x) for x in drawn] if s.integer else drawn)
+    if hidden := unseen(rec):
+        values[SHOWN] = field.given(residues(SHOWN, ("0", *hidden)))
     values[VALID] = field.whole(alive.astype(np.int64)[None])
     return Draws(values, tangents, seeds)
 

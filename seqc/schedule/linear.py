@@ -76,7 +76,7 @@ class _Namer:
         self.taken = set(taken)
 
     def __call__(self, wanted: str) -> str:
-        stem = re.sub(r"\W", "_", wanted.lstrip("@"))
+        stem = re.sub(r"^(?=\d)", "n", re.sub(r"\W", "_", wanted.lstrip("@")))
         name, n = stem, 1
         while name in self.taken:
             n += 1

@@ -15,6 +15,7 @@ from conftest import ROOT
 from torch import Tensor
 
 from seqc.compiler import Checked, check_file
+from seqc.forms.base import unseen
 from seqc.ir import interp
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
@@ -46,7 +47,8 @@ class Call:
         function = package.reference if form == "reference" else getattr(package, rec.name)
         state: Any = args[n:] if len(rec.states) > 1 else args[n]
         kind = "auto" if form == "reference" else form
-        out, last = function(*args[:n], initial_state=state, output_final_state=True, cu_seqlens=self.cu_seqlens, form=kind)
+        named = {name: {"depth": 2, "depths": 5, **self.sizes}[name] for name in unseen(rec)}
+        out, last = function(*args[:n], **named, initial_state=state, output_final_state=True, cu_seqlens=self.cu_seqlens, form=kind)
         return (*(out if isinstance(out, tuple) else (out,)), *(last if isinstance(last, tuple) else (last,)))
 
 
@@ -92,10 +94,11 @@ def call(
     shapes = [(heads, *(extent(sizes, a) for a in p.axes)) for p in rec.params]
     params = tuple(torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes)
     wide = torch.promote_types(dtype, torch.float32)
-    shapes = [(N, heads, *(extent(sizes, a) for a in s.axes)) for s in rec.states]
+    shapes = [(N, *{"head": (heads,), "group": (groups,), "layer": ()}[s.scope], *(extent(sizes, a) for a in s.axes)) for s in rec.states]
     states = tuple((torch.randn(shape, generator=g, dtype=torch.float64) / 3).to(wide) for shape in shapes)
+    states = tuple(torch.arange(N) if s.integer else x for s, x in zip(rec.states, states, strict=True))
     for x in (*inputs, *params, *states):
-        x.requires_grad_(grad)
+        x.requires_grad_(grad and x.is_floating_point())
     cu = torch.tensor(ends) if ends else None
     return Call(c, {**sizes, "heads": heads, "groups": groups}, inputs, params, states, cu)
 
@@ -122,8 +125,9 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
                 tokens_of_row = x[b, start:stop]
                 given[i.name] = x[n, h] if i.scope == "sequence" else tokens_of_row if i.scope == "layer" else tokens_of_row[:, at[i.scope]]
             params = {p.name: x[h].detach().double().numpy() for p, x in zip(rec.params, c.params, strict=True)}
-            states = {s.name: x[n, h].detach().double().numpy() for s, x in zip(rec.states, c.states, strict=True)}
-            out, final = interp.run(rec, given, params, c.sizes, states=states, head=h)
+            place = {"head": (n, h), "group": (n, h * groups // heads), "layer": (n,)}
+            states = {s.name: x[place[s.scope]].detach().double().numpy() for s, x in zip(rec.states, c.states, strict=True)}
+            out, final = interp.run(rec, given, params, {"depth": 2, "depths": 5, **c.sizes}, states=states, head=h)
             for o in rec.outputs:
                 outputs[o.name][-1].append(out[o.name])
             for s in rec.states:
@@ -133,13 +137,15 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
     for o in rec.outputs:
         per_row = [np.stack(heads_, 1) for heads_ in outputs[o.name]]
         results.append(np.concatenate(per_row)[None] if packed else np.stack(per_row))
-    return (*results, *(np.stack([np.stack(x) for x in last[s.name]]) for s in rec.states))
+    first = {"head": lambda x: x, "group": lambda x: x[:, :: heads // groups], "layer": lambda x: x[:, 0]}
+    return (*results, *(first[s.scope](np.stack([np.stack(x) for x in last[s.name]])) for s in rec.states))
 
 
 def gradients(results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, ...]:
     """The gradients of a random linear functional of the results."""
     g = torch.Generator().manual_seed(seed)
     total = sum((r * torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype)).sum() for r in results)
+    arguments = tuple(x for x in arguments if x.requires_grad)
     found = torch.autograd.grad(total, arguments, allow_unused=True, retain_graph=True)  # type: ignore[arg-type]
     return tuple(torch.zeros_like(x) if d is None else d for d, x in zip(found, arguments, strict=True))
 
