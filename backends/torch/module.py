@@ -10,8 +10,6 @@ from seqc.backends.torch.module_parts import PARTS, parts
 from seqc.backends.torch.module_sizes import arguments, sorted_lines
 from seqc.backends.torch.module_values import WIDTH, Block, dims
 from seqc.diagnostics import InternalError
-from seqc.forms.base import unseen
-from seqc.frontend.derive import derive
 from seqc.frontend.project import visible
 from seqc.frontend.project_types import Assign, Owner, Project, Tail, Value, walk
 from seqc.ir.model import Model, Output
@@ -33,11 +31,11 @@ OF_MODULES = frozenset(
 OF_THE_FILE = frozenset(["self", "torch", "nn", "F", "math", "Tensor", "State", "state", "new", "positions", "cu_seqlens", "form", "batch"])
 
 
-def print_module(model: Model, *, source: str | None = None) -> str:
-    """The text of `module.py`. `source` is the spec's name in comments; without one, that of its file."""
+def print_module(model: Model, takes: tuple[str, ...], *, source: str | None = None) -> str:
+    """The text of `module.py`. takes: the sizes that the op takes by name. source: the spec's name in comments; without one, its file's."""
     if not isinstance(model.project, Project):
         raise InternalError(f"{model.name} has no project section")
-    return _Printer(model, model.project, source or model.project.span.source.name.rsplit("/")[-1]).file()
+    return _Printer(model, model.project, takes, source or model.project.span.source.name.rsplit("/")[-1]).file()
 
 
 def class_name(layer: str) -> str:
@@ -56,6 +54,7 @@ def exploded(head: str, args: Sequence[str], tail: str, indent: int) -> list[str
 class _Printer:
     model: Model
     project: Project
+    takes: tuple[str, ...]
     source: str
 
     def __post_init__(self) -> None:
@@ -267,7 +266,7 @@ class _Printer:
         outputs = [self.local(s.name) for s in self.model.steps if isinstance(s, Output)]
         results = outputs[0] if len(outputs) == 1 else f"({', '.join(outputs)})"
         args = [self.local(i.name) for i in self.model.inputs] + [f"self.{self.member(p.name)}" for p in self.model.params]
-        args += [f"{n}=self.{self.member(n)}" for n in unseen(derive(self.model))]
+        args += [f"{n}=self.{self.member(n)}" for n in self.takes]
         args += ['initial_state=state["op"]', "output_final_state=True", "cu_seqlens=cu_seqlens", "form=form"]
         return exploded(f'{results}, new["op"] = {self.model.name}(', args, ")", 8)
 

@@ -34,7 +34,7 @@ def emit(layer: Layer) -> tuple[GeneratedFile, ...]:
     out.append(GeneratedFile("reference.py", _reference(layer)))
     out.append(GeneratedFile("ops.py", _operator(layer)))
     if layer.model.project is not None:
-        out.append(GeneratedFile("module.py", print_module(layer.model)))
+        out.append(GeneratedFile("module.py", print_module(layer.model, unseen(layer.recurrence))))
     out += [GeneratedFile(name, _copied(name)) for name in COPIED]
     out.append(GeneratedFile("__init__.py", _init(layer)))
     hashes = {f.name: hashlib.sha256(f.text.encode()).hexdigest() for f in sorted(out, key=lambda f: f.name)}

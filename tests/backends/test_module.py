@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqc.backends.torch.module import print_module
+from seqc.forms.base import unseen
 from seqc.frontend.check import check
+from seqc.frontend.derive import derive
 from seqc.frontend.parser import parse
 from seqc.frontend.project_types import Project
 from seqc.ir.model import Model, Output, Param
@@ -108,6 +110,10 @@ def tiny_shift(q, k, v, w, level, *, initial_state=None, output_final_state=Fals
 """
 
 
+def printed(model: Model) -> str:
+    return print_module(model, unseen(derive(model)))
+
+
 def model_of(text: str, name: str = "<string>", **sizes: int) -> Model:
     text = text if text.startswith("seqc") else "seqc 1\n" + text
     return check(parse(Source(name, text)), sizes=sizes, beside=None)[0]
@@ -119,7 +125,7 @@ def package(tmp_path: Path, text: str, op: str, name: str = "<string>") -> Modul
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "ops.py").write_text(op)
-    (folder / "module.py").write_text(print_module(model_of(text, name)))
+    (folder / "module.py").write_text(printed(model_of(text, name)))
     for name in [n for n in sys.modules if n.split(".")[0] == "made"]:
         del sys.modules[name]
     for name in ("made", "made.module"):
@@ -304,7 +310,7 @@ def test_static_sizes_are_fixed(delta: ModuleType) -> None:
 
 
 def test_sizes_chosen_at_compile_time_are_defaults(tmp_path: Path) -> None:
-    text = print_module(model_of(DELTA, K=6, heads=3))
+    text = printed(model_of(DELTA, K=6, heads=3))
     assert "heads: int = 3, K: int = 6, V: int = 3, n: int = 2" in text
 
 
@@ -391,8 +397,8 @@ def tiny_names(q, w, gate, *, depth, depths, **options):
     return q.sum(-1) * gate.sum(-1)[..., None], q.new_zeros(len(q))
 """
     model = model_of(text)
-    assert formatted(print_module(model), tmp_path)
-    assert all(len(line) <= 140 or line.lstrip().startswith("#") for line in print_module(model).splitlines())
+    assert formatted(printed(model), tmp_path)
+    assert all(len(line) <= 140 or line.lstrip().startswith("#") for line in printed(model).splitlines())
     layer = package(tmp_path, text, op).Layer(3, depth=1, depths=6)
     assert layer.training and dict(layer.named_parameters())["train_"].shape == (2, 5)
     x, new, to_all = torch.randn(2, 7, 3), torch.randn(2, 7, 2, 4), torch.randn(2, 2, 5)
@@ -405,8 +411,8 @@ def tiny_names(q, w, gate, *, depth, depths, **options):
 @pytest.mark.parametrize("path", SECTIONS, ids=lambda p: p.stem)
 def test_text_is_formatted_deterministic_and_free_of_seqc(path: Path, tmp_path: Path) -> None:
     source = path.read_text()
-    text = print_module(model_of(source, path.name))
-    assert text == print_module(model_of(source, path.name))
+    text = printed(model_of(source, path.name))
+    assert text == printed(model_of(source, path.name))
     imports = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
     assert imports <= {"__future__", "math", "torch", "torch.nn", ".ops"}
     assert formatted(text, tmp_path)
