@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seqc.analysis.chain import Chain, MicroStep, Refusal, Row
+from seqc.analysis.components import leaf
 from seqc.analysis.reader import Reader
-from seqc.analysis.structure import leaf
 from seqc.analysis.terms import factors, product
 from seqc.ir import model, ops
 from seqc.ir.expr import Expr, variables, walk

@@ -13,7 +13,7 @@ from seqc.analysis.cost import cost, state_size
 from seqc.backends.torch.module import print_module
 from seqc.backends.torch.statements import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
-from seqc.forms import Applies, Refuses
+from seqc.forms import Applies, Form, Refuses
 from seqc.forms.base import SHOWN, body_leaves, initial, outer_leaves, state_lead, unseen
 from seqc.ir import ops
 from seqc.ir.model import Domain
@@ -169,7 +169,7 @@ def _operator(layer: Layer) -> str:
         "OPERATOR = _operator = Operator(",
         "    NAMESPACE,",
         "    {",
-        *(f'        "{f}": ({_built(f)}),' for f in forms),
+        *(f'        "{p.form.name}": ({_built(p.form)}),' for p in layer.programs.values()),
         "    },",
         "    initial_states,",
         "    DOMAINS,",
@@ -209,9 +209,9 @@ def _signature(layer: Layer) -> list[str]:
     ]
 
 
-def _built(form: str) -> str:
-    chunk = "CHUNK_SIZE" if form == "chunkwise" else "0"
-    return f"signature({chunk}), Kernels({form}.forward, {form}.backward, {form}.double_backward)"
+def _built(form: Form) -> str:
+    chunk, name = "CHUNK_SIZE" if CHUNKS in form.axes else "0", form.name
+    return f"signature({chunk}), Kernels({name}.forward, {name}.backward, {name}.double_backward)"
 
 
 def _indent(text: str) -> str:

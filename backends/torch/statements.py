@@ -192,6 +192,8 @@ class _Writer:
     def _merged(self, loop: Loop, outer: Expr) -> str:
         """A value from outside, its sequences and heads as one axis if the loop has them so."""
         text, precedence = self.printer.expr(outer)
+        if not self.printer.is_tensor(outer):
+            return f"runtime.scalar({text}, {self.printer.like})"
         if not loop.merged or BATCH not in outer.axes:
             return text
         first = self.printer.axes(outer).index(BATCH)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from seqc.analysis.affine import Transition, fitting
 from seqc.analysis.bounds import is_decay
 from seqc.analysis.chain import Chain, Refusal
+from seqc.analysis.components import Component, in_levels, leaf
 from seqc.analysis.reader import Reader
-from seqc.ir import ops
-from seqc.ir.expr import Expr, variables, walk
+from seqc.ir.expr import Expr, walk
 from seqc.ir.model import Domain
 from seqc.ir.recurrence import Recurrence, State
 from seqc.source import Span
@@ -17,15 +18,17 @@ from seqc.source import Span
 
 @dataclass(frozen=True)
 class Structure:
-    """The states in an order in which each reads only earlier ones, with their chains and readers."""
+    """The groups of states, level by level: each reads only earlier levels. Chains and readers by state."""
 
-    order: tuple[State, ...]
+    levels: tuple[tuple[Component, ...], ...]
     chains: dict[str, Chain]
     readers: dict[str, Reader]
+    others: dict[str, Transition]  # of groups that are no chain but are affine: by their first state
 
-
-def leaf(state: State) -> Expr:
-    return ops.var(state.name, state.axes, state.dtype)
+    @property
+    def order(self) -> tuple[State, ...]:
+        """The states that are chains."""
+        return tuple(c.states[0] for level in self.levels for c in level if c.states[0].name in self.chains)
 
 
 def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
@@ -37,29 +40,39 @@ def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
     return fallback
 
 
-def in_series(rec: Recurrence) -> tuple[State, ...]:
-    """The states so that each sees only earlier ones. Raises Refusal where two see each other."""
-    waits = {s.name: {v.name for v in variables(s.next)} & {o.name for o in rec.states} - {s.name} for s in rec.states}
-    order: list[State] = []
-    while len(order) < len(rec.states):
-        ready = [s for s in rec.states if s not in order and not waits[s.name] - {o.name for o in order}]
-        if not ready:
-            a = next(s for s in rec.states if s not in order)
-            other = sorted(waits[a.name])[0]
-            raise Refusal(f"`{a.name}` and `{other}` depend on each other", a.next)
-        order += ready
-    return tuple(order)
-
-
 def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
-    """Every state's chain. Raises Refusal with the cause."""
-    order = in_series(rec)
-    chains, readers = {}, {}
-    for s in order:
-        users = tuple(o.value for o in rec.outputs) + tuple(other.next for other in rec.states if other is not s)
-        reader = Reader(leaf(s), s.next, users, dict(sizes))
-        chains[s.name], readers[s.name] = reader.chain(), reader
-    return Structure(order, chains, readers)
+    """Every group of states: earlier values as they are, others as a chain, else by their transition. Raises Refusal with the cause."""
+    levels = in_levels(rec, sizes)
+    chains, readers, others = {}, {}, {}
+    for c in (c for level in levels for c in level if c.kind == "coupled"):
+        try:
+            if len(c.states) > 1:
+                raise Refusal(f"`{c.names[0]}` and `{c.names[1]}` depend on each other", c.states[0].next)
+            (s,) = c.states
+            users = tuple(o.value for o in rec.outputs) + tuple(other.next for other in rec.states if other is not s)
+            reader = Reader(leaf(s), s.next, users, dict(sizes))
+            chain = reader.chain()
+            check_decays(rec, chain, sizes)
+            if s.scope != "head":
+                raise Refusal(f"`{s.name}` is shared by heads", s.next)
+            chains[s.name], readers[s.name] = chain, reader
+        except Refusal as refused:
+            if any(len(s.axes) > 1 for s in c.states):
+                raise  # a matrix is not written out at every token
+            try:
+                others[c.names[0]] = fitting(c, sizes)
+            except Refusal:
+                raise refused from None
+    return Structure(levels, chains, readers, others)
+
+
+def in_normal_form(rec: Recurrence, sizes: Mapping[str, int]) -> bool:
+    """Whether every matrix state is a chain."""
+    try:
+        structure = analyse(rec, sizes)
+    except Refusal:
+        return False
+    return all(s.name in structure.chains for s in rec.states if len(s.axes) > 1 and s.role != "hidden")
 
 
 def domains(rec: Recurrence) -> dict[str, Domain]:

@@ -3,7 +3,8 @@
 from seqc.forms.base import Applies, Form, Lowered, Refuses
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.forms.recurrent import RECURRENT
+from seqc.forms.scan import SCAN
 
-FORMS: tuple[Form, ...] = (CHUNKWISE, RECURRENT)
+FORMS: tuple[Form, ...] = (CHUNKWISE, SCAN, RECURRENT)
 
 __all__ = ["FORMS", "Applies", "Form", "Lowered", "Refuses"]

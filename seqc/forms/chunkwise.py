@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from seqc.analysis.chain import Chain, Read, Refusal, Row
-from seqc.analysis.structure import Structure, analyse, check_decays, span_of
+from seqc.analysis.structure import Structure, analyse, span_of
 from seqc.forms import recurrent
-from seqc.forms.base import VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, outer_leaves, state_lead
+from seqc.forms.base import Applies, Form, Lowered, Refuses, final, state_lead
+from seqc.forms.series import Series
+from seqc.forms.transitions import scan
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program
-from seqc.ir.recurrence import Recurrence
+from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program, inside, outer_of
+from seqc.ir.recurrence import Recurrence, State
 from seqc.passes.lift import lift
 
 
@@ -245,7 +247,7 @@ class _Memory:
 
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
-    """Every state affine, in the normal form of analysis.chain, with decays in (0, 1]."""
+    """Every matrix state affine, in the normal form of analysis.chain, with decays in (0, 1]; at least one state so."""
     verdict = recurrent.applies(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
@@ -253,17 +255,12 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
         return Refuses("the layer carries no state", rec.span)
     try:
         structure = analyse(rec, sizes)
-        evidence = []
-        for s in structure.order:
-            chain = structure.chains[s.name]
-            check_decays(rec, chain, sizes)
-            if s.scope != "head":
-                raise Refusal(f"`{s.name}` is shared by heads", s.next)
-            evidence.append(_words(chain))
+        if not structure.chains:
+            return Refuses("no state is a sum of decayed writes", rec.span)
         lower(rec, sizes)
     except Refusal as r:
         return Refuses(r.reason, span_of(rec, r.cause, rec.states[0].span), r.helps)
-    return Applies(tuple(evidence))
+    return Applies(tuple(_words(structure.chains[s.name]) for s in structure.order))
 
 
 def _words(chain: Chain) -> str:
@@ -278,55 +275,64 @@ def _words(chain: Chain) -> str:
 
 
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
-    """One Carry along c whose body is the chunk's closed form; `seqc.passes.phases` cuts it."""
+    """Level by level: earlier values and small transitions as in a scan; chains as one Carry along c, which `seqc.passes.phases` cuts."""
     structure = analyse(rec, sizes)
-    outer = outer_leaves(rec, (CHUNKS, TOKENS))
-    table = body_leaves(rec, outer, CHUNKS)
+    series = Series(rec, sizes)
     hints: dict[Expr, str] = {}
     widths: list[tuple[str, str, int]] = []
-    valid = ops.var(VALID, (BATCH, TOKENS))
-    carried, memories = [], {}
+    for level in structure.levels:
+        chains = []
+        for c in level:
+            if c.kind != "coupled":
+                series.add(c)
+            elif c.names[0] in structure.others:
+                scan(series, c, structure.others[c.names[0]])
+            else:
+                chains.append(c.states[0])
+        if chains:
+            widths += _chunks(series, structure, chains, hints)
+    program = Program("chunkwise", series.inputs, tuple(series.stages), series.outputs(), tuple(dict.fromkeys(widths)))
+    return Lowered(program, hints, tuple(a for s in structure.order for a in structure.readers[s.name].fixed))
 
-    names = {s.name for s in rec.states}
 
-    def up(e: Expr, blame: Expr | None = None) -> Expr:
-        value = lift((e,), table)[0]
-        for node in walk(value):
-            if node.op.name == "var" and node.name in names and BATCH not in node.axes:
-                raise Refusal(f"`{node.name}` is used as a whole here, not read along its key axis", blame or node)
-        return value
+def _chunks(series: Series, structure: Structure, chains: list[State], hints: dict[Expr, str]) -> list[tuple[str, str, int]]:
+    """One Carry along c for the chains of a level; afterwards what anything reads of them stands at every token."""
+    rec, table = series.rec, series.inner(CHUNKS)
+    carried, emitted, found, widths = [], [], {}, []
 
-    for s in structure.order:
+    def up(e: Expr) -> Expr:
+        return series.checked(lift((e,), table)[0], e)
+
+    for s in chains:
         chain = structure.chains[s.name]
-        memory = _Memory(chain, s.name, up, valid, hints, len(structure.order) == 1)
+        memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, len(structure.order) == 1)
         memory.solve()
-        memories[s.name] = memory
         widths += _widths(memory)
         users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
-        for read in _reads(structure, s.name, users):
-            version = chain.versions.get(read.version)
-            if version is None:
-                raise Refusal(f"`{s.name}` is read in the middle of an update", read.node)
-            query = read.query if version.decay is None else ops.mul(version.decay, read.query)
-            if version.decay is not None and set(version.decay.axes) & set(chain.value):
-                raise Refusal(f"`{s.name}` is read between a decay along its value axis and the update", read.node)
-            value = memory.read(up(query), version.done)
-            if read.rest:
-                value = ops.contract((value, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes))
-            table[read.node] = value
-        carried.append(Carried(s.name, outer[initial(s.name)], ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
-    by_name = {c.name: c for c in carried}
-    emitted, outputs = [], []
-    for o in rec.outputs:
-        full = (BATCH, HEADS, TOKENS, *o.axes)
-        value = up(o.value, o.value)
-        e = Equation(f"{o.name}@c", ops.broadcast(value, full), o.span.where)
-        emitted.append(e)
-        outputs.append(Equation(o.name, ops.var(e.name, (CHUNKS, *full))))
-    outputs += [Equation(final(s.name), ops.var(final(s.name), by_name[s.name].init.axes)) for s in rec.states]
-    stage = Carry(CHUNKS, False, tuple(by_name[s.name] for s in rec.states), tuple(emitted))
-    program = Program("chunkwise", tuple(outer.values()), (stage,), tuple(outputs), tuple(dict.fromkeys(widths)))
-    return Lowered(program, hints, tuple(a for s in structure.order for a in structure.readers[s.name].fixed))
+        for n, read in enumerate(_needed(users, _reads(structure, s.name, users))):
+            value = _read(series, memory, read, up)
+            shown = next((o for o in rec.outputs if o.value is read.node), None)
+            name, note = (f"{shown.name}@c", shown.span.where) if shown else (f"{s.name}@read{n}", "")
+            e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
+            emitted.append(e)
+            found[read.node] = outer_of(e, CHUNKS)
+        carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
+        series.finals[s.name] = ops.var(final(s.name), memory.S.axes)
+    series.stages.append(Carry(CHUNKS, False, tuple(carried), tuple(emitted)))
+    series.table |= found
+    return widths
+
+
+def _read(series: Series, memory: _Memory, read: Read, up: Callable[[Expr], Expr]) -> Expr:
+    """query . S at every token of a chunk, and what else the read multiplies it with."""
+    name, version = memory.name, memory.chain.versions.get(read.version)
+    if version is None:
+        raise Refusal(f"`{name}` is read in the middle of an update", read.node)
+    query = read.query if version.decay is None else ops.mul(version.decay, read.query)
+    if version.decay is not None and set(version.decay.axes) & set(memory.chain.value):
+        raise Refusal(f"`{name}` is read between a decay along its value axis and the update", read.node)
+    value = memory.read(up(query), version.done)
+    return ops.contract((value, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes)) if read.rest else value
 
 
 def _widths(m: _Memory) -> list[tuple[str, str, int]]:
@@ -336,6 +342,18 @@ def _widths(m: _Memory) -> list[tuple[str, str, int]]:
     rows += [(m.w, m.n * rp, rp)] if rp else []
     own = [(f"{axis}#{k}", "", k) for axis, *counts in rows for k in dict.fromkeys(counts) if k > 1]
     return [(axis, TOKENS, n) for axis, n, _ in rows] + own
+
+
+def _needed(users: list[Expr], reads: list[Read]) -> list[Read]:
+    """The reads that are not only part of another read: a state is read for its own update too."""
+    nodes = {id(r.node) for r in reads}
+    met, stack = set[int](), list(users)
+    while stack:
+        node = stack.pop()
+        if id(node) not in met:
+            met.add(id(node))
+            stack += () if id(node) in nodes else node.args
+    return [r for r in reads if id(r.node) in met]
 
 
 def _reads(structure: Structure, name: str, users: list[Expr]) -> list[Read]:

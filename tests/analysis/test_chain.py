@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "is no outer product of a key and a value",
         "update",
     ),
-    "forgotten": ("MEMORY\nupdate S = outer(k, v)\nREAD", "does not depend on its last value", "update"),
+    "forgotten": ("MEMORY\nupdate S = outer(k, v)\nREAD", "no state is a sum of decayed writes", "update"),
     "reads of two lines in one": (
         "MEMORY\nupdate S = S - outer(k, S(k))\nupdate S = S - outer(q, S(q) + start(S)(k)) + outer(k, v)\nREAD",
         "reads `S` at several lines",

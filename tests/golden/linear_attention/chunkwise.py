@@ -40,8 +40,11 @@ def forward(q, k, v, S_0, z_0, valid):
     S_T = S.unflatten(0, (B, H))
     z_T = z.unflatten(0, (B, H))
     del pre, pre2, pre2_i, pre_i
-    o_c = (q @ S_start + pre3) / ((q @ z_start[..., None])[..., 0] + pre4 + 1e-10)[..., None]  # linear_attention.seq:11
-    return o_c, S_T, z_T
+    S_read0 = q @ S_start + pre3
+    z_read0 = (q @ z_start[..., None])[..., 0] + pre4
+    del S_start, pre3, pre4, z_start
+    o = S_read0 / (z_read0 + 1e-10)[..., None]  # linear_attention.seq:11
+    return o, S_T, z_T
 
 
 def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
@@ -68,13 +71,14 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
     z_start = torch.stack(z_start, 0).unflatten(1, (B, H))
     del pre, pre2, pre2_i, pre_i
-    x = (q @ z_start[..., None])[..., 0] + pre4 + 1e-10
+    S_read0 = q @ S_start + pre3
+    z_read0 = (q @ z_start[..., None])[..., 0] + pre4
+    x = z_read0 + 1e-10
     x_2 = d_o / x[..., None]
     d_S_start = q.mT @ x_2
-    x_3 = d_o * (q @ S_start + pre3) / x[..., None] / x[..., None]
-    x_4 = (-x_3).sum(-1)
-    del pre4, pre3, x, x_3
-    d_z_start = (x_4[..., None, :] @ q)[..., 0, :]
+    x_3 = (-(d_o * S_read0 / x[..., None] / x[..., None])).sum(-1)
+    del pre3, pre4, z_read0, S_read0, x
+    d_z_start = (x_3[..., None, :] @ q)[..., 0, :]
     d_S = d_S_T.flatten(0, 1)
     d_z = d_z_T.flatten(0, 1)
     d_pre_part = []
@@ -90,12 +94,12 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     d_S_first = d_S.unflatten(0, (B, H))
     d_z_first = d_z.unflatten(0, (B, H))
     del d_S_start, d_S_start_i, d_z_start, d_z_start_i
-    d_R_S = torch.addcmul(x_2 @ v.mT, x_4[..., None], q.new_full((tokens,), 1.0))
-    x_5 = d_R_S.tril()
-    d_q = torch.addcmul(x_2 @ S_start.mT, x_4[..., None], z_start[..., None, :]) + x_5 @ k  # the gradient of q
-    del d_R_S, S_start, x_4, z_start
+    d_R_S = torch.addcmul(x_2 @ v.mT, x_3[..., None], q.new_full((tokens,), 1.0))
+    x_4 = d_R_S.tril()
+    d_q = torch.addcmul(x_2 @ S_start.mT, x_3[..., None], z_start[..., None, :]) + x_4 @ k  # the gradient of q
+    del d_R_S, S_start, x_3, z_start
     d_k_out_S = d_pre2_part[..., None, :] * q.new_full((tokens,), 1.0)[..., None] + v @ d_pre_part.mT
-    d_k = torch.addcmul(x_5.mT @ q, d_k_out_S, valid[..., None, :, None])  # the gradient of k
+    d_k = torch.addcmul(x_4.mT @ q, d_k_out_S, valid[..., None, :, None])  # the gradient of k
     d_v = R_S.mT @ x_2 + k_out_S @ d_pre_part  # the gradient of v
     return d_q, d_k, d_v, d_S_first, d_z_first
 
@@ -126,10 +130,12 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
     z_start = torch.stack(z_start, 0).unflatten(1, (B, H))
     del pre, pre2, pre2_i, pre_i
-    x = (q @ z_start[..., None])[..., 0] + pre4 + 1e-10
+    S_read0 = q @ S_start + pre3
+    z_read0 = (q @ z_start[..., None])[..., 0] + pre4
+    x = z_read0 + 1e-10
     x_2 = d_o / x[..., None]
     d_S_start = q.mT @ x_2
-    del pre4
+    del pre3, pre4, z_read0
     d_S = d_S_T.flatten(0, 1)
     d_pre_part = []
     for d_S_start_i in reversed([*d_S_start.flatten(1, 2)]):
@@ -160,37 +166,30 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     x_3 = d_d_R_S.sum(-1) + (d_d_q @ z_start[..., None])[..., 0]
     x_4 = -x_3[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
     x_5 = x_4 * d_o
-    x_6 = x_5 / x[..., None]
     d_d_R_S_2 = (q @ d_d_k.mT).tril()
-    x_7 = d_d_R_S_2.sum(-1)
-    x_8 = -x_7[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
-    x_9 = x_8 * d_o
-    x_10 = x_9 / x[..., None]
-    x_11 = d_d_q.mT @ x_2 + q.mT @ x_6 + q.mT @ x_10
-    x_12 = (d_d_z_start_part[..., None, :] @ q.mT)[..., 0, :]
-    x_13 = -x_12[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
-    x_14 = x_13 * d_o
-    x_15 = x_14 / x[..., None]
-    d_S_start_3 = x_11 + q.mT @ x_15
-    x_16 = (q @ S_start + pre3) / x[..., None]
-    x_17 = d_o * x_16 / x[..., None]
-    x_18 = (-x_17).sum(-1)
-    x_19 = d_d_R_S @ v + d_d_q @ S_start
-    x_20 = (-(x_19 * x_2 / x[..., None])).sum(-1) + (-(-(x_3[..., None].expand(-1, -1, -1, -1, V) * x_17) / x[..., None])).sum(-1)
-    x_21 = x_20 + (-(x_5 * x_16 / x[..., None])).sum(-1)
-    del x_11, pre3, x_3, x_20, x_5
-    x_22 = d_d_R_S_2 @ v
-    x_23 = (-(x_22 * x_2 / x[..., None])).sum(-1) + (-(-(x_7[..., None].expand(-1, -1, -1, -1, V) * x_17) / x[..., None])).sum(-1)
-    x_24 = x_23 + (-(x_9 * x_16 / x[..., None])).sum(-1)
-    x_25 = (d_d_q.mT @ x_18[..., None])[..., 0] + (x_21[..., None, :] @ q)[..., 0, :] + (x_24[..., None, :] @ q)[..., 0, :]
-    x_26 = R_S @ d_d_v
-    x_27 = (-(x_26 * x_2 / x[..., None])).sum(-1)
-    x_28 = (-(-(x_12[..., None].expand(-1, -1, -1, -1, V) * x_17) / x[..., None])).sum(-1) + (-(x_14 * x_16 / x[..., None])).sum(-1)
-    del x_7, x_23, x_9, x_12, x_14, x_17
-    x_29 = q @ d_d_S_start_part
-    x_30 = x_28 + (-(x_29 * x_2 / x[..., None])).sum(-1)
-    d_z_start_3 = x_25 + (x_27[..., None, :] @ q)[..., 0, :] + (x_30[..., None, :] @ q)[..., 0, :]
-    del x_28, x_25
+    x_6 = d_d_R_S_2.sum(-1)
+    x_7 = -x_6[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
+    x_8 = x_7 * d_o
+    x_9 = (d_d_z_start_part[..., None, :] @ q.mT)[..., 0, :]
+    x_10 = -x_9[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
+    x_11 = x_10 * d_o
+    x_12 = x_5 / x[..., None] + x_8 / x[..., None] + x_11 / x[..., None]
+    d_S_start_3 = d_d_q.mT @ x_2 + q.mT @ x_12
+    x_13 = S_read0 / x[..., None]
+    x_14 = d_o * x_13 / x[..., None]
+    x_15 = (-x_14).sum(-1)
+    x_16 = d_d_R_S @ v + d_d_q @ S_start
+    x_17 = (-(x_16 * x_2 / x[..., None])).sum(-1) + (-(-(x_3[..., None].expand(-1, -1, -1, -1, V) * x_14) / x[..., None])).sum(-1)
+    x_18 = d_d_R_S_2 @ v
+    x_19 = (-(x_18 * x_2 / x[..., None])).sum(-1) + (-(-(x_6[..., None].expand(-1, -1, -1, -1, V) * x_14) / x[..., None])).sum(-1)
+    x_20 = x_17 + (-(x_5 * x_13 / x[..., None])).sum(-1) + x_19 + (-(x_8 * x_13 / x[..., None])).sum(-1)
+    del S_read0, x_3, x_6, x_17, x_19, x_5, x_8
+    x_21 = R_S @ d_d_v
+    x_22 = (-(-(x_9[..., None].expand(-1, -1, -1, -1, V) * x_14) / x[..., None])).sum(-1) + (-(x_11 * x_13 / x[..., None])).sum(-1)
+    x_23 = q @ d_d_S_start_part
+    x_24 = x_20 + (-(x_21 * x_2 / x[..., None])).sum(-1) + x_22 + (-(x_23 * x_2 / x[..., None])).sum(-1)
+    del x_11, x_14, x_9, x_20, x_22
+    d_z_start_3 = (d_d_q.mT @ x_15[..., None])[..., 0] + (x_24[..., None, :] @ q)[..., 0, :]
     d_S_2 = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
     d_z_2 = q.new_full((B, H, K), 0.0).flatten(0, 1)
     d_pre_part_2 = []
@@ -206,31 +205,26 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     d_S_first_2 = d_S_2.unflatten(0, (B, H))
     d_z_first_2 = d_z_2.unflatten(0, (B, H))
     del d_S_start_3, d_S_start_3_i, d_z_start_3, d_z_start_3_i
-    d_R_S = torch.addcmul(x_2 @ v.mT, x_18[..., None], q.new_full((tokens,), 1.0))
-    x_31 = d_R_S.tril()
-    x_32 = torch.addcmul(x_31 @ d_d_k, x_24[..., None], z_start[..., None, :]) + x_10 @ S_start.mT
+    d_R_S = torch.addcmul(x_2 @ v.mT, x_15[..., None], q.new_full((tokens,), 1.0))
+    x_25 = d_R_S.tril()
     d_R_S_2 = x_2 @ d_d_v.mT
-    x_33 = d_R_S_2.tril()
-    x_34_part = torch.addcmul(x_6 @ S_start.mT, x_21[..., None], z_start[..., None, :]) + x_32
-    x_34 = x_34_part + torch.addcmul(x_33 @ k, x_27[..., None], z_start[..., None, :])
-    x_35 = d_d_z_start_part[..., None, :] * x_18[..., None] + x_15 @ S_start.mT + x_2 @ d_d_S_start_part.mT
-    del d_R_S, d_R_S_2, x_32, S_start, d_d_S_start_part, d_d_z_start_part, x_18
-    x_36 = x_6 + x_10 + x_15
-    d_R_S_3 = torch.addcmul(x_36 @ v.mT, (x_21 + x_24 + x_27 + x_30)[..., None], q.new_full((tokens,), 1.0))
-    del x_10, x_15, x_6, x_21, x_24, x_27
-    x_37 = d_R_S_3.tril()
-    d_q = x_34 + torch.addcmul(x_35, x_30[..., None], z_start[..., None, :]) + x_37 @ k  # the gradient of q
-    del d_R_S_3, x_30, x_34, x_35, z_start
+    x_26 = d_R_S_2.tril()
+    x_27 = x_25 @ d_d_k + x_26 @ k + d_d_z_start_part[..., None, :] * x_15[..., None] + x_2 @ d_d_S_start_part.mT
+    del d_R_S, d_R_S_2, d_d_S_start_part, d_d_z_start_part, x_15
+    d_R_S_3 = torch.addcmul(x_12 @ v.mT, x_24[..., None], q.new_full((tokens,), 1.0))
+    x_28 = d_R_S_3.tril()
+    d_q = x_27 + torch.addcmul(x_12 @ S_start.mT, x_24[..., None], z_start[..., None, :]) + x_28 @ k  # the gradient of q
+    del d_R_S_3, S_start, x_24, x_27, z_start
     d_k_out_S = d_d_v @ d_pre_part.mT
-    x_38 = x_31.mT @ d_d_q + torch.addcmul(x_33.mT @ q, d_k_out_S, valid[..., None, :, None])
+    x_29 = x_25.mT @ d_d_q + torch.addcmul(x_26.mT @ q, d_k_out_S, valid[..., None, :, None])
     d_k_out_S_2 = d_pre2_part_2[..., None, :] * q.new_full((tokens,), 1.0)[..., None] + v @ d_pre_part_2.mT
-    del d_k_out_S, x_31, x_33, d_pre2_part_2
-    d_k = x_38 + torch.addcmul(x_37.mT @ q, d_k_out_S_2, valid[..., None, :, None])  # the gradient of k
-    x_39 = d_d_R_S.mT @ x_2 + d_d_k_out_S @ d_pre_part + d_d_R_S_2.mT @ x_2
-    del d_k_out_S_2, x_37, x_38, d_d_R_S, d_d_R_S_2, d_d_k_out_S, d_pre_part, x_2
-    d_v = x_39 + R_S.mT @ x_36 + k_out_S @ d_pre_part_2  # the gradient of v
-    del R_S, d_pre_part_2, k_out_S, x_36, x_39
-    x_40 = torch.addcmul(x_19 / x[..., None], x_4, x_16) + torch.addcmul(x_22 / x[..., None], x_8, x_16)
-    del x_19, x_22, x_4, x_8
-    d_d_o = x_40 + x_26 / x[..., None] + torch.addcmul(x_29 / x[..., None], x_13, x_16)  # the gradient of d_o
+    del d_k_out_S, x_25, x_26, d_pre2_part_2
+    d_k = x_29 + torch.addcmul(x_28.mT @ q, d_k_out_S_2, valid[..., None, :, None])  # the gradient of k
+    x_30 = d_d_R_S.mT @ x_2 + d_d_k_out_S @ d_pre_part + d_d_R_S_2.mT @ x_2
+    del d_k_out_S_2, x_28, x_29, d_d_R_S, d_d_R_S_2, d_d_k_out_S, d_pre_part, x_2
+    d_v = x_30 + R_S.mT @ x_12 + k_out_S @ d_pre_part_2  # the gradient of v
+    del R_S, d_pre_part_2, k_out_S, x_12, x_30
+    x_31 = torch.addcmul(x_16 / x[..., None], x_4, x_13) + torch.addcmul(x_18 / x[..., None], x_7, x_13)
+    del x_16, x_18, x_4, x_7
+    d_d_o = x_31 + x_21 / x[..., None] + torch.addcmul(x_23 / x[..., None], x_10, x_13)  # the gradient of d_o
     return d_q, d_k, d_v, d_S_first_2, d_z_first_2, d_d_o, d_d_S_first, d_d_z_first

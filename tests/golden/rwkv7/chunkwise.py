@@ -40,7 +40,6 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
     R = runtime.decayed_gram(r, k, G, G, mask_2)
     del x_2, k_out, a_2, G
     pre2 = R @ v
-    p_c = ((r * k) @ bonus[..., None])[..., 0][..., None] * v  # rwkv7.seq:13
     del R
     S = S_0.flatten(0, 1)
     S_start = []
@@ -57,7 +56,9 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
     S_T = S.unflatten(0, (B, H))
     del W, W_i, a_out, a_out_i, keep, keep_i, pre, pre_i, u, u_i
     o_c = q_in @ S_start + P @ U + pre2  # rwkv7.seq:12
-    return o_c, p_c, S_T
+    del P, S_start, U, pre2, q_in
+    p = ((r * k) @ bonus[..., None])[..., 0][..., None] * v  # rwkv7.seq:13
+    return o_c, p, S_T
 
 
 def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
@@ -128,7 +129,7 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     d_P = d_o @ U.mT
     x_8 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
     d_q_in = d_o @ S_start.mT
-    d_r = torch.addcmul(torch.addcmul(x_7, x_6, k) + x_8, d_q_in, e_4)  # the gradient of r
+    d_r = torch.addcmul(torch.addcmul(x_7 + x_8, d_q_in, e_4), x_6, k)  # the gradient of r
     x_9 = runtime.decayed_columns(d_R, r, G, G, mask_2)
     d_k_out = v @ d_pre_part.mT
     x_10 = T.mT @ d_u_part

@@ -1,0 +1,88 @@
+"""The states of a recurrence as groups that depend on each other, in an order in which each group reads only earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seqc.analysis.terms import dependent
+from seqc.ir import ops
+from seqc.ir.expr import Expr, variables
+from seqc.ir.recurrence import Recurrence, State
+
+WINDOW = 16  # the longest window whose entries are written out one by one
+
+
+@dataclass(frozen=True)
+class Component:
+    """States that depend on each other. kind: how they depend on themselves.
+
+    `delay`: not at all, the state is a value of the token before. `counter`: one more at each token. `window`: the last values
+    of something, oldest first. `coupled`: in any other way.
+    """
+
+    kind: str
+    states: tuple[State, ...]
+    newest: Expr | None = None  # of a delay or a window: the value that enters
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.states)
+
+
+def leaf(state: State) -> Expr:
+    return ops.var(state.name, state.axes, state.dtype)
+
+
+def components(rec: Recurrence, sizes: Mapping[str, int]) -> tuple[Component, ...]:
+    """Strongly connected groups in topological order; inside a group, and among groups that are ready, in the order of the text."""
+    reads = {s.name: {v.name for v in variables(s.next)} & {o.name for o in rec.states} for s in rec.states}
+    closed = {n: set(r) for n, r in reads.items()}
+    for _ in rec.states:
+        closed = {n: r.union(*(closed[m] for m in r)) for n, r in closed.items()}
+    order: list[Component] = []
+    done: set[str] = set()
+    while len(done) < len(rec.states):
+        for s in rec.states:
+            group = [o for o in rec.states if o is s or (o.name in closed[s.name] and s.name in closed[o.name])]
+            names = {o.name for o in group}
+            if s.name not in done and all(closed[n] <= done | names for n in names):
+                order.append(_component(tuple(group), reads, sizes))
+                done |= names
+    return tuple(order)
+
+
+def in_levels(rec: Recurrence, sizes: Mapping[str, int]) -> tuple[tuple[Component, ...], ...]:
+    """The groups, each in the first level behind all levels that it reads."""
+    level: dict[str, int] = {}
+    found: dict[int, list[Component]] = {}
+    for c in components(rec, sizes):
+        read = {v.name for s in c.states for v in variables(s.next)} & set(level)
+        at = 1 + max((level[n] for n in read), default=-1)
+        level |= dict.fromkeys(c.names, at)
+        found.setdefault(at, []).append(c)
+    return tuple(tuple(found[n]) for n in sorted(found))
+
+
+def _component(group: tuple[State, ...], reads: Mapping[str, set[str]], sizes: Mapping[str, int]) -> Component:
+    s, *others = group
+    if others:
+        return Component("coupled", group)
+    if s.name not in reads[s.name]:
+        return Component("delay", group, s.next)
+    if s.integer and s.next is ops.add(leaf(s), ops.number(1)):
+        return Component("counter", group)
+    newest = _newest(s)
+    if newest is not None and int(sizes.get(s.axes[0], WINDOW + 1)) <= WINDOW:
+        return Component("window", group, newest)
+    return Component("coupled", group)
+
+
+def _newest(s: State) -> Expr | None:
+    """What enters a window: a state that moves one place to the front and takes a value at its end."""
+    if s.next.op.name != "add" or not s.axes:
+        return None
+    moved, placed = s.next.args
+    if moved is not ops.shift(leaf(s), s.axes[0], -1) or placed.op.name != "place" or placed.attr != (s.axes[0], -1):
+        return None
+    return None if id(placed.args[0]) in dependent((placed.args[0],), (leaf(s),)) else placed.args[0]

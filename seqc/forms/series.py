@@ -1,0 +1,123 @@
+"""States in series: each group of states becomes values at every token, which the groups behind it take like inputs.
+
+Values stand at [chunks, ..., tokens, ...]. What is known of the token before comes from the chunk before, and at the first chunk
+from the first state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from seqc.analysis.chain import Refusal
+from seqc.analysis.components import Component, leaf
+from seqc.forms.base import VALID, body_leaves, final, initial, outer_leaves, state_lead
+from seqc.ir import ops
+from seqc.ir.expr import Expr, walk
+from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Equation, Map, Stage, inside
+from seqc.ir.recurrence import Recurrence, State
+from seqc.passes.lift import lift
+
+FULL = (CHUNKS, BATCH, HEADS, TOKENS)
+
+
+class Series:
+    """The stages so far, and for every leaf of the token's step its value at all tokens."""
+
+    def __init__(self, rec: Recurrence, sizes: Mapping[str, int]):
+        self.rec, self.sizes = rec, sizes
+        self.outer = outer_leaves(rec, (CHUNKS, TOKENS))
+        self.table = body_leaves(rec, self.outer, None)
+        self.valid = self.outer[VALID]
+        self.stages: list[Stage] = []
+        self.finals: dict[str, Expr] = {}
+        self.names = {s.name for s in rec.states}
+
+    # --- Lifting -----------------------------------------------------------------------------------------------
+
+    def up(self, e: Expr, blame: Expr | None = None) -> Expr:
+        """A value of the token's step at all tokens."""
+        return self.checked(lift((e,), self.table)[0], blame)
+
+    def inner(self, axis: str) -> dict[Expr, Expr]:
+        """The table as a Carry along an axis sees it."""
+        return {k: lift((v,), {x: inside(x, axis) for x in walk(v) if x.op.name == "var"})[0] for k, v in self.table.items()}
+
+    def checked(self, value: Expr, blame: Expr | None) -> Expr:
+        """The value, if no state is left in it. Raises Refusal else."""
+        for node in walk(value):
+            if node.op.name == "var" and node.name in self.names and BATCH not in node.axes:
+                raise Refusal(f"`{node.name}` is used as a whole here, not read along its key axis", blame or node)
+        return value
+
+    # --- Stages ------------------------------------------------------------------------------------------------
+
+    def map(self, equations: Iterable[Equation]) -> list[Expr]:
+        """A Map; returns the leaves that name its values."""
+        equations = tuple(equations)
+        self.stages.append(Map(equations))
+        return [ops.var(e.name, e.value.axes, e.value.type.dtype) for e in equations]
+
+    def first(self, s: State) -> Expr:
+        return self.outer[initial(s.name)]
+
+    def earlier(self, value: Expr, first: Expr) -> Expr:
+        """The value of the token before; at the first token `first`."""
+        last = ops.select(value, TOKENS, -1)
+        before = ops.add(ops.shift(last, CHUNKS, 1), ops.place(first, CHUNKS, 0))
+        return ops.add(ops.shift(value, TOKENS, 1), ops.place(before, TOKENS, 0))
+
+    def at_end(self, value: Expr, axes: tuple[str, ...]) -> Expr:
+        """The value at the last token that is not padding."""
+        last = ops.select(self.valid, TOKENS, 0)
+        ahead = ops.add(ops.shift(self.valid, TOKENS, -1), ops.place(ops.shift(last, CHUNKS, -1), TOKENS, -1))
+        ends = ops.mul(self.valid, ops.sub(ops.number(1), ahead))
+        have = {*value.axes, *ends.axes} - {CHUNKS, TOKENS}
+        return ops.broadcast(ops.contract((value, ends), tuple(a for a in axes if a in have)), axes)
+
+    def _wide(self, s: State, value: Expr, axes: tuple[str, ...]) -> Expr:
+        return ops.broadcast(value, (CHUNKS, *state_lead(s.scope), TOKENS, *axes))
+
+    # --- States that are earlier values ------------------------------------------------------------------------
+
+    def add(self, c: Component) -> None:
+        """A delay, a window or a counter: its values before each token, and after the last."""
+        (s,) = c.states
+        if c.kind == "counter":
+            (before,) = self.map([Equation(f"{s.name}@t", self._counted(s))])
+            after = ops.add(before, ops.number(1))
+        else:
+            assert c.newest is not None
+            newest = self._wide(s, self.up(c.newest), s.axes if c.kind == "delay" else s.axes[1:])
+            (newest,) = self.map([Equation(f"{s.name}@new", newest)])
+            values = self.earlier(newest, self.first(s)) if c.kind == "delay" else self._window(s, newest)
+            (before,) = self.map([Equation(f"{s.name}@t", values)])
+            if c.kind == "delay":
+                after = newest
+            else:
+                moved = ops.shift(before, s.axes[0], -1)
+                after = ops.add(moved, ops.place(newest, s.axes[0], -1))
+        self.table[leaf(s)] = before
+        self.finals[s.name] = self.at_end(after, (*state_lead(s.scope), *s.axes))
+
+    def _counted(self, s: State) -> Expr:
+        within = ops.add(ops.mul(ops.iota(CHUNKS), ops.size(TOKENS)), ops.iota(TOKENS))
+        return self._wide(s, ops.add(self.first(s), within), ())
+
+    def _window(self, s: State, newest: Expr) -> Expr:
+        """The last values, oldest first: each is the one behind it, a token earlier."""
+        axis, length = s.axes[0], int(self.sizes[s.axes[0]])
+        entries = [newest]
+        for i in range(length):
+            entries.append(self.earlier(entries[-1], ops.select(self.first(s), axis, length - 1 - i)))
+        return ops.broadcast(ops.stack(entries[:0:-1], axis), (CHUNKS, *state_lead(s.scope), TOKENS, *s.axes))
+
+    # --- The end -----------------------------------------------------------------------------------------------
+
+    def outputs(self) -> tuple[Equation, ...]:
+        """The layer's outputs, then its last states."""
+        values = [Equation(o.name, ops.broadcast(self.up(o.value, o.value), (*FULL, *o.axes)), o.span.where) for o in self.rec.outputs]
+        return (*values, *(Equation(final(s.name), self.finals[s.name]) for s in self.rec.states))
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return tuple(self.outer.values())
