@@ -256,7 +256,7 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     try:
         structure = analyse(rec, sizes)
         if not structure.chains:
-            return Refuses("no state is a sum of decayed writes", rec.span)
+            return Refuses("no state is a sum of decayed writes", span_of(rec, rec.states[0].next, rec.span))
         lower(rec, sizes)
     except Refusal as r:
         return Refuses(r.reason, span_of(rec, r.cause, rec.states[0].span), r.helps)
