@@ -67,6 +67,7 @@ class Memory(StrEnum):
     deep = "deep"
 
 
+Dtype = StrEnum("Dtype", ["float32", "bfloat16", "float16", "float64"])
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A .seq file, or the name of a layer that comes with seqc.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Colored = Annotated[Color, typer.Option("--color", envvar="SEQC_COLOR", help="When to use colour; NO_COLOR is honoured.")]
@@ -281,6 +282,29 @@ def prove(spec: Spec, size: Sizes = None, chunk_size: Chunk = 32, json: Json = F
             t.say("\n".join(certificate_said(certificate)))
             raise CheckFailed
         t.result("\n".join(certificate_page(certificate)))
+
+
+@app.command()
+def bench(
+    spec: Spec, size: Sizes = None, chunk_size: Chunk = 32,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, max=LARGEST)] = 2048,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=LARGEST)] = 1,
+    heads: Annotated[int | None, typer.Option("--heads", min=1, max=LARGEST, help="Else those of the text.")] = None,
+    dtype: Annotated[Dtype, typer.Option("--dtype")] = Dtype.float32,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Else as many as PyTorch takes.")] = None,
+    backward: Annotated[bool, typer.Option("--backward/--no-backward", help="Time the backward too.")] = True,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, max=LARGEST, help="Runs of each form; the median counts.")] = 5,
+    json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Time every form on this machine, forward and backward, beside its estimate. Needs PyTorch."""
+    with running("bench", json, color.value) as t:
+        from seqc.bench import Run, bench_of, page
+
+        chosen = _options(_sizes(size), chunk_size)
+        run = Run(tokens, batch, heads, dtype.value, threads, backward, repeat)
+        found = bench_of(t, spec, _checked(spec, chosen, t), chosen, run)
+        t.document |= found.as_json()
+        t.result(page(found, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
 
 
 @app.command()

@@ -10,15 +10,17 @@ from seqc.analysis.cost import cost, state_size
 from seqc.compiler import Checked, judge, programs
 from seqc.console import render
 from seqc.diagnostics import Diagnostic, Label, as_json
+from seqc.emit.estimate import LONG, Estimate, estimate, fastest, settled
+from seqc.emit.layer import Programs
 from seqc.forms import FORMS, Applies, Refuses
 from seqc.ir import ops
-from seqc.ir.program import CHUNKS
 from seqc.ir.recurrence import Recurrence
 from seqc.options import Options
 from seqc.reading import Affine, Choice, affine, choices, readouts
 from seqc.source import Span
 
 UNKNOWN = 64  # the size that an axis is taken to have where only the module's width would tell
+LENGTHS = (1, 64, LONG)  # tokens of the calls for which it is said what `auto` takes
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ class Equation:
 
 @dataclass(frozen=True)
 class Computed:
-    """A form that applies: from which facts, and per token and head its operations and bytes (4 per number), forward and backward."""
+    """A form that applies: from which facts, and per token and head its operations and bytes (4 per number), forward and backward.
+
+    microseconds: what it should take per token and head of a long call, forward, and with the backward.
+    """
 
     form: str
     evidence: tuple[str, ...]
@@ -39,6 +44,17 @@ class Computed:
     bytes: int
     backward_flops: int
     backward_bytes: int
+    microseconds: float
+    microseconds_both: float
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What `auto` takes for one sequence: by (tokens, form). From `settled` tokens on it is the last of them. gradient: with a backward."""
+
+    gradient: bool
+    takes: tuple[tuple[int, str], ...]
+    settled: int
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class Explanation:
     assumed: tuple[str, ...]
     state_size: int | None
     forms: tuple[Computed, ...]
+    auto: tuple[Auto, ...]
     refused: tuple[Refused, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -82,11 +99,14 @@ def explained(checked: Checked, options: Options) -> Explanation:
     rec = checked.recurrence
     assumed, sizes = known_sizes(rec, checked)
     verdicts = judge(checked)
-    forms = tuple(_computed(checked, name, v, sizes, options) for name, v in verdicts.items() if isinstance(v, Applies))
+    applying = [(f, v) for f in FORMS if isinstance(v := verdicts[f.name], Applies)]
+    made = [programs(checked, form) for form, _ in applying]
+    times = tuple(estimate(p, sizes, options.chunk_size) for p in made)
+    forms = tuple(_computed(p, v, t, sizes) for p, (_, v), t in zip(made, applying, times, strict=True))
     refused = tuple(Refused(name, refusal(name, v)) for name, v in verdicts.items() if isinstance(v, Refuses))
     return Explanation(
         rec.name, tuple(d.strip('"') for d in rec.doc), choices(checked.model), affine(rec, checked.sizes), readouts(rec, checked.sizes),
-        _equations(rec), sizes, assumed, state_size(rec, sizes), forms, refused,
+        _equations(rec), sizes, assumed, state_size(rec, sizes), forms, _auto(times, sizes), refused,
     )  # fmt: skip
 
 
@@ -100,12 +120,24 @@ def known_sizes(rec: Recurrence, checked: Checked) -> tuple[tuple[str, ...], dic
     return assumed, {a: n for a, n in given.items() if a not in growing}
 
 
-def _computed(checked: Checked, name: str, verdict: Applies, sizes: dict[str, int], options: Options) -> Computed:
-    form = next(f for f in FORMS if f.name == name)
-    made = programs(checked, form)
-    chunk = options.chunk_size if CHUNKS in form.axes else 1
-    there, back = cost(made.forward, sizes, chunk), cost(made.backward, sizes, chunk)
-    return Computed(name, verdict.evidence, round(there.flops), round(there.bytes), round(back.flops), round(back.bytes))
+def _computed(p: Programs, verdict: Applies, time: Estimate, sizes: dict[str, int]) -> Computed:
+    there, back = cost(p.forward, sizes, time.chunk or 1), cost(p.backward, sizes, time.chunk or 1)
+    heads = _heads(sizes)
+    once, both = (round(time.time(LONG, 1, heads, gradient) / (LONG * heads), 3) for gradient in (False, True))
+    counts = (round(there.flops), round(there.bytes), round(back.flops), round(back.bytes))
+    return Computed(p.form.name, verdict.evidence, *counts, once, both)
+
+
+def _auto(times: tuple[Estimate, ...], sizes: dict[str, int]) -> tuple[Auto, ...]:
+    """Without and with gradients; nothing where no form applies."""
+    heads = _heads(sizes)
+    return tuple(
+        Auto(g, tuple((t, fastest(times, t, 1, heads, g)) for t in LENGTHS), settled(times, 1, heads, g)) for g in (False, True) if times
+    )
+
+
+def _heads(sizes: dict[str, int]) -> int:
+    return sizes.get("heads", 1)
 
 
 def refusal(form: str, verdict: Refuses) -> Diagnostic:
@@ -172,9 +204,24 @@ def _costs(e: Explanation) -> Iterator[str]:
     if shown:
         yield f"sizes      {shown}{_assumed(e)}"
     if e.forms:
-        yield "per token and head      FLOPs      bytes   FLOPs back   bytes back"
+        yield "per token and head      FLOPs      bytes   FLOPs back   bytes back         us  us with back"
     for f in e.forms:
-        yield f"  {f.form:<16} {f.flops:>10,} {f.bytes:>10,} {f.backward_flops:>12,} {f.backward_bytes:>12,}"
+        counts = f"{f.flops:>10,} {f.bytes:>10,} {f.backward_flops:>12,} {f.backward_bytes:>12,}"
+        yield f"  {f.form:<16} {counts} {_short(f.microseconds):>10} {_short(f.microseconds_both):>13}"
+    if e.forms:
+        yield f"us: an estimate for one core, {LONG} tokens of one sequence, heads = {_heads(e.sizes)}; `seqc bench` measures"
+    for a in e.auto:
+        yield f"auto, {'with gradients' if a.gradient else 'forward only'}: {_takes(a)}"
+
+
+def _short(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def _takes(a: Auto) -> str:
+    """What auto takes, and from where on."""
+    shown = ", ".join(f"{form} at {tokens}" for tokens, form in a.takes)
+    return f"{shown} tokens{f'; from {a.settled} on {a.takes[-1][1]}' if a.settled > 1 else ''}"
 
 
 def _forms(e: Explanation) -> Iterator[str]:

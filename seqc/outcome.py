@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from seqc.backends.torch.package import class_name
+from seqc.backends.torch.module import class_name
 from seqc.ir.model import Model
 from seqc.proof.certificate import Certificate
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import importlib.util
 import json
+import pickle
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from seqc.compiler import Checked, compile_checked, fingerprint
 from seqc.diagnostics import SpecError
@@ -46,17 +49,21 @@ def load_package(spec: str | PathLike[str], sizes: Mapping[str, int], chunk_size
     chosen = options(sizes, chunk_size)
     layer = _found(spec, chosen)
     digest = fingerprint(layer, chosen)
-    name = f"seqc_generated_{layer.model.name}_{digest[:24]}"
+    name, folder = _place(layer.model.name, digest)
     with _lock:
         if (module := sys.modules.get(name)) is not None:
             return module
-        folder = packages_folder() / f"{layer.model.name}-{digest[:24]}"
         if not is_whole(folder, digest):
             made = compile_checked(layer, chosen)
             if not made.certificate.ok:
                 raise NotProved(made.certificate)
             write_package(made.files, folder, replace=True)
         return _imported(name, folder)
+
+
+def _place(layer: str, digest: str) -> tuple[str, Path]:
+    """The module's name and the folder of a package."""
+    return f"seqc_generated_{layer}_{digest[:24]}", packages_folder() / f"{layer}-{digest[:24]}"
 
 
 def _found(spec: str | PathLike[str], chosen: Options) -> Checked:
@@ -93,4 +100,29 @@ def _imported(name: str, folder: Path) -> ModuleType:
         for key in [k for k in sys.modules if k == name or k.startswith(f"{name}.")]:
             del sys.modules[key]
         raise
+    if hasattr(module, "Layer"):
+        copyreg.pickle(module.Layer, _pickled)
     return module
+
+
+# --- Pickles -----------------------------------------------------------------------------------------------------------
+
+
+def _pickled(layer: Any) -> tuple[Callable[..., object], tuple[str, str], object]:
+    """A layer as a call of `unpickled`, and its values: another process does not know its module by name."""
+    manifest = sys.modules[type(layer).__module__.rpartition(".")[0]].MANIFEST
+    return unpickled, (manifest["name"], manifest["digest"]), layer.__getstate__()
+
+
+def unpickled(layer: str, digest: str) -> object:
+    """A layer of a package in the cache, without values, which the pickle gives it. Raises UnpicklingError if the package is not there."""
+    name, folder = _place(layer, digest)
+    with _lock:
+        module = sys.modules.get(name)
+        if module is None and not is_whole(folder, digest):
+            raise pickle.UnpicklingError(
+                f"a layer `{layer}` of a package that is not in the cache: {folder}. First call seqc.load on its spec, "
+                "with the sizes, the chunk_size and the version of seqc that it was made with; or save its state_dict instead"
+            )
+        module = module or _imported(name, folder)
+    return module.Layer.__new__(module.Layer)

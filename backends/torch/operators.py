@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -25,24 +27,43 @@ from .sequence import (
     reference,
     shape,
     sizes_of,
+    slab_tokens,
 )
 
 Tensors = tuple[Tensor, ...]
 Domain = tuple[float, float, bool]  # lowest, highest, whether vectors have norm 1 at most
+Duration = tuple[float, float, float]  # microseconds per slab, per step, per token of one head
+NO_FORWARD_MODE = "the operator has no forward-mode derivative; `reference` has one. A Hessian is `jacrev` of `jacrev`"
 
 # --- Registration ------------------------------------------------------------------------------------------------
 
 
-def register(namespace: str, form: str, signature: Signature, kernels: Kernels) -> Any:
-    """The form as a torch operator with its fake version and its gradient, and the gradient's gradient.
+class Registered(NamedTuple):
+    """A form as PyTorch knows it. Both are called with all arguments and cu_seqlens, and return outputs, last states and kept states.
 
-    Called with all arguments and cu_seqlens; returns outputs, last states and kept states.
+    op: the registered operator. function: the same inside torch.func's transforms, where a registered operator has no gradient.
     """
-    n, k, m = len(signature.arguments), len(signature.outputs), len(signature.states)
+
+    op: Any
+    function: Callable[..., Tensors]
+
+
+def register(namespace: str, form: str, signature: Signature, kernels: Kernels) -> Registered:
+    """The form as a torch operator with its fake version, its gradient and that one's gradient, and its rule under vmap."""
     name = f"{namespace}::{form}"
     op = _forward_operator(name, signature, kernels)
     back = _backward_operator(f"{name}_backward", signature, kernels)
     double = _double_operator(f"{name}_double_backward", signature, kernels)
+    _register_gradients(signature, lambda o, keep, rule: o.register_autograd(rule, setup_context=keep), op, back, double)
+    functions = [_function(o) for o in (op, back, double)]
+    _register_gradients(signature, _set_gradient, *functions)
+    return Registered(op, functions[0].apply)
+
+
+def _register_gradients(signature: Signature, gradient: Callable[..., None], op: Any, back: Any, double: Any) -> None:
+    """Tells `gradient` each one's gradient, by way of the next one: what to keep, and the rule."""
+    n, k, m = len(signature.arguments), len(signature.outputs), len(signature.states)
+    call_back, call_double = getattr(back, "apply", back), getattr(double, "apply", double)
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.save_for_backward(*inputs[:n], *output[k + m :], *([inputs[n]] if inputs[n] is not None else []))
@@ -51,7 +72,7 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels) 
     def op_backward(ctx: Any, *d: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         tensors, kept, cu = saved[:n], saved[n : n + m], saved[n + m] if ctx.packed else None
-        return (*back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
+        return (*call_back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
 
     def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.save_for_backward(*inputs[: k + m + n], *([inputs[-1]] if inputs[-1] is not None else []))
@@ -60,23 +81,56 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels) 
     def back_backward(ctx: Any, *dd: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         seeds, tensors, cu = saved[: k + m], saved[k + m : k + m + n], saved[-1] if ctx.packed else None
-        grads = double(*(x.contiguous() for x in dd), *seeds, *tensors, cu)
+        grads = call_double(*(x.contiguous() for x in dd), *seeds, *tensors, cu)
         return (*grads[n:], *grads[:n], *([None] * (m + 1)))
 
-    op.register_autograd(op_backward, setup_context=keep)
-    back.register_autograd(back_backward, setup_context=keep_backward)
-    return op
+    def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        pass
+
+    def no_third(ctx: Any, *ddd: Tensor) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError("the operator has a first and a second derivative, and no third; `reference` has them all")
+
+    gradient(op, keep, op_backward)
+    gradient(back, keep_backward, back_backward)
+    gradient(double, keep_nothing, no_third)
+
+
+def _function(op: Any) -> Any:
+    """An operator as a differentiable function that torch.func can transform; its gradient is set later."""
+
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*a: Any) -> Tensors:
+            found: Tensors = op(*a)
+            return found
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            raise NotImplementedError(NO_FORWARD_MODE)
+
+    return Function
+
+
+def _set_gradient(function: Any, keep: Callable[..., None], rule: Callable[..., tuple[Tensor | None, ...]]) -> None:
+    function.setup_context, function.backward = staticmethod(keep), staticmethod(rule)
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func is being applied, outside torch.compile."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
-    """Arguments -> outputs, last states, kept states."""
+    """Arguments -> outputs, last states, kept states, each of these as one row of numbers: no axis of unknown length beside others."""
     states, n = signature.states, len(signature.arguments)
 
     def run(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
         outputs, last, kept = forward(kernels, signature, tensors, cu)
         dtype = output_dtype(signature, tensors)
-        return (*(y.to(dtype) for y in outputs), *last, *kept)
+        return (*(y.to(dtype) for y in outputs), *last, *(x.flatten() for x in kept))
 
     def fake(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
@@ -85,7 +139,7 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
         kept = kept_states(signature, sizes, cu is not None)
         outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
         last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
-        return (*outputs, *last, *(tensors[0].new_empty((kept, *shape(v, sizes)), dtype=wide) for v in states))
+        return (*outputs, *last, *(tensors[0].new_empty(kept * prod(shape(v, sizes)), dtype=wide) for v in states))
 
     return _operator(name, run, fake, _names(signature.arguments), len(signature.outputs) + 2 * len(states))
 
@@ -96,7 +150,9 @@ def _backward_operator(name: str, signature: Signature, kernels: Kernels) -> Any
 
     def run(*a: Any) -> Tensors:
         tensors = a[seeds : seeds + n]
-        return _like(backward(kernels, signature, tensors, a[:seeds], a[seeds + n : -1], a[-1]), tensors)
+        rows = kept_states(signature, sizes_of(signature, tensors, a[-1]), a[-1] is not None)
+        kept = tuple(x.view(rows, *s.shape) for x, s in zip(a[seeds + n : -1], tensors[n - len(signature.states) :], strict=True))
+        return _like(backward(kernels, signature, tensors, a[:seeds], kept, a[-1]), tensors)
 
     def fake(*a: Any) -> Tensors:
         return _empty(a[seeds : seeds + n])
@@ -132,7 +188,17 @@ def _operator(name: str, run: Callable[..., Tensors], fake: Callable[..., Tensor
     schema = f"({', '.join(f'Tensor {n}' for n in _spelled(takes))}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * gives)})"
     op = torch.library.custom_op(name, exact, mutates_args=(), schema=schema)
     op.register_fake(fake)
+    op.register_vmap(partial(_one_by_one, op))
     return op
+
+
+def _one_by_one(op: Any, info: Any, in_dims: tuple[int | None, ...], *a: Any) -> tuple[Tensors, tuple[int, ...]]:
+    """vmap: a call for each index, and the results stacked. Raises ValueError where there is no index."""
+    if not info.batch_size:
+        raise ValueError("vmap over a dimension of length 0: there is nothing to call the operator on")
+    calls = [op(*(x if d is None else x.select(d, i) for x, d in zip(a, in_dims, strict=True))) for i in range(info.batch_size)]
+    found = tuple(torch.stack(column) for column in zip(*calls, strict=True))
+    return found, (0,) * len(found)
 
 
 def _names(values: tuple[Value, ...], prefix: str = "") -> list[str]:
@@ -182,9 +248,10 @@ class Operator:
         initial_states: Callable[..., Tensors],
         domains: dict[str, Domain],
         steps: Callable[..., Tensors],
+        costs: dict[str, tuple[Duration, Duration]],
     ) -> None:
         self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
-        self.initial_states, self.domains, self.steps = initial_states, domains, steps
+        self.initial_states, self.domains, self.steps, self.costs = initial_states, domains, steps, costs
 
     def __call__(
         self,
@@ -201,15 +268,17 @@ class Operator:
         """The outputs and the last states, or None for those; Info behind them where it is asked for."""
         if backend not in ("auto", "torch"):
             raise ValueError(f"backend `{backend}` is not in this package; it has `torch`")
+        signature = next(iter(self.forms.values()))[0]
+        check_tensors(signature, inputs, params, cu_seqlens)
         if form == "auto":
-            form = "recurrent" if "chunkwise" not in self.forms or inputs[0].shape[1] == 1 else "chunkwise"
+            form = self.fastest(inputs, params, cu_seqlens)
         if form not in self.forms:
             raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
         if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in (*inputs, *params)):
-            raise NotImplementedError("the operator has no forward-mode derivative; `reference` has one")
-        signature, op = self.forms[form]
+            raise NotImplementedError(NO_FORWARD_MODE)
+        signature, (op, function) = self.forms[form]
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
-        results = op(*inputs, *params, *states, cu_seqlens)
+        results = (function if transformed() else op)(*inputs, *params, *states, cu_seqlens)
         return self._results(signature, results, output_final_state, return_info, form)
 
     def reference(
@@ -227,9 +296,27 @@ class Operator:
         """The same by the token loop."""
         signature = next(iter(self.forms.values()))[0]
         signature = replace(signature, chunk=0)
+        check_tensors(signature, inputs, params, cu_seqlens)
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
         results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
         return self._results(signature, results, output_final_state, return_info, "reference")
+
+    def fastest(self, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> str:
+        """The form that should take least time for this call, the first of several. Packed rows count as rows of one length."""
+        forms = list(self.forms)
+        if len(forms) == 1:
+            return forms[0]
+        gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params))
+        sizes = partial_sizes(self.forms[forms[0]][0], (*inputs, *params), cu_seqlens)
+        if cu_seqlens is not None:
+            rows = max(1, sizes["@N"])
+            sizes = {**sizes, "@B": rows, "@T": -(-sizes["@T"] // rows)}
+        best, least = forms[0], float("inf")
+        for form in forms:
+            time = duration(self.costs[form][gradient], self.forms[form][0], sizes)
+            if time < least:
+                best, least = form, time
+        return best
 
     def _states(
         self,
@@ -248,6 +335,9 @@ class Operator:
             states = (given,) if isinstance(given, Tensor) else tuple(given)
             if len(states) != len(signature.states):
                 raise ValueError(f"initial_state has {len(states)} tensors; the layer has {len(signature.states)} states")
+            for v, s in zip(signature.states, states, strict=True):
+                if not isinstance(s, Tensor) or not s.is_floating_point():
+                    raise TypeError(f"the state `{v.name}` is {_kind(s)}; a floating-point tensor is needed")
             return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
         like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
         once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
@@ -261,6 +351,27 @@ class Operator:
         out = outputs[0] if k == 1 else outputs
         last = None if not output_final_state else states[0] if m == 1 else states
         return (out, last, Info(form)) if return_info else (out, last)
+
+
+def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> float:
+    """The microseconds that a form should take for a call of these sizes."""
+    step = signature.chunk or 1
+    steps = -(-sizes["@T"] // step)
+    slabs = -(-sizes["@T"] // slab_tokens(signature, sizes))
+    return cost[0] * slabs + cost[1] * steps + cost[2] * (steps * step * sizes["@B"] * sizes["@H"])
+
+
+def check_tensors(signature: Signature, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> None:
+    """Raises TypeError where an argument is no tensor: a list of numbers, say."""
+    for v, x in zip((*signature.inputs, *signature.params), (*inputs, *params), strict=True):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"`{v.name}` is {_kind(x)}; a floating-point tensor is needed")
+    if cu_seqlens is not None and (not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64)):
+        raise TypeError(f"cu_seqlens is {_kind(cu_seqlens)}; a tensor [N + 1] of int32 or int64 is needed")
+
+
+def _kind(x: object) -> str:
+    return str(x.dtype) if isinstance(x, Tensor) else f"a {type(x).__name__}"
 
 
 def check_domains(signature: Signature, inputs: Tensors, domains: dict[str, Domain]) -> None:

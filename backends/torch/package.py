@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from seqc.analysis.cost import cost, state_size
-from seqc.backends.torch.module import print_module
+from seqc.backends.torch.costs import print_costs
+from seqc.backends.torch.module import class_name, print_module
 from seqc.backends.torch.statements import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import Applies, Form, Refuses
@@ -23,7 +24,7 @@ from seqc.passes.lift import lift
 from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"
-COPIED = ("runtime.py", "sequence.py", "operators.py")
+COPIED = ("runtime.py", "sequence.py", "operators.py", "base.py")
 PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
 
@@ -166,6 +167,8 @@ def _operator(layer: Layer) -> str:
         f"    {domains},",
         "}",
         "",
+        *print_costs(layer, _full_sizes(rec, layer.sizes)),
+        "",
         "OPERATOR = _operator = Operator(",
         "    NAMESPACE,",
         "    {",
@@ -174,6 +177,7 @@ def _operator(layer: Layer) -> str:
         "    initial_states,",
         "    DOMAINS,",
         "    _reference.steps,",
+        "    COSTS,",
         ")",
         "",
         "",
@@ -333,11 +337,6 @@ def _init(layer: Layer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def class_name(name: str) -> str:
-    """gated_rule -> GatedRule."""
-    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
-
-
 def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
     rec = layer.recurrence
     sizes = _full_sizes(rec, layer.sizes)
@@ -372,4 +371,4 @@ def _full_sizes(rec: Recurrence, sizes: Any) -> dict[str, int]:
     return {**dict.fromkeys(axes, 64), "depth": 1, "depths": 1, **sizes}
 
 
-__all__ = ["class_name", "emit"]
+__all__ = ["emit"]

@@ -130,8 +130,8 @@ def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
 
 
 def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
-    """How many states the forward keeps for the backward: one at the start of each slab but the first."""
-    return 0 if packed else max(0, -(-sizes["@T"] // slab_tokens(signature, sizes)) - 1)
+    """States kept for the backward, at the start of each slab but the first; of one slab a row of zeros, as an exported length is not 0."""
+    return 0 if packed or sizes["@T"] <= 1 else torch.sym_max(1, -(-sizes["@T"] // slab_tokens(signature, sizes)) - 1)
 
 
 # --- Slabs ---------------------------------------------------------------------------------------------------------
@@ -273,7 +273,8 @@ def forward(
     states = tensors[len(tensors) - len(signature.states) :]
     if cu_seqlens is None:
         outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True)
-        stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros((0, *s.shape), dtype=dtype) for i, s in enumerate(states)]
+        none = (kept_states(signature, sizes, False),)
+        stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros(none + s.shape, dtype=dtype) for i, s in enumerate(states)]
         return outputs, [a.clone() if a is b else a for a, b in zip(last, states, strict=True)], stacked
     ends = boundaries(cu_seqlens, sizes["@T"])
     outputs = [tensors[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
@@ -299,7 +300,8 @@ def backward(
     sizes = sizes_of(signature, tensors, cu_seqlens)
     k = len(signature.outputs)
     if cu_seqlens is None:
-        starts = [list(x) for x in zip(*(s.unbind(0) for s in kept), strict=True)] if kept else []
+        later = len(_walk(sizes["@T"], slab_tokens(signature, sizes))[1:])
+        starts = [list(x) for x in zip(*(s.unbind(0)[:later] for s in kept), strict=True)] if kept else []
         return _backward_rows(kernels, signature, list(tensors), list(seeds[:k]), list(seeds[k:]), starts, sizes, None)
     ends = boundaries(cu_seqlens, sizes["@T"])
     dtype = compute_dtype(tensors)

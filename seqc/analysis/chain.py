@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from seqc.ir.expr import Expr
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refusal(Exception):
     """Why a structure is not there. `cause` is the node to blame, if one is known."""
 

@@ -28,7 +28,7 @@ from seqc.ir.program import (
     body_roots,
     scope,
 )
-from seqc.passes.binary import binary
+from seqc.passes.binary import binary, binary_program
 from seqc.schedule.rows import merges, over_rows
 
 FREE = ("var", "const", "constant", "size", "rename", "iota", "broadcast", "select", "neg")
@@ -159,20 +159,8 @@ def _each_name_once(kernel: Kernel) -> None:
 
 def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:
     """The program with contractions of two tensors only; names follow their nodes."""
-
-    def equations(es: tuple[Equation, ...]) -> tuple[Equation, ...]:
-        return tuple(replace(e, value=v) for e, v in zip(es, binary(e.value for e in es), strict=True))
-
-    stages: list[Stage] = []
-    for s in program.stages:
-        if isinstance(s, Map):
-            stages.append(Map(equations(s.equations)))
-        else:
-            new = binary(k.next for k in s.carried)
-            ks = tuple(Carried(k.name, binary((k.init,))[0], n, k.final) for k, n in zip(s.carried, new, strict=True))
-            stages.append(replace(s, carried=ks, equations=equations(s.equations)))
     names = dict(zip(binary(hints), hints.values(), strict=True))
-    return replace(program, stages=tuple(stages), outputs=equations(program.outputs)), names
+    return binary_program(program), names
 
 
 def _uses(roots: Iterable[Expr]) -> dict[int, int]:

@@ -171,7 +171,12 @@ def _nan(x: torch.Tensor) -> torch.Tensor:
         (lambda a: {**a, "form": "scan"}, r"form `scan` is not in this package"),
         (lambda a: {**a, "backend": "triton"}, r"backend `triton` is not in this package"),
         (lambda a: {**a, "initial_state": a["q"]}, r"`S` has"),
+        (lambda a: {**a, "initial_state": torch.zeros(2, 2, 5, 3, dtype=torch.int64)}, r"state `S` is torch.int64"),
+        (lambda a: {**a, "initial_state": [[0.0]]}, r"state `S` is a list"),
+        (lambda a: {**a, "q": a["q"].tolist()}, r"`q` is a list; a floating-point tensor"),
         (lambda a: {**a, "cu_seqlens": torch.tensor([0, 11])}, r"B must be 1"),
+        (lambda a: {**a, "cu_seqlens": [0, 11]}, r"cu_seqlens is a list; a tensor \[N \+ 1\] of int32 or int64"),
+        (lambda a: {**a, "cu_seqlens": torch.tensor([0.0, 11.0])}, r"cu_seqlens is torch.float32"),
     ],
 )
 def test_bad_calls_say_what_is_wrong(package, change, message: str) -> None:
@@ -232,3 +237,52 @@ def test_autocast_does_not_reach_into_the_operator(package, form: str) -> None:
         found = c.run(p, form)
         for x, y in zip((*found, *gradients(found, c.arguments)), (*wanted, *grads), strict=True):
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
+@pytest.mark.parametrize("ends", [None, (0, 3, 3, CHUNK + 3)])
+def test_transforms_of_torch_func(package, form: str, ends: tuple[int, ...] | None) -> None:
+    """vmap calls the operator once for each index; grad, its own grad and jacrev take the derived backward."""
+    p, c = package("gated_deltaproduct"), call("gated_deltaproduct", CHUNK + 3, ends=ends)
+
+    def value(q: torch.Tensor) -> torch.Tensor:
+        return sum(r.square().sum() for r in c.run(p, form, (q, *c.arguments[1:])))
+
+    q = c.arguments[0]
+    wanted = torch.autograd.grad(value(q), q, create_graph=True)[0]
+    assert distance(torch.func.grad(value)(q), wanted) < 1e-12
+    many = torch.stack((q, q + 1, -q))
+    rows = torch.stack([torch.func.grad(value)(x) for x in many])
+    assert distance(torch.func.vmap(value)(many), torch.stack([value(x) for x in many])) < 1e-12
+    assert distance(torch.func.vmap(torch.func.grad(value))(many), rows) < 1e-12
+    assert distance(torch.func.jacrev(lambda x: torch.stack((value(x), 2 * value(x))))(q), torch.stack((wanted, 2 * wanted))) < 1e-12
+    second = torch.func.grad(lambda x: (torch.func.grad(value)(x) * x.detach()).sum())(q)
+    assert distance(second, torch.autograd.grad((wanted * q.detach()).sum(), q)[0]) < 1e-11
+
+
+def test_what_torch_func_cannot_do_is_said(package) -> None:
+    p, c = package("gated_deltanet"), call("gated_deltanet", CHUNK + 3)
+    q = c.arguments[0]
+
+    def value(x: torch.Tensor) -> torch.Tensor:
+        return c.run(p, "chunkwise", (x, *c.arguments[1:]))[0].square().sum()
+
+    for forward_mode in (lambda x: torch.func.jvp(value, (x,), (x,)), torch.func.jacfwd(value), torch.func.hessian(value)):
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative; `reference` has one"):
+            forward_mode(q)
+    with pytest.raises(ValueError, match="vmap over a dimension of length 0"):
+        torch.func.vmap(value)(q[None][:0])
+    for grad in (torch.func.grad, lambda f: lambda x: torch.autograd.grad(f(x), x, create_graph=True)[0].sum()):
+        first = grad(value)
+        second = grad(lambda x, first=first: first(x).sum())
+        with pytest.raises(NotImplementedError, match="a first and a second derivative, and no third"):
+            grad(lambda x, second=second: second(x).sum())(q)
+
+
+def test_a_second_derivative_of_a_compiled_call_is_refused(package) -> None:
+    """torch.compile has none, of anything: it says so instead of leaving a part out."""
+    p, c = package("gated_deltanet"), call("gated_deltanet", CHUNK + 3)
+    compiled = torch.compile(lambda *a: c.run(p, "chunkwise", a)[0].square().sum(), fullgraph=True, backend="aot_eager")
+    (grad,) = torch.autograd.grad(compiled(*c.arguments), c.arguments[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        grad.sum().backward()

@@ -188,3 +188,37 @@ def test_load_says_what_is_wrong() -> None:
     with pytest.raises(ValueError) as wrong:
         seqc.load("gla", chunk_size=0)
     assert str(wrong.value) == "chunk_size is a whole number from 1 to 1024, not 0"
+
+
+SAVED = """
+import copy, pickle, sys, torch, seqc
+layer = seqc.load("gated_deltanet", chunk_size=8).Layer(8, heads=2, K=4, V=4)
+x = torch.randn(1, 5, 8)
+twin = copy.deepcopy(layer)
+assert type(twin) is type(layer) and torch.equal(twin(x)[0], layer(x)[0])
+model = torch.nn.Sequential(layer)
+torch.save((model, x, model[0](x)[0]), sys.argv[1])
+"""
+LOADED = """
+import sys, torch
+model, x, y = torch.load(sys.argv[1], weights_only=False)
+assert torch.equal(model[0](x)[0], y) and all(p.requires_grad for p in model.parameters())
+"""
+
+
+@pytest.mark.slow
+def test_a_loaded_layer_is_pickled(tmp_path: Path) -> None:
+    """A fresh process finds the package in the cache; without it, the pickle says what to do."""
+    environment = {**os.environ, "SEQC_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(tmp_path / "layer.pt")]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    for code in (SAVED, LOADED):
+        done = run(code)
+        assert done.returncode == 0, done.stderr
+    environment["SEQC_CACHE_DIR"] = str(tmp_path / "another")
+    done = run(LOADED)
+    assert "UnpicklingError: a layer `gated_deltanet` of a package that is not in the cache" in done.stderr
+    assert "First call seqc.load on its spec" in done.stderr
