@@ -45,7 +45,7 @@ class Call:
         n = len(rec.inputs) + len(rec.params)
         args = self.arguments if arguments is None else arguments
         function = package.reference if form == "reference" else getattr(package, rec.name)
-        state: Any = args[n:] if len(rec.states) > 1 else args[n]
+        state: Any = None if not args[n:] else args[n:] if len(rec.states) > 1 else args[n]
         kind = "auto" if form == "reference" else form
         named = {name: {"depth": 2, "depths": 5, **self.sizes}[name] for name in unseen(rec)}
         out, last = function(*args[:n], **named, initial_state=state, output_final_state=True, cu_seqlens=self.cu_seqlens, form=kind)
@@ -126,7 +126,7 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
                 given[i.name] = x[n, h] if i.scope == "sequence" else tokens_of_row if i.scope == "layer" else tokens_of_row[:, at[i.scope]]
             params = {p.name: x[h].detach().double().numpy() for p, x in zip(rec.params, c.params, strict=True)}
             place = {"head": (n, h), "group": (n, h * groups // heads), "layer": (n,)}
-            states = {s.name: x[place[s.scope]].detach().double().numpy() for s, x in zip(rec.states, c.states, strict=True)}
+            states = {s.name: _wide(x[place[s.scope]]) for s, x in zip(rec.states, c.states, strict=True)} if c.states else None
             out, final = interp.run(rec, given, params, {"depth": 2, "depths": 5, **c.sizes}, states=states, head=h)
             for o in rec.outputs:
                 outputs[o.name][-1].append(out[o.name])
@@ -139,6 +139,10 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
         results.append(np.concatenate(per_row)[None] if packed else np.stack(per_row))
     first = {"head": lambda x: x, "group": lambda x: x[:, :: heads // groups], "layer": lambda x: x[:, 0]}
     return (*results, *(first[s.scope](np.stack([np.stack(x) for x in last[s.name]])) for s in rec.states))
+
+
+def _wide(x: Tensor) -> np.ndarray:
+    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).numpy()
 
 
 def gradients(results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, ...]:

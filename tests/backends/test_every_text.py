@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import LAYERS, ROOT
 from layers import call, distance, gradients, interpreted
 
 from seqc.compiler import check_file, judge
@@ -16,11 +16,14 @@ from seqc.forms import Applies
 
 pytestmark = pytest.mark.slow  # not part of `make check`
 
-TEXTS = sorted([*(ROOT / "tests" / "language").glob("*.seq"), *(ROOT / "tests" / "backends" / "specs").glob("*.seq")])
+FOLDERS = ("specs", "tests/language", "tests/backends/specs")
+TEXTS = [p for folder in FOLDERS for p in sorted((ROOT / folder).glob("*.seq")) if folder != "specs" or p.stem not in LAYERS]
 CHUNK = 8
 UNSUITED = {
     "mesanet_cg": "conjugate gradients divide by what they have made small: rounding grows beyond any tolerance on random numbers",
     "precond_gdn": "takes the logarithm of a state, which random first states make negative",
+    "precond_kda": "the same",
+    "rebased": "a concatenation of one part is printed as one of a tensor's rows: see test_oracles_matrix.py",
 }
 
 

@@ -103,7 +103,7 @@ def test_explain_what_no_form_computes() -> None:
     assert [r["form"] for r in document("explain", str(GROWING))["refused"]] == ["chunkwise", "scan", "recurrent"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests/language").glob("*.seq")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("specs/*.seq"), *ROOT.glob("tests/language/*.seq")]), ids=lambda path: path.stem)
 def test_every_layer_can_be_explained(path: Path) -> None:
     assert run("explain", str(path)).exit_code == 0
 

@@ -17,7 +17,7 @@ from seqc.ir.ops import base
 # What the chunkwise form must take: nothing that once applied may be lost unseen.
 CHUNKWISE = (
     "comba", "deltanet", "deltaproduct", "gated_deltanet", "gated_deltaproduct", "gla", "kda", "linear_attention", "mamba2", "retnet",
-    "rwkv7", "mlstm", "rwkv6", "gdn2",
+    "rwkv7", "mlstm", "rwkv6", "gdn2", "hgrn2", "gsa", "based", "rebased", "jrt", "aaren", "rwkv4", "rwkv5", "precond_gdn", "precond_kda",
 )  # fmt: skip
 
 

@@ -55,13 +55,6 @@ def retnet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         yield {"o": S @ i.q}
 
 
-def lightning(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    S = zeros(n)
-    for i in tokens(x):
-        S = np.exp(-8 / n["heads"] * (1 - n["depth"] / n["depths"]) * head) * S + np.outer(i.v, i.k)
-        yield {"o": S @ i.q}
-
-
 def gla(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
@@ -166,14 +159,6 @@ def gated_oja(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         yield {"o": S @ i.q}
 
 
-def longhorn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    S = zeros(n)
-    for i in tokens(x):
-        eps = i.eta / (1 + i.eta * (i.k @ i.k))
-        S = S - np.outer(eps * (S @ i.k - i.v), i.k)
-        yield {"o": S @ i.q}
-
-
 def longhorn_diagonal(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = np.zeros((n["D"], n["N"]))
     for i in tokens(x):
@@ -207,7 +192,7 @@ def mesanet_cg(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
 def momentum_deltanet(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S, M = zeros(n), zeros(n)
     for i in tokens(x):
-        M = i.mu * M - i.eta * np.outer(i.v - S @ i.k, i.k)
+        M = i.mu * M - i.eta * np.outer(i.v - i.alpha * S @ i.k, i.k)
         S = i.alpha * S - i.beta * M
         yield {"o": S @ i.q}
 
@@ -218,17 +203,6 @@ def titans_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         S = i.eta * S - i.theta * 2 * np.outer(W @ i.k - i.v, i.k)
         W = (1 - i.alpha) * W + S
         yield {"o": W @ i.q}
-
-
-def precond_gdn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    S, a = zeros(n), np.zeros(n["K"])
-    for i in tokens(x):
-        a = i.gp * a + i.bp * i.k**2
-        r = np.log(a + 1e-6) - p["c"]
-        m = np.exp(-np.log(1.5) * r / (1 + np.abs(r)))
-        S = np.exp(i.g) * S
-        S = S - np.outer(S @ i.k - i.v, i.beta * m * i.k)
-        yield {"o": S @ i.q}
 
 
 def omega_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
@@ -292,13 +266,6 @@ def based(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         yield {"o": w @ x["v"][: i.t + 1] / (w.sum() + 1e-12)}
 
 
-def jrt(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    S, z = x["ve"].T @ x["ke"], x["ke"].sum(0)
-    for i in tokens({name: x[name] for name in "qkv"}):
-        S, z = S + np.outer(i.v, i.k), z + i.k
-        yield {"o": S @ i.q / (z @ i.q + 1e-12)}
-
-
 def log_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = [zeros(n) for _ in range(n["L"])]
     for i in tokens(x):
@@ -309,22 +276,6 @@ def log_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         S = [np.exp(i.g) * s for s in S]
         S[0] = np.outer(i.v, i.k)
         yield {"o": sum(w * s @ i.q for w, s in zip(i.level, S, strict=True))}
-
-
-def mamba3(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    def turn(v: Array, angle: Array) -> Array:
-        z = (v[0::2] + 1j * v[1::2]) * np.exp(1j * angle)
-        return np.stack((z.real, z.imag), -1).reshape(-1)
-
-    S, theta = np.zeros((n["P"], n["N"])), np.zeros(n["R"])
-    last_b, last_x = np.zeros(n["N"]), np.zeros(n["P"])
-    for i in tokens(x):
-        theta = theta + i.dt * np.pi * np.tanh(i.angle)
-        b = turn(i.B, theta)
-        keep = np.exp(i.a * i.dt)
-        S = keep * S + (1 - i.lam) * i.dt * keep * np.outer(last_x, last_b) + i.lam * i.dt * np.outer(i.x, b)
-        last_b, last_x = b, i.x
-        yield {"y": S @ turn(i.C, theta) + p["D"] * i.x}
 
 
 def srwm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
@@ -355,9 +306,9 @@ def m2rnn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
 MATRIX: dict[str, Loop] = {
     f.__name__: f
     for f in (
-        linear_attention, retnet, lightning, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, deltaproduct, gated_deltaproduct, comba,
-        rwkv7, rwkv6, gdn2, gated_oja, longhorn, longhorn_diagonal, mesanet, mesanet_cg,
-        momentum_deltanet, titans_linear, precond_gdn, omega_linear, elastic,
-        yaad_linear, mlstm, gsa, abc, based, jrt, log_linear, mamba3, srwm, delta_rnn, m2rnn,
+        linear_attention, retnet, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, deltaproduct, gated_deltaproduct, comba,
+        rwkv7, rwkv6, gdn2, gated_oja, longhorn_diagonal, mesanet, mesanet_cg,
+        momentum_deltanet, titans_linear, omega_linear, elastic,
+        yaad_linear, mlstm, gsa, abc, based, log_linear, srwm, delta_rnn, m2rnn,
     )
 } | {"retnet_dsf": retnet}  # fmt: skip
