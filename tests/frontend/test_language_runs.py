@@ -18,6 +18,7 @@ from seqc.ir.ops import base
 CHUNKWISE = (
     "comba", "deltanet", "deltaproduct", "gated_deltanet", "gated_deltaproduct", "gla", "kda", "linear_attention", "mamba2", "retnet",
     "rwkv7", "mlstm", "rwkv6", "gdn2", "hgrn2", "gsa", "based", "rebased", "jrt", "aaren", "rwkv4", "rwkv5", "precond_gdn", "precond_kda",
+    "hgrn", "mingru", "qrnn", "sru1",
 )  # fmt: skip
 
 

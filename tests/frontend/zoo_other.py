@@ -91,22 +91,6 @@ def lssl(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         yield {"y": kernel[: i.t + 1] @ x["u"][i.t :: -1] + p["D"] * i.u}
 
 
-def s4(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    A = np.diag(-np.exp(p["a_re"]) + 1j * p["a_im"]) - np.outer(p["p"], p["p"])
-    kernel = bilinear_kernel(A, p["B"], p["c_re"] + 1j * p["c_im"], np.exp(p["log_dt"]), len(x["u"]))
-    for i in tokens(x):
-        yield {"y": 2 * (kernel[: i.t + 1] @ x["u"][i.t :: -1]).real + p["D"] * i.u}
-
-
-def linoss(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    z = y = np.zeros(n["N"])
-    step, A = sigmoid(p["d"]), np.maximum(p["a"], 0)
-    for i in tokens(x):
-        z = z + step * (p["B"].T @ i.u - A * y)
-        y = y + step * z
-        yield {"o": p["c_re"].T @ y + p["skip"] * i.u}
-
-
 # --- Cells ------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +240,7 @@ def ngram(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
 OTHER: dict[str, Loop] = {
     f.__name__: f
     for f in (
-        aaren, rwkv4, mamba, rg_lru, minlstm, lru, s4d, s5, lssl, s4, linoss, lstm, gru_cell, slstm, sru, paralstm, fernn, lcm,
+        aaren, rwkv4, mamba, rg_lru, minlstm, lru, s4d, s5, lssl, lstm, gru_cell, slstm, sru, paralstm, fernn, lcm,
         softmax_attention, swa, fox, path_attention, deltaformer, stickbreaking, hyena, ngram,
     )
 }  # fmt: skip
