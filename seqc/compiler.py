@@ -11,6 +11,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from seqc.analysis.chain import Refusal
+from seqc.analysis.structure import span_of
 from seqc.backends import BACKENDS
 from seqc.diagnostics import Diagnostic, InternalError, Label, SpecError
 from seqc.emit.layer import GeneratedFile, Layer, Programs
@@ -24,6 +26,8 @@ from seqc.ir.program import CHUNKS
 from seqc.ir.recurrence import Recurrence
 from seqc.options import Options
 from seqc.passes.differentiate import differentiate
+from seqc.passes.implicit import solved
+from seqc.passes.pairs import in_pairs
 from seqc.passes.phases import split
 from seqc.proof.prove import Certificate, prove
 from seqc.source import Source
@@ -65,14 +69,24 @@ def check_file(path: Path, options: Options = Options()) -> Checked:
     return check_source(read_source(path), options, path.resolve().parent)
 
 
+def prepared(checked: Checked) -> Recurrence:
+    """The recurrence as forms take it: over real numbers, without implicit steps. Raises Refusal where that is not possible."""
+    return solved(in_pairs(checked.recurrence))
+
+
 def judge(checked: Checked) -> dict[str, Applies | Refuses]:
     """Which forms compute the recurrence, and why the others do not."""
-    return {form.name: form.applies(checked.recurrence, checked.sizes) for form in FORMS}
+    try:
+        rec = prepared(checked)
+    except Refusal as r:
+        no = Refuses(r.reason, span_of(checked.recurrence, r.cause, checked.recurrence.span), r.helps)
+        return {form.name: no for form in FORMS}
+    return {form.name: form.applies(rec, checked.sizes) for form in FORMS}
 
 
 def programs(checked: Checked, form: Form) -> Programs:
     """A form's Program, its adjoint and the adjoint of that, each cut into pre, carry and post."""
-    lowered = form.lower(checked.recurrence, checked.sizes)
+    lowered = form.lower(prepared(checked), checked.sizes)
     return build(lowered, form)
 
 
@@ -95,8 +109,9 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
         raise SpecError(tuple(_refusal(name, v) for name, v in verdicts.items() if isinstance(v, Refuses)))
     built = {form.name: programs(checked, form) for form in applying}
     digest = fingerprint(checked, options)
-    certificate = prove(checked.recurrence, built, seed=digest, sizes=checked.sizes)
-    layer = Layer(checked.source, checked.model, checked.recurrence, checked.sizes, options, digest, verdicts, built, certificate)
+    rec = prepared(checked)
+    certificate = prove(rec, built, seed=digest, sizes=checked.sizes)
+    layer = Layer(checked.source, checked.model, rec, checked.sizes, options, digest, verdicts, built, certificate)
     package = BACKENDS[options.backend](layer)
     for file in package:
         _parses(file)

@@ -336,7 +336,7 @@ class Operator:
             if len(states) != len(signature.states):
                 raise ValueError(f"initial_state has {len(states)} tensors; the layer has {len(signature.states)} states")
             for v, s in zip(signature.states, states, strict=True):
-                if not isinstance(s, Tensor) or not s.is_floating_point():
+                if not isinstance(s, Tensor) or not (s.is_floating_point() or v.whole):
                     raise TypeError(f"the state `{v.name}` is {_kind(s)}; a floating-point tensor is needed")
             return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
         like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
@@ -347,7 +347,8 @@ class Operator:
     @staticmethod
     def _results(signature: Signature, results: Tensors, output_final_state: bool, return_info: bool, form: str) -> tuple[Any, ...]:
         k, m = len(signature.outputs), len(signature.states)
-        outputs, states = tuple(results[:k]), tuple(results[k : k + m])
+        outputs = tuple(results[:k])
+        states = tuple(x.round().long() if v.whole else x for v, x in zip(signature.states, results[k : k + m], strict=True))
         out = outputs[0] if k == 1 else outputs
         last = None if not output_final_state else states[0] if m == 1 else states
         return (out, last, Info(form)) if return_info else (out, last)

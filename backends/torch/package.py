@@ -26,6 +26,7 @@ from seqc.schedule.linear import axis_order, linearise
 VERSION = "0.1.0"
 COPIED = ("runtime.py", "sequence.py", "operators.py", "base.py")
 PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
+STATE_LEADS = {"head": "NH", "group": "NG", "layer": "N"}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
 
 
@@ -195,7 +196,7 @@ def _signature(layer: Layer) -> list[str]:
     inputs = [(i.name, LEADS[i.scope], i.axes) for i in rec.inputs]
     params = [(p.name, PARAM_LEADS[p.scope], p.axes) for p in rec.params]
     params += [("sizes", "", ("0", *hidden))] if (hidden := unseen(rec)) else []
-    states = [(s.name, {"head": "NH", "group": "NG", "layer": "N"}[s.scope], s.axes) for s in rec.states]
+    states = [(s.name, STATE_LEADS[s.scope], s.axes) for s in rec.states]
     outputs = [(o.name, "BTH", o.axes) for o in rec.outputs]
     fixed = _fixed(layer)
     sizes = f"({', '.join(f'({_quoted(a)}, {n})' for a, n in fixed)}{',' if len(fixed) == 1 else ''})"
@@ -205,7 +206,7 @@ def _signature(layer: Layer) -> list[str]:
         "    return Signature(",
         f"        inputs={_indent(_values(inputs, {i.name: _flags(i.domain) for i in rec.inputs}))},",
         f"        params={_indent(_values(params))},",
-        f"        states={_indent(_values(states))},",
+        f"        states={_indent(_values(states, {s.name: ', whole=True' for s in rec.states if s.integer}))},",
         f"        outputs={_indent(_values(outputs))},",
         "        chunk=chunk,",
         f"        sizes={sizes},",
@@ -232,7 +233,7 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
     shapes = [f"    {x.name}: {_shape(x.scope, x.axes)}" for x in rec.inputs]
     shapes += [f"    {p.name}: [{', '.join((*PARAM_LEADS[p.scope], *p.axes))}]" for p in rec.params]
     results = [f"    {o.name}: {_shape('head', o.axes)}" for o in rec.outputs]
-    states = [f"    {s.name}: [N, H, {', '.join(map(ops.base, s.axes))}]".replace(", ]", "]") for s in rec.states]
+    states = [f"    {s.name}: [{', '.join((*STATE_LEADS[s.scope], *map(ops.base, s.axes)))}]" for s in rec.states]
     outputs = ", ".join(o.name for o in rec.outputs)
     hidden = unseen(rec)
     given = [*(x.name for x in rec.params), *([f"{rec.inputs[0].name}.new_empty((0, {', '.join(hidden)}))"] if hidden else [])]

@@ -207,7 +207,7 @@ class Printer(Operands):
         for a, p in zip(e.args, parts, strict=True):
             have = tuple(str(new) if x == p else x for x in self.axes(a))
             texts.append(self.permuted(*self.expr(a), have, self.axes(e))[0])
-        return f"torch.cat(({', '.join(texts)}), {self.at(e, str(new))})", ATOM
+        return f"torch.cat(({', '.join(texts)},), {self.at(e, str(new))})", ATOM
 
     def _piece(self, e: Expr) -> Text:
         axis, parts, which = e.attr

@@ -22,6 +22,7 @@ class Value:
     axes: tuple[str, ...] = ()
     repeat: bool = False  # behind the end stands the last token again, not zero: what is defined for it is defined there
     positive: bool = False  # declared above zero: kept off zero by FLOOR, so that its logarithm exists
+    whole: bool = False  # whole numbers: handed over as int64
 
     @property
     def names(self) -> tuple[str, ...]:

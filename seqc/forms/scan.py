@@ -34,7 +34,7 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     verdict = recurrent.applies(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
-    matrix = next((s for s in rec.states if len(s.axes) > 1), None)
+    matrix = next((s for s in rec.states if len(s.axes) > 1 and s.role != "hidden"), None)
     if matrix is not None and in_normal_form(rec, sizes):
         return Refuses(f"it would write out `{matrix.name}` at every token, which the `chunkwise` form does not", matrix.span)
     try:

@@ -35,7 +35,7 @@ def _products(e: Expr, sizes: Sizes) -> int:
 
 
 def _cubic(e: Expr, sizes: Sizes) -> int:
-    return ops.numel(e.args[0].axes, sizes) * sizes[ops.base(str(e.attr[0]))] // 3
+    return ops.numel(e.args[0].axes, sizes) * rules.extent(sizes, str(e.attr[0])) // 3
 
 
 def _decayed(e: Expr, sizes: Sizes) -> int:

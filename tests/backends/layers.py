@@ -45,11 +45,14 @@ class Call:
         n = len(rec.inputs) + len(rec.params)
         args = self.arguments if arguments is None else arguments
         function = package.reference if form == "reference" else getattr(package, rec.name)
-        state: Any = None if not args[n:] else args[n:] if len(rec.states) > 1 else args[n]
+        parts = tuple(part for x in args[n:] for part in ((x.real, x.imag) if x.is_complex() else (x,)))
+        state: Any = None if not parts else parts if len(parts) > 1 else parts[0]
         kind = "auto" if form == "reference" else form
         named = {name: {"depth": 2, "depths": 5, **self.sizes}[name] for name in unseen(rec)}
         out, last = function(*args[:n], **named, initial_state=state, output_final_state=True, cu_seqlens=self.cu_seqlens, form=kind)
-        return (*(out if isinstance(out, tuple) else (out,)), *(last if isinstance(last, tuple) else (last,)))
+        rest = list(last if isinstance(last, tuple) else (last,))
+        states = [torch.complex(rest.pop(0), rest.pop(0)) if s.dtype == "complex" else rest.pop(0) for s in rec.states]
+        return (*(out if isinstance(out, tuple) else (out,)), *states)
 
 
 @cache
@@ -95,10 +98,11 @@ def call(
     params = tuple(torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes)
     wide = torch.promote_types(dtype, torch.float32)
     shapes = [(N, *{"head": (heads,), "group": (groups,), "layer": ()}[s.scope], *(extent(sizes, a) for a in s.axes)) for s in rec.states]
-    states = tuple((torch.randn(shape, generator=g, dtype=torch.float64) / 3).to(wide) for shape in shapes)
+    kinds = [(torch.complex128, wide.to_complex()) if s.dtype == "complex" else (torch.float64, wide) for s in rec.states]
+    states = tuple((torch.randn(x, generator=g, dtype=made) / 3).to(kept) for x, (made, kept) in zip(shapes, kinds, strict=True))
     states = tuple(torch.arange(N) if s.integer else x for s, x in zip(rec.states, states, strict=True))
     for x in (*inputs, *params, *states):
-        x.requires_grad_(grad and x.is_floating_point())
+        x.requires_grad_(grad and (x.is_floating_point() or x.is_complex()))
     cu = torch.tensor(ends) if ends else None
     return Call(c, {**sizes, "heads": heads, "groups": groups}, inputs, params, states, cu)
 
@@ -148,7 +152,7 @@ def _wide(x: Tensor) -> np.ndarray:
 def gradients(results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, ...]:
     """The gradients of a random linear functional of the results."""
     g = torch.Generator().manual_seed(seed)
-    total = sum((r * torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype)).sum() for r in results)
+    total = sum((r * torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype)).sum().real for r in results)
     arguments = tuple(x for x in arguments if x.requires_grad)
     found = torch.autograd.grad(total, arguments, allow_unused=True, retain_graph=True)  # type: ignore[arg-type]
     return tuple(torch.zeros_like(x) if d is None else d for d, x in zip(found, arguments, strict=True))
@@ -156,7 +160,8 @@ def gradients(results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: 
 
 def distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
     """The largest difference relative to the largest value (or to 1, if that is smaller than a thousandth)."""
-    a, b = (torch.as_tensor(v).detach().double() for v in (x, y))
+    a, b = (torch.as_tensor(v).detach() for v in (x, y))
+    a, b = (torch.view_as_real(v.to(torch.complex128)) if a.is_complex() or b.is_complex() else v.double() for v in (a, b))
     assert a.shape == b.shape, (a.shape, b.shape)
     assert torch.isfinite(a).all()
     if a.numel() == 0:

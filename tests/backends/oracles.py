@@ -76,7 +76,8 @@ def case(oracle: Oracle, seed: int = 0, **sizes: int) -> Call:
     states: list[Tensor] = []
     for s in () if oracle.fresh else rec.states:
         wide = torch.complex128 if s.dtype == "complex" else torch.float64
-        x = torch.randn(BATCH, HEADS, *shape(s.axes), generator=g, dtype=wide) / 3
+        place = {"head": (BATCH, HEADS), "group": (BATCH, lengths["groups"]), "layer": (BATCH,)}[s.scope]
+        x = torch.randn(*place, *shape(s.axes), generator=g, dtype=wide) / 3
         x = x.abs() + 0.5 if s.name in oracle.positive else 0 * x if s.role == "hidden" else x
         x = x.to(oracle.dtype.to_complex() if s.dtype == "complex" else oracle.dtype)
         states.append(x.requires_grad_(s.role != "hidden"))

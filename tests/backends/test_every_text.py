@@ -23,7 +23,6 @@ UNSUITED = {
     "mesanet_cg": "conjugate gradients divide by what they have made small: rounding grows beyond any tolerance on random numbers",
     "precond_gdn": "takes the logarithm of a state, which random first states make negative",
     "precond_kda": "the same",
-    "rebased": "a concatenation of one part is printed as one of a tensor's rows: see test_oracles_matrix.py",
 }
 
 
