@@ -110,6 +110,22 @@ def unary(name: str, want: Callable[[Array], Array], **more: Any) -> Example:
     return Example(name, (X,), (), want, **more)
 
 
+def convolved(x: Array, y: Array) -> Array:
+    """x [.., K, V], y [V, P] -> [V, P], or [V, ..] for a first dimension of x."""
+    n = y.shape[0]
+    total = np.zeros((n, y.shape[1]) if x.ndim == 2 else (n, len(x)))
+    for t in range(n):
+        for s in range(t + 1):
+            total[t] += (x[..., t - s].sum(0) * y[s]) if x.ndim == 2 else x[..., t - s].sum(1) * y[s, 0]
+    return total
+
+
+def correlated(x: Array, y: Array) -> Array:
+    """x [K, V], y [V, P] -> [V, P]."""
+    n = y.shape[0]
+    return np.stack([sum(x[:, t].sum() * y[t - s] for t in range(s, n)) for s in range(n)])
+
+
 def shifted(x: Array, by: int) -> Array:
     out = np.zeros_like(x)
     for i in range(x.shape[1]):
@@ -191,6 +207,10 @@ EXAMPLES: tuple[Example, ...] = (
     Example("broadcast", (Y,), ("K", "V"), lambda y: np.stack([y, y])),
     Example("broadcast", (X,), ("P", "V", "K"), lambda x: np.stack([x.T] * 4)),
     Example("rename", (var("x", ("K", "K'")),), (("K", "K'"), ("K'", "K")), lambda x: x),
+    Example("convolve", (X, var("y", ("V", "P"))), ("V", ("V", "P")), lambda x, y: convolved(x, y)),
+    Example("convolve", (X, Y), ("V", ("K", "V")), lambda x, y: convolved(np.eye(len(x))[:, :, None] * x[:, None], y[:, None]).T),
+    Example("correlate", (X, var("y", ("V", "P"))), ("V", ("V", "P")), lambda x, y: correlated(x, y)),
+    Example("correlate", (Y, var("z", ("V",))), ("V", ("V",)), lambda y, z: correlated(y[None], z[:, None])[:, 0]),
     Example("cumsum", (X,), ("V", False), lambda x: np.stack([x[:, : i + 1].sum(1) for i in range(3)], 1)),
     Example("cumsum", (X,), ("V", True), lambda x: np.stack([x[:, i:].sum(1) for i in range(3)], 1)),
     *(Example("shift", (X,), ("V", by), lambda x, by=by: shifted(x, by)) for by in (1, -1, 2, -2, 0, 3, 5, -4)),

@@ -18,6 +18,7 @@ from seqc.ir.expr import Expr, Mask
 from seqc.ir.kernel import Kernel
 from seqc.ir.program import GROUPS, HEADS, LEAD, ROWS
 from seqc.ir.rules import union
+from seqc.schedule.linear import layout
 from seqc.schedule.rows import accumulates
 
 NAME = frozenset(ascii_letters + digits + "_.")  # the characters of names and numbers
@@ -169,6 +170,17 @@ class Printer(Operands):
     def _shift(self, e: Expr) -> Text:
         axis, by = e.attr
         return f"runtime.shift({self._tensor(e.args[0])}, {self.at(e, str(axis))}, {by})", ATOM
+
+    def _convolve(self, e: Expr) -> Text:
+        """Both operands over all axes; the runtime sums over what does not stay."""
+        axis, out = e.attr
+        every = layout(self.kernel.order, union(tuple(a.type for a in e.args)))
+        x, y = (self.operand(a, every)[0] for a in e.args)
+        gone = tuple(i - len(every) for i, a in enumerate(every) if a not in out)
+        text = f"runtime.{e.op.name}({x}, {y}, {every.index(str(axis)) - len(every)}{f', {gone}' if gone else ''})"
+        return self.permuted(text, ATOM, tuple(a for a in every if a in out), self.axes(e))
+
+    _correlate = _convolve
 
     def _select(self, e: Expr) -> Text:
         axis, index = e.attr

@@ -42,6 +42,27 @@ def place(x: Tensor, dim: int, index: int, length: int) -> Tensor:
     return out
 
 
+def convolve(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...] = ()) -> Tensor:
+    """z[t] = sum over s <= t of x[t - s] y[s] along a dimension, and over the dimensions that go, by Fourier transforms."""
+    return _by_fourier(x, y, dim, gone, False)
+
+
+def correlate(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...] = ()) -> Tensor:
+    """z[s] = sum over t >= s of x[t] y[t - s] along a dimension, and over the dimensions that go, by Fourier transforms."""
+    return _by_fourier(x, y, dim, gone, True)
+
+
+def _by_fourier(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...], conj: bool) -> Tensor:
+    n = x.shape[dim]
+    a, b = (torch.fft.rfft(v, 2 * n, dim) for v in (x, y))
+    z = torch.fft.irfft(_summed(a, b.conj() if conj else b, gone), 2 * n, dim if not gone else dim + sum(g > dim for g in gone))
+    return z.narrow(dim if not gone else dim + sum(g > dim for g in gone), 0, n)
+
+
+def _summed(x: Tensor, y: Tensor, gone: tuple[int, ...]) -> Tensor:
+    return (x * y).sum(gone) if gone else x * y
+
+
 def mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_column: int, like: Tensor) -> Tensor:
     """Entry (i, j) says whether column j was written before row i reads."""
     return _mask(rows, columns, per_row, step, offset, per_column, like.device)

@@ -316,6 +316,7 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
             e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
             emitted.append(e)
             found[read.node] = outer_of(e, CHUNKS)
+            table[read.node] = value
         carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
         series.finals[s.name] = ops.var(final(s.name), memory.S.axes)
     series.stages.append(Carry(CHUNKS, False, tuple(carried), tuple(emitted)))

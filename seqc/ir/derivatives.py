@@ -79,6 +79,24 @@ def cumsum(e: Expr, g: Expr) -> Adjoints:
     return (ops.cumsum(full(g, e.axes), axis, not reverse),)
 
 
+def convolve(e: Expr, g: Expr) -> Adjoints:
+    axis, _ = e.attr
+    g = full(g, e.axes)
+    return tuple(ops.correlate(g, other, axis, _fitting(x, g, other)) for x, other in (e.args, e.args[::-1]))
+
+
+def correlate(e: Expr, g: Expr) -> Adjoints:
+    axis, _ = e.attr
+    x, y = e.args
+    g = full(g, e.axes)
+    return ops.convolve(g, y, axis, _fitting(x, g, y)), ops.correlate(x, g, axis, _fitting(y, x, g))
+
+
+def _fitting(x: Expr, *others: Expr) -> tuple[str, ...]:
+    have = union(tuple(o.type for o in others))
+    return tuple(a for a in x.axes if a in have)
+
+
 def shift(e: Expr, g: Expr) -> Adjoints:
     axis, by = e.attr
     return (ops.shift(full(g, e.axes), axis, -by),)

@@ -149,6 +149,36 @@ def shift(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     return A.structural(lambda x: _shifted(x, _at(e, str(axis)), by), args[0])
 
 
+def _lags(A: Any, e: Expr) -> tuple[str, range, list[str], list[str]]:
+    axis, _ = e.attr
+    x, y = e.args
+    return str(axis), range(length(A, str(axis))), [a for a in x.axes if a != axis], list(y.axes)
+
+
+def convolve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    """Lag by lag: x at the lag times y moved by it."""
+    axis, lags, have, other = _lags(A, e)
+    total = None
+    for lag in lags:
+        x = A.structural(lambda v, lag=lag: np.take(v, lag, axis=_at(e.args[0], axis)), args[0])
+        y = A.structural(lambda v, lag=lag: _shifted(v, _at(e.args[1], axis), lag), args[1])
+        share = A.contract((x, y), [have, other], e.axes)
+        total = share if total is None else A.binary("add", total, share)
+    return total
+
+
+def correlate(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    """Lag by lag: the sum of x times y moved by the lag."""
+    axis, lags, _, other = _lags(A, e)
+    out = [a for a in e.axes if a != axis]
+    shares = []
+    for lag in lags:
+        y = A.structural(lambda v, lag=lag: _shifted(v, _at(e.args[1], axis), lag), args[1])
+        shares.append(A.contract((args[0], y), [list(e.args[0].axes), other], out))
+    at = _at(e, axis)
+    return A.structural(lambda *xs: np.stack(np.broadcast_arrays(*xs), at), *shares)
+
+
 def select(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     axis, index = e.attr
     return A.structural(lambda x: np.take(x, index, axis=_at(e.args[0], str(axis))), args[0])

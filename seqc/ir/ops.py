@@ -196,6 +196,16 @@ def shift(x: Expr, axis: str, by: int) -> Expr:
     return TABLE["shift"].build((x,), (axis, by))
 
 
+def convolve(x: Expr, y: Expr, axis: str, out: Iterable[str]) -> Expr:
+    """z[t] = sum over s <= t of x[t - s] y[s] along an axis, and over every axis that is not in `out`."""
+    return TABLE["convolve"].build((x, y), (axis, tuple(out)))
+
+
+def correlate(x: Expr, y: Expr, axis: str, out: Iterable[str]) -> Expr:
+    """z[s] = sum over t >= s of x[t] y[t - s] along an axis, and over every axis that is not in `out`."""
+    return TABLE["correlate"].build((x, y), (axis, tuple(out)))
+
+
 def select(x: Expr, axis: str, index: int) -> Expr:
     return TABLE["select"].build((x,), (axis, index))
 

@@ -200,6 +200,14 @@ def decayed_solve(types: Types, attr: Any) -> TensorType:
     return TensorType((*(a for a in dict.fromkeys(lead) if a not in types[1].axes), *types[1].axes))
 
 
+def convolved(types: Types, attr: Any) -> TensorType:
+    """attr: the axis along which, the axes that stay."""
+    axis, out = attr
+    need(all(axis in t.axes for t in types) and axis in out, "convolves along an axis that is not there", types, attr)
+    need(all(a in union(types) for a in out), "keeps an axis that no argument has", types, attr)
+    return TensorType(tuple(out), common_dtype(types))
+
+
 def decayed(types: Types, attr: Any) -> TensorType:
     """attr: the axes that stay, the mask. Arguments: two factors, L, M."""
     out, mask = attr

@@ -34,6 +34,10 @@ def _products(e: Expr, sizes: Sizes) -> int:
     return (2 if len(e.args) > 1 else 1) * ops.numel(axes, sizes)
 
 
+def _convolved(e: Expr, sizes: Sizes) -> int:
+    return _products(e, sizes) * rules.extent(sizes, str(e.attr[0])) // 2
+
+
 def _cubic(e: Expr, sizes: Sizes) -> int:
     return ops.numel(e.args[0].axes, sizes) * rules.extent(sizes, str(e.attr[0])) // 3
 
@@ -97,6 +101,8 @@ ROWS: tuple[OpDef, ...] = (
     OpDef("rename", rules.rename, derivatives.rename, means("rename"), (0,), flops=_free, simplify=simplify.rename),
     OpDef("cumsum", rules.along, derivatives.cumsum, means("cumsum"), (0,), simplify=simplify.linear),
     OpDef("shift", rules.along, derivatives.shift, means("shift"), (0,), flops=_free, simplify=simplify.linear),
+    OpDef("convolve", rules.convolved, derivatives.convolve, means("convolve"), (0, 1), flops=_convolved),
+    OpDef("correlate", rules.convolved, derivatives.correlate, means("correlate"), (0, 1), flops=_convolved),
     OpDef("select", rules.select, lambda e, g: (ops.place(g, *e.attr),), means("select"), (0,), flops=_free, simplify=simplify.select),
     OpDef("place", rules.place, derivatives.opposite("select"), means("place"), (0,), flops=_free),
     OpDef("stack", rules.stack, derivatives.stack, means("stack"), EVERY, joint=True, flops=_free),

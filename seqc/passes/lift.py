@@ -30,6 +30,9 @@ def lift(roots: Iterable[Expr], leaves: Mapping[Expr, Expr]) -> tuple[Expr, ...]
             case "concat":
                 axis, parts = node.attr
                 return ops.concat(_even(args, parts), axis, parts)
+            case "convolve" | "correlate":
+                axis, out = node.attr
+                return node.op.build(args, (axis, (*new, *out)))
             case "decayed":
                 out, mask = node.attr
                 return node.op.build(args, ((*new, *out), mask))

@@ -85,9 +85,10 @@ class Degrees:
                 return self.div(args[0], args[1], (token, id(node.args[1])), node.args[1].axes)
             case "power":
                 return self._power(node, args[0], token)
-            case "contract" | "decayed":
+            case "contract" | "decayed" | "convolve" | "correlate":
                 have = dict.fromkeys(a for e in node.args for a in e.axes)
-                return self.summed(reduce(self.mul, args), (a for a in have if a not in node.axes))
+                along = node.attr[:1] if name in ("convolve", "correlate") else ()
+                return self.summed(reduce(self.mul, args), (*along, *(a for a in have if a not in node.axes)))
             case "cumsum" | "max_over" | "collect":
                 return self.summed(args[0], node.args[0].axes)
             case "solve" | "unit_lower_inverse":
