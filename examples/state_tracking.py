@@ -232,7 +232,7 @@ def plot(results: list[Result], file: Path) -> None:
                 axes.plot(range(WINDOW, WINDOW + len(means)), means.tolist(), label=result.case.label)
         axes.axvspan(0, LENGTHS[-1], color="0.9")
         axes.set(title=task, xlabel="position", xlim=(0, len(results[0].accuracy)), ylim=(-0.02, 1.02))
-        axes.legend(fontsize="small", loc="center right")
+        axes.legend(fontsize="small", loc="upper right", bbox_to_anchor=(1, 0.95))
     figure.supylabel(f"accuracy, mean over {WINDOW} positions")
     figure.savefig(file, dpi=120)
 
