@@ -45,9 +45,9 @@ TORCH = (*RUNTIME, "seqc.bench")  # it times what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.
 SHARED_FORMS = {
-    "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.scan"),
-    "seqc.forms.series": ("seqc.forms.chunkwise", "seqc.forms.scan", "seqc.forms.transitions"),
-    "seqc.forms.transitions": ("seqc.forms.chunkwise", "seqc.forms.scan"),
+    "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
+    "seqc.forms.series": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan", "seqc.forms.transitions"),
+    "seqc.forms.transitions": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
 }
 ARCHITECTURES = re.compile(
     r"delta_?net|delta_?product|mamba|rwkv|ret_?net|\bgla\b|\bkda\b|comba|titans|mlstm|slstm|xlstm|hgrn|lightning|ttt_|atlas|moneta|yaad|memora|hyena",

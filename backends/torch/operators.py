@@ -33,6 +33,7 @@ from .sequence import (
 Tensors = tuple[Tensor, ...]
 Domain = tuple[float, float, bool]  # lowest, highest, whether vectors have norm 1 at most
 Duration = tuple[float, float, float]  # microseconds per slab, per step, per token of one head
+LONG = 2048  # tokens for which an exported program chooses its form
 NO_FORWARD_MODE = "the operator has no forward-mode derivative; `reference` has one. A Hessian is `jacrev` of `jacrev`"
 
 # --- Registration ------------------------------------------------------------------------------------------------
@@ -311,6 +312,8 @@ class Operator:
         if cu_seqlens is not None:
             rows = max(1, sizes["@N"])
             sizes = {**sizes, "@B": rows, "@T": -(-sizes["@T"] // rows)}
+        if torch.compiler.is_exporting():
+            sizes = {**sizes, "@B": 1, "@T": LONG}  # an exported program serves all lengths: it must not depend on the example's
         best, least = forms[0], float("inf")
         for form in forms:
             time = duration(self.costs[form][gradient], self.forms[form][0], sizes)

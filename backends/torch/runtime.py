@@ -55,12 +55,11 @@ def correlate(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...] = ()) -> Ten
 def _by_fourier(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...], conj: bool) -> Tensor:
     n = x.shape[dim]
     a, b = (torch.fft.rfft(v, 2 * n, dim) for v in (x, y))
-    z = torch.fft.irfft(_summed(a, b.conj() if conj else b, gone), 2 * n, dim if not gone else dim + sum(g > dim for g in gone))
-    return z.narrow(dim if not gone else dim + sum(g > dim for g in gone), 0, n)
-
-
-def _summed(x: Tensor, y: Tensor, gone: tuple[int, ...]) -> Tensor:
-    return (x * y).sum(gone) if gone else x * y
+    z = a * (b.conj() if conj else b)
+    if gone:
+        z, dim = z.sum(gone), dim + sum(g > dim for g in gone)
+    whole: Tensor = torch.fft.irfft(z, 2 * n, dim)
+    return whole.narrow(dim, 0, n)
 
 
 def mask(rows: int, columns: int, per_row: int, step: int, offset: int, per_column: int, like: Tensor) -> Tensor:

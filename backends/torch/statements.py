@@ -175,7 +175,7 @@ class _Writer:
         """The loop's first lines: tensors give their slices along the first axis, which is the loop's."""
         if not loop.sliced:
             return [f"for _ in range({self.printer.length(loop.axis)}):"]
-        names, outer = ", ".join(name for _, name in loop.sliced), [self._merged(loop, leaf) for leaf, _ in loop.sliced]
+        names, outer = ", ".join(name for _, name in loop.sliced), [self._slices(loop, leaf) for leaf, _ in loop.sliced]
         start, end = ("reversed([*", "])") if loop.reverse else ("", "")
         steps = outer[0] if len(outer) == 1 else f"zip({', '.join(outer)}, strict=True)"
         line = f"for {names} in {start}{steps}{end}:"
@@ -188,6 +188,11 @@ class _Writer:
         if len(line) + 4 <= WIDTH:
             return [*lines, line]
         return [*lines, f"for step in {start}steps{end}:", *_unpacked([name for _, name in loop.sliced])]
+
+    def _slices(self, loop: Loop, outer: Expr) -> str:
+        """What gives a value's slices one after the other: the tensor itself if its first axis is the loop's."""
+        at = self.printer.axes(outer).index(loop.axis)
+        return self._merged(loop, outer) if at == 0 else f"{self._merged(loop, outer)}.unbind({at})"
 
     def _merged(self, loop: Loop, outer: Expr) -> str:
         """A value from outside, its sequences and heads as one axis if the loop has them so."""

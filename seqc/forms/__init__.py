@@ -2,9 +2,10 @@
 
 from seqc.forms.base import Applies, Form, Lowered, Refuses
 from seqc.forms.chunkwise import CHUNKWISE
+from seqc.forms.conv import CONV
 from seqc.forms.recurrent import RECURRENT
 from seqc.forms.scan import SCAN
 
-FORMS: tuple[Form, ...] = (CHUNKWISE, SCAN, RECURRENT)
+FORMS: tuple[Form, ...] = (CHUNKWISE, CONV, SCAN, RECURRENT)
 
 __all__ = ["FORMS", "Applies", "Form", "Lowered", "Refuses"]

@@ -44,8 +44,8 @@ def _inside_chunks(series: Series, c: Component, t: Transition) -> dict[str, Exp
     nexts = lift([s.next for s in c.states], {**table, **own})
     carried = [_carried(s.name, ops.number(0), n, own[leaf(s)].axes, "") for s, n in zip(c.states, nexts, strict=True)]
     values = {s.name: own[leaf(s)] for s in c.states}
-    grown = _grown(t, table)
-    entries = {x: ops.var(x.name, grown[ij]) for ij, x in t.leaves.items()}
+    axes = grown(t, table)
+    entries = {x: ops.var(x.name, axes[ij]) for ij, x in t.leaves.items()}
     composed = lift([t.next[ij] for ij in t.leaves], {**table, **entries})
     for (ij, x), value in zip(t.leaves.items(), composed, strict=True):
         carried.append(_carried(x.name, t.start[ij], value, entries[x].axes, ""))
@@ -55,7 +55,7 @@ def _inside_chunks(series: Series, c: Component, t: Transition) -> dict[str, Exp
     return {n: ops.var(f"{v.name}@l", (TOKENS, *v.axes)) for n, v in values.items()}
 
 
-def _grown(t: Transition, table: Mapping[Expr, Expr]) -> dict[tuple[str, str], tuple[str, ...]]:
+def grown(t: Transition, table: Mapping[Expr, Expr]) -> dict[tuple[str, str], tuple[str, ...]]:
     """The axes of the composed transitions inside a chunk: no more of time and place than the step's coefficients have."""
     axes = {ij: x.axes for ij, x in t.leaves.items()}
     while True:

@@ -54,14 +54,19 @@ def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[s
     widths = [a for a, _, _ in program.widths]
     rows = [a for a in widths if a[1] in "rm" and "#" not in a]
     columns = [a for a in widths if a[1] == "s" and "#" not in a]
-    walked = [TOKENS] if any(isinstance(s, Carry) and s.axis == TOKENS for s in program.stages) else []
+    walked = [TOKENS] if any(isinstance(s, Carry) and s.axis == TOKENS and _batched(s) for s in program.stages) else []
     return (*walked, *LEAD, TOKENS, *rows, *columns, *(a for a in widths if "#" in a), *named)
 
 
-def rank(order: tuple[str, ...], axis: str) -> tuple[int, int]:
-    """Where an axis stands; K' and K~ stand right behind K."""
+def _batched(stage: Carry) -> bool:
+    """Whether a loop carries more than params make: what it walks along then stands first in memory."""
+    return any(BATCH in k.init.axes or CHUNKS in k.init.axes for k in stage.carried)
+
+
+def rank(order: tuple[str, ...], axis: str) -> tuple[int, int, str]:
+    """Where an axis stands; K' and K~ stand right behind K, each in a place of its own."""
     found = order.index(ops.base(axis)) if ops.base(axis) in order else len(order)
-    return found, len(axis) - len(ops.base(axis))
+    return found, len(axis) - len(ops.base(axis)), axis
 
 
 def layout(order: tuple[str, ...], axes: Iterable[str]) -> tuple[str, ...]:

@@ -144,7 +144,7 @@ def test_exports_for_any_number_of_tokens(package: Package, name: str) -> None:
     for n in (2, 11, 300):
         x = inputs(layer, name, tokens=n)
         (found, state), (wanted, expected) = program.module()(*x), layer(*x)
-        assert torch.equal(found, wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)  # an exported program may have chosen another form
         close(leaves(state), leaves(expected), 1e-15)
 
 

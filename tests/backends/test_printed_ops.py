@@ -109,6 +109,8 @@ CONTRACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
     "named batch axis, dot": ((B, P, K), (B, P, K), (B, P)),
     "square": ((B, K, "K'"), (B, "K'", V), (B, K, V)),
     "square of a square": ((B, K, "K'"), (B, "K'", "K~"), (B, K, "K~")),
+    "axes of one size that differ in their marks": ((B, "K~~", "K~'"), (B, "K~'", "K~~", K), (B, "K~~", K)),
+    "the same, the other way": ((B, "K~'", "K~~"), (B, "K~~", "K~'", K), (B, K, "K~'")),
     "tokens to tokens": ((B, T, S), (B, S, V), (B, T, V)),
     "shared and free": ((B, T, S), (B, T, V), (B, S, V)),
     "no lead": ((T, K), (K, V), (T, V)),
