@@ -332,7 +332,7 @@ def _init(layer: Layer) -> str:
     names += [rec.name, "reference"]
     lines += [f"from .ops import {', '.join(sorted([rec.name, 'reference']))}", ""]
     lines.append(f"FORMS = ({', '.join(map(_quoted, forms))}{',' if len(forms) == 1 else ''})")
-    lines.append(f"REFUSED = {json.dumps(refused)}")
+    lines += ["REFUSED = {", *(f"    {_quoted(n)}: {json.dumps(why)}," for n, why in refused.items()), "}"] if refused else ["REFUSED = {}"]
     lines.append('MANIFEST = json.loads(Path(__file__).with_name("manifest.json").read_text(encoding="utf-8"))')
     lines += ["", f"__all__ = [{', '.join(map(_quoted, sorted(names)))}]"]
     return "\n".join(lines) + "\n"
