@@ -61,3 +61,14 @@ def test_the_first_page_shows_what_is_generated(request: pytest.FixtureRequest) 
 def test_catalog_is_complete() -> None:
     page = (ROOT / "specs/README.md").read_text("utf-8")
     assert not [name for name in shipped_layers() if f"`{name}`" not in page]
+
+
+@pytest.mark.slow
+def test_the_library_lists_the_forms_of_every_layer() -> None:
+    page = (ROOT / "specs/README.md").read_text("utf-8")
+    listed = dict(re.findall(r"^\| \[`(\w+)`\]\(\w+\.seq\) \| .* \| ([^|]*) \|$", page, re.MULTILINE))
+    found = {}
+    for path in sorted((ROOT / "specs").glob("*.seq")):
+        verdicts = judge(check_source(Source(path.name, path.read_text("utf-8"))))
+        found[path.stem] = ", ".join(n for n, v in verdicts.items() if isinstance(v, Applies))
+    assert listed == found

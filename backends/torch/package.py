@@ -201,7 +201,7 @@ def _signature(layer: Layer) -> list[str]:
     fixed = _fixed(layer)
     sizes = f"({', '.join(f'({_quoted(a)}, {n})' for a, n in fixed)}{',' if len(fixed) == 1 else ''})"
     return [
-        "def signature(chunk):",
+        "def signature(chunk, written=False):",
         '    """What the kernels take and give: leading axes as letters, then the axes of the text."""',
         "    return Signature(",
         f"        inputs={_indent(_values(inputs, {i.name: _flags(i.domain) for i in rec.inputs}))},",
@@ -210,13 +210,14 @@ def _signature(layer: Layer) -> list[str]:
         f"        outputs={_indent(_values(outputs))},",
         "        chunk=chunk,",
         f"        sizes={sizes},",
+        "        written=written,",
         "    )",
     ]
 
 
 def _built(form: Form) -> str:
     chunk, name = "CHUNK_SIZE" if CHUNKS in form.axes else "0", form.name
-    return f"signature({chunk}), Kernels({name}.forward, {name}.backward, {name}.double_backward)"
+    return f"signature({chunk}{', written=True' if form.written else ''}), Kernels({name}.forward, {name}.backward, {name}.double_backward)"
 
 
 def _indent(text: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor
 
 FLOOR = 1e-30  # a decay given as a number: smaller ones forget as much
 ROWS = 64  # batch x heads x chunks of one slab: what stays in a processor's cache
+WRITTEN = 2**18  # numbers of a state that is written out at every token of a slab
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Value:
 class Signature:
     """What one form's kernels take and give, in order. chunk: tokens per chunk, 0 for a form without chunks.
 
-    sizes: the numbers that the kernels were compiled for, as (axis, number).
+    sizes: the numbers that the kernels were compiled for, as (axis, number). written: the kernels write out states at every token.
     """
 
     inputs: tuple[Value, ...]
@@ -43,6 +45,7 @@ class Signature:
     outputs: tuple[Value, ...]
     chunk: int
     sizes: tuple[tuple[str, int], ...] = ()
+    written: bool = False
 
     @property
     def arguments(self) -> tuple[Value, ...]:
@@ -126,7 +129,10 @@ def shape(value: Value, sizes: dict[str, int]) -> tuple[int, ...]:
 
 def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     """Tokens that a kernel takes at once."""
-    chunks = max(1, ROWS // max(1, sizes["@B"] * sizes["@H"]))
+    rows = ROWS
+    if signature.written:
+        rows = max(1, WRITTEN // max(1, signature.chunk * sum(prod(sizes[a] for a in v.axes) for v in signature.states)))
+    chunks = max(1, rows // max(1, sizes["@B"] * sizes["@H"]))
     return signature.chunk * chunks if signature.chunk else ROWS
 
 

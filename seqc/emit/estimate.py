@@ -7,26 +7,30 @@ from dataclasses import dataclass
 
 from seqc.analysis.cost import Duration, duration
 from seqc.emit.layer import Programs
+from seqc.forms.base import initial
+from seqc.ir import ops
 from seqc.ir.program import CHUNKS
 from seqc.passes.binary import binary_program
 
-ROWS = 64  # sequences x heads x chunks of a slab, as the packages' sequence.py has it
+ROWS, WRITTEN = 64, 2**18  # the size of a slab, as the packages' sequence.py has it
 LONG = 2048  # tokens of a call that is long
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A form's microseconds on one core. chunk: its tokens per chunk, 0 without chunks; `both`: forward and backward."""
+    """A form's microseconds on one core. chunk: its tokens per chunk, 0 without chunks; rows: sequences x heads x chunks of a slab;
+    `both`: forward and backward."""
 
     form: str
     chunk: int
+    rows: int
     forward: Duration
     both: Duration
 
     def time(self, tokens: int, batch: int, heads: int, gradient: bool) -> float:
         """Of a call; with its backward, if `gradient`."""
         rows = batch * heads
-        slab = self.chunk * max(1, ROWS // max(1, rows)) if self.chunk else ROWS
+        slab = self.chunk * max(1, self.rows // max(1, rows)) if self.chunk else ROWS
         step = self.chunk or 1
         steps = -(-tokens // step)
         return (self.both if gradient else self.forward).of(-(-tokens // slab), steps, steps * step * rows)
@@ -36,7 +40,10 @@ def estimate(p: Programs, sizes: Mapping[str, int], chunk_size: int) -> Estimate
     """Of a form at these sizes."""
     chunk = chunk_size if CHUNKS in p.form.axes else 0
     there, back = (duration(binary_program(x), sizes, chunk) for x in (p.forward, p.backward))
-    return Estimate(p.form.name, chunk, _rounded(there), _rounded(there + back))
+    states = [v for v in p.forward.inputs if v.name.endswith(initial(""))]
+    numbers = sum(ops.numel((a for a in v.axes if not a.startswith("@")), sizes) for v in states)
+    rows = max(1, WRITTEN // max(1, chunk * numbers)) if p.form.written else ROWS
+    return Estimate(p.form.name, chunk, rows, _rounded(there), _rounded(there + back))
 
 
 def _rounded(d: Duration) -> Duration:

@@ -50,6 +50,7 @@ class Form:
     lower: Callable[[Recurrence, Mapping[str, int]], Lowered]
     axes: tuple[str, ...]  # the time axes of its inputs
     notes: tuple[str, ...]
+    written: bool = False  # whether its kernels write out the states at every token
 
 
 def leaf_axes(scope: str, time: tuple[str, ...]) -> tuple[str, ...]:

@@ -76,5 +76,5 @@ NOTES = (
     "P_t = A_t P_(t-1) from 1, and h_t = l_t + P_t h_start.",
 )
 
-SCAN = Form("scan", applies, lower, (CHUNKS, TOKENS), NOTES)
+SCAN = Form("scan", applies, lower, (CHUNKS, TOKENS), NOTES, written=True)
 

@@ -62,3 +62,4 @@ def test_compiles_at_any_length(package) -> None:
 def test_slabs_are_those_of_the_packages() -> None:
     text = (ROOT / "backends/torch/sequence.py").read_text("utf-8")
     assert re.findall(r"^ROWS = (\d+)", text, re.MULTILINE) == [str(estimates.ROWS)]
+    assert re.findall(r"^WRITTEN = 2\*\*(\d+)", text, re.MULTILINE) == [str(estimates.WRITTEN.bit_length() - 1)]
