@@ -6,7 +6,7 @@ Each pair is checked for equal outputs, then timed: medians of alternating runs 
 float32, B = 1, T = 2048, two threads by default. Needs transformers.
 
 mamba2   chunkwise at chunk 32, H = 4, N = P = 64, beside its chunked fallback at the same chunk length
-mamba    scan, D = 256, N = 16, beside its loop over tokens
+mamba    scan, D = 64, N = 16, beside its loop over tokens
 rg_lru   scan, 4 heads of 64, beside its loop over tokens (gates included on both sides)
 """
 
@@ -62,7 +62,7 @@ def mamba(T: int) -> Pair:
     from transformers.models.mamba import modeling_mamba as theirs
 
     fallback = plain(theirs.mamba_selective_scan)
-    D, N = 256, 16
+    D, N = 64, 16
     x, dt, A_log = torch.randn(1, T, D), torch.rand(1, T, D) * 0.1 + 0.01, torch.rand(1, D, N)
     B, C, skip = torch.randn(1, T, N), torch.randn(1, T, N), torch.ones(1, D)
     inputs = leaves(x, B, C, dt, A_log, skip)
@@ -105,7 +105,7 @@ def plain(function: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
