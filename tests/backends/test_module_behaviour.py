@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 
 def gradients(layer: Any, loss: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, (*layer.parameters(), *more))

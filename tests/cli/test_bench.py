@@ -15,6 +15,8 @@ from seqc.bench import Run, draw
 from seqc.cli import app
 from seqc.proof.certificate import Certificate
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 ROOT = Path(__file__).parents[2]
 SMALL = ("--tokens", "40", "--repeat", "1", "--threads", "1")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,7 +15,7 @@ NAMESPACE = "seqc_deltaproduct_DIGEST"
 CHUNK_SIZE = 32
 
 
-def signature(chunk):
+def signature(chunk, written=False):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
@@ -29,6 +29,7 @@ def signature(chunk):
         outputs=(Value("o", "BTH", ("V",)),),
         chunk=chunk,
         sizes=(("n", 2),),
+        written=written,
     )
 
 

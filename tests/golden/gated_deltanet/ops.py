@@ -16,7 +16,7 @@ NAMESPACE = "seqc_gated_deltanet_DIGEST"
 CHUNK_SIZE = 32
 
 
-def signature(chunk):
+def signature(chunk, written=False):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
@@ -31,6 +31,7 @@ def signature(chunk):
         outputs=(Value("o", "BTH", ("V",)),),
         chunk=chunk,
         sizes=(),
+        written=written,
     )
 
 

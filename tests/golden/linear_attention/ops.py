@@ -16,7 +16,7 @@ NAMESPACE = "seqc_linear_attention_DIGEST"
 CHUNK_SIZE = 32
 
 
-def signature(chunk):
+def signature(chunk, written=False):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
@@ -29,6 +29,7 @@ def signature(chunk):
         outputs=(Value("o", "BTH", ("V",)),),
         chunk=chunk,
         sizes=(),
+        written=written,
     )
 
 

@@ -15,7 +15,7 @@ NAMESPACE = "seqc_rwkv7_DIGEST"
 CHUNK_SIZE = 32
 
 
-def signature(chunk):
+def signature(chunk, written=False):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
@@ -31,6 +31,7 @@ def signature(chunk):
         outputs=(Value("o", "BTH", ("V",)), Value("p", "BTH", ("V",))),
         chunk=chunk,
         sizes=(),
+        written=written,
     )
 
 
