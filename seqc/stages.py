@@ -9,7 +9,7 @@ from pathlib import Path
 from seqc.analysis.chain import Refusal
 from seqc.analysis.structure import analyse
 from seqc.analysis.text import structure
-from seqc.compiler import Checked, check_source, programs
+from seqc.compiler import Checked, check_source, judge, prepared, programs
 from seqc.diagnostics import SpecError
 from seqc.emit.layer import Programs
 from seqc.explanation import refusal
@@ -51,10 +51,10 @@ def stage_text(stage: str, source: Source, beside: Path | None, options: Options
 
 def _form(checked: Checked, wanted: str | None) -> Form:
     """The form asked for, or the first that applies; raises SpecError with the reasons."""
-    refused = []
+    refused, verdicts = [], judge(checked)
     for form in FORMS:
         if wanted in (None, form.name):
-            verdict = form.applies(checked.recurrence, checked.sizes)
+            verdict = verdicts[form.name]
             if not isinstance(verdict, Refuses):
                 return form
             refused.append(refusal(form.name, verdict))
@@ -63,13 +63,13 @@ def _form(checked: Checked, wanted: str | None) -> Form:
 
 def _structure(checked: Checked) -> str:
     try:
-        return structure(analyse(checked.recurrence, checked.sizes))
+        return structure(analyse(prepared(checked), checked.sizes))
     except Refusal as found:
         return f"structure {checked.recurrence.name}\n  refused: {found.reason}\n"
 
 
 def _kernel(checked: Checked, made: Programs) -> str:
-    rec = checked.recurrence
+    rec = prepared(checked)
     declared = [x.axes for x in rec.inputs] + [x.axes for x in rec.params] + [x.axes for x in rec.states] + [x.axes for x in rec.outputs]
     order = axis_order(made.forward, declared)
     return text.kernel(linearise(made.forward, made.hints, order))

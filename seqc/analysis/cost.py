@@ -47,7 +47,7 @@ def state_size(rec: Recurrence, sizes: Mapping[str, int]) -> int | None:
     """Numbers that one head hands from token to token; None for a state that grows."""
     if any(s.growing for s in rec.states):
         return None
-    return sum(ops.numel(s.axes, sizes) for s in rec.states)
+    return sum(ops.numel(s.axes, sizes) * (2 if s.dtype == "complex" else 1) for s in rec.states)
 
 
 # --- Time --------------------------------------------------------------------------------------------------------------

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from seqc.analysis.affine import Transition
 from seqc.analysis.chain import Chain, Row
+from seqc.analysis.components import Component
 from seqc.analysis.structure import Structure
 from seqc.ir.expr import Expr
 from seqc.ir.text import show
 
 
 def structure(found: Structure) -> str:
-    """The states in the order of their dependence, each with its micro-steps."""
+    """The groups of states in the order of their dependence: chains with their micro-steps, others with their composed step."""
     lines = ["structure"]
-    for state in found.order:
-        lines += _chain(state.name, found.chains[state.name])
+    for c in (c for level in found.levels for c in level):
+        if c.names[0] in found.chains:
+            lines += _chain(c.names[0], found.chains[c.names[0]])
+        elif c.names[0] in found.others:
+            lines += _transition(c, found.others[c.names[0]])
+        else:
+            lines.append(f"  {c.kind} {', '.join(c.names)}{'' if c.newest is None else f': {show(c.newest)}'}")
     return "\n".join(lines) + "\n"
+
+
+def _transition(c: Component, t: Transition) -> list[str]:
+    mixed = [f", {n} mixes [{', '.join(axes)}]" for n, axes in t.mixed.items() if axes]
+    lines = [f"  states {', '.join(c.names)}: affine{''.join(mixed)}"]
+    return [*lines, *(f"    {i} of {j}: {show(e)}" for (i, j), e in {**t.fixed, **t.next}.items())]
 
 
 def _chain(name: str, chain: Chain) -> list[str]:

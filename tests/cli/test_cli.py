@@ -120,6 +120,13 @@ def test_ir(stage: str) -> None:
     assert document("ir", "rwkv7", "--after", stage)["text"].strip() == once.stdout.strip()
 
 
+def test_ir_of_complex_states() -> None:
+    assert "h.re, h.im: affine" in run("ir", "s4d", "--after", "structure").stdout
+    assert "program conv" in run("ir", "s4d", "--after", "program").stdout
+    assert "delay x@shift: x" in run("ir", "mamba3", "--after", "structure").stdout
+    assert document("explain", "s4d")["state_size"] == 64
+
+
 def test_ir_of_a_form() -> None:
     assert "program recurrent" in run("ir", "gla", "--after", "program", "--form", "recurrent").stdout
     assert run("ir", "gla", "--form", "none").exit_code == 2
