@@ -29,6 +29,7 @@ from seqc.passes.differentiate import differentiate
 from seqc.passes.implicit import solved
 from seqc.passes.pairs import in_pairs
 from seqc.passes.phases import split
+from seqc.passes.stabilise import stabilised
 from seqc.proof.prove import Certificate, prove
 from seqc.source import Source
 
@@ -70,7 +71,12 @@ def check_file(path: Path, options: Options = Options()) -> Checked:
 
 
 def prepared(checked: Checked) -> Recurrence:
-    """The recurrence as forms take it: over real numbers, without implicit steps. Raises Refusal where that is not possible."""
+    """The recurrence as forms take it: over real numbers, without implicit steps, stabilised. Raises Refusal where that is not possible."""
+    return stabilised(_unscaled(checked), checked.sizes)
+
+
+def _unscaled(checked: Checked) -> Recurrence:
+    """The recurrence over real numbers and without implicit steps, its states as the text has them."""
     return solved(in_pairs(checked.recurrence))
 
 
@@ -110,7 +116,7 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     built = {form.name: programs(checked, form) for form in applying}
     digest = fingerprint(checked, options)
     rec = prepared(checked)
-    certificate = prove(rec, built, seed=digest, sizes=checked.sizes)
+    certificate = prove(rec, built, seed=digest, text=_unscaled(checked), sizes=checked.sizes)
     layer = Layer(checked.source, checked.model, rec, checked.sizes, options, digest, verdicts, built, certificate)
     package = BACKENDS[options.backend](layer)
     for file in package:

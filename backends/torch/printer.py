@@ -293,7 +293,8 @@ class Printer(Operands):
         lead = tuple(a for a in LEAD if a in e.axes)
         wants = ((mask.row, mask.column), (along, k), (mask.row, k), (mask.column, k))
         texts = [self.laid(x, lead, want) for x, want in zip(e.args, wants, strict=True)]
-        return f"runtime.decayed_solve({', '.join(texts)}, {self.mask(mask)}, {transposed})", ATOM
+        text = f"runtime.decayed_solve({', '.join(texts)}, {self.mask(mask)}, {transposed})"
+        return self.permuted(text, ATOM, (*lead, along, k), self.axes(e))
 
     def _decayed(self, e: Expr) -> Text:
         _, mask = e.attr
@@ -308,11 +309,12 @@ class Printer(Operands):
 
         shapes = {frozenset(set(x.axes) - set(LEAD)) for x in (first, second)}
         if shapes == {frozenset((row, k)), frozenset((column, k))}:
-            name, pair = "gram", ((by(row, k), (row, k)), (by(column, k), (column, k)))
+            name, pair, out = "gram", ((by(row, k), (row, k)), (by(column, k), (column, k))), (row, column)
         elif frozenset((column, k)) in shapes:
-            name, pair = "rows", ((by(row, column), (row, column)), (by(column, k), (column, k)))
+            name, pair, out = "rows", ((by(row, column), (row, column)), (by(column, k), (column, k))), (row, k)
         else:
-            name, pair = "columns", ((by(row, column), (row, column)), (by(row, k), (row, k)))
+            name, pair, out = "columns", ((by(row, column), (row, column)), (by(row, k), (row, k))), (column, k)
         operands = (*pair, (upper, (row, k)), (lower, (column, k)))
         texts = [self.laid(x, lead, want) for x, want in operands]
-        return f"runtime.decayed_{name}({', '.join(texts)}, {self.mask(mask)})", ATOM
+        text = f"runtime.decayed_{name}({', '.join(texts)}, {self.mask(mask)})"
+        return self.permuted(text, ATOM, (*lead, *out), self.axes(e))

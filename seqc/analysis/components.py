@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from seqc.analysis.terms import dependent
 from seqc.ir import ops
-from seqc.ir.expr import Expr, variables
+from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.recurrence import Recurrence, State
 
+BELOW_ALL = -(10**30)  # what a running maximum starts from where nothing came before
 WINDOW = 16  # the longest window whose entries are written out one by one
 
 
@@ -18,7 +19,7 @@ class Component:
     """States that depend on each other. kind: how they depend on themselves.
 
     `delay`: not at all, the state is a value of the token before. `counter`: one more at each token. `window`: the last values
-    of something, oldest first. `coupled`: in any other way.
+    of something, oldest first. `peak`: a running maximum, which a stabiliser is. `coupled`: in any other way.
     """
 
     kind: str
@@ -75,6 +76,8 @@ def _component(group: tuple[State, ...], reads: Mapping[str, set[str]], sizes: M
     newest = _newest(s)
     if newest is not None and int(sizes.get(s.axes[0], WINDOW + 1)) <= WINDOW:
         return Component("window", group, newest)
+    if s.role == "stabiliser" and peak(s) is not None:
+        return Component("peak", group)
     return Component("coupled", group)
 
 
@@ -86,3 +89,38 @@ def _newest(s: State) -> Expr | None:
     if moved is not ops.shift(leaf(s), s.axes[0], -1) or placed.op.name != "place" or placed.attr != (s.axes[0], -1):
         return None
     return None if id(placed.args[0]) in dependent((placed.args[0],), (leaf(s),)) else placed.args[0]
+
+
+Peak = tuple[Expr | None, Expr | None]  # max(m + first, second); None stands for a part that is not there
+
+
+def peak(s: State) -> Peak | None:
+    """A running maximum as max(m + fall, value), if the state's next value is one."""
+    found: dict[int, Peak | None] = {id(leaf(s)): (ops.number(0), None)}
+    sees = dependent((s.next,), (leaf(s),))
+    for node in walk(s.next):
+        if id(node) not in found:
+            found[id(node)] = _peak(node, [found[id(a)] for a in node.args]) if id(node) in sees else (None, node)
+    whole = found[id(s.next)]
+    return whole if whole is not None and whole[0] is not None else None
+
+
+def _peak(node: Expr, args: list[Peak | None]) -> Peak | None:
+    known = [a for a in args if a is not None]
+    if len(known) < len(args):
+        return None
+    match node.op.name:
+        case "stop_gradient" | "broadcast":
+            return known[0]
+        case "maximum":
+            return tuple(_either(x, y) for x, y in zip(*known, strict=True))  # type: ignore[return-value]
+        case "add" | "sub":
+            (fall, value), (other, by) = known if known[1][0] is None or node.op.name == "sub" else known[::-1]
+            if other is None and by is not None:
+                apply = ops.add if node.op.name == "add" else ops.sub
+                return None if fall is None else apply(fall, by), None if value is None else apply(value, by)
+    return None
+
+
+def _either(x: Expr | None, y: Expr | None) -> Expr | None:
+    return y if x is None else x if y is None else ops.maximum(x, y)

@@ -9,6 +9,7 @@ from seqc.analysis.affine import Transition, fitting
 from seqc.analysis.bounds import is_decay
 from seqc.analysis.chain import Chain, Refusal
 from seqc.analysis.components import Component, in_levels, leaf
+from seqc.analysis.exponents import exponent, log_of, never_positive
 from seqc.analysis.reader import Reader
 from seqc.ir.expr import Expr, walk
 from seqc.ir.model import Domain
@@ -72,7 +73,7 @@ def in_normal_form(rec: Recurrence, sizes: Mapping[str, int]) -> bool:
         structure = analyse(rec, sizes)
     except Refusal:
         return False
-    return all(s.name in structure.chains for s in rec.states if len(s.axes) > 1 and s.role != "hidden")
+    return all(s.name in structure.chains for s in rec.states if len(s.axes) > 1 and s.role not in ("hidden", "stabiliser"))
 
 
 def domains(rec: Recurrence) -> dict[str, Domain]:
@@ -85,6 +86,7 @@ def check_decays(rec: Recurrence, chain: Chain, sizes: Mapping[str, int]) -> Non
         if step.decay is None:
             continue
         positive, bounded = is_decay(step.decay, domains(rec), sizes)
+        bounded = bounded or (positive and never_positive(exponent(log_of(step.decay)), domains(rec), sizes))
         if not positive:
             helps = ("declare its input in (0, 1), or write it as exp(g) with `g in (-inf, 0)`",)
             raise Refusal(f"nothing shows that the decay of `{chain.state.name}` is positive", step.decay, helps)

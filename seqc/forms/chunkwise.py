@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from seqc.analysis.chain import Chain, Read, Refusal, Row
+from seqc.analysis.components import leaf
+from seqc.analysis.exponents import Exponent, exponent, log_of
 from seqc.analysis.structure import Structure, analyse, span_of
 from seqc.forms import recurrent
 from seqc.forms.base import Applies, Form, Lowered, Refuses, final, state_lead
@@ -29,22 +31,6 @@ from seqc.ir.recurrence import Recurrence, State
 from seqc.passes.lift import lift
 
 
-def log_of(decay: Expr) -> Expr:
-    """The logarithm of a positive factor, without leaving log space where the factor is an exponential already."""
-    match decay.op.name:
-        case "exp":
-            return decay.args[0]
-        case "sigmoid":
-            return ops.neg(ops.unary("softplus", ops.neg(decay.args[0])))
-        case "mul":
-            return ops.add(log_of(decay.args[0]), log_of(decay.args[1]))
-        case "div":
-            return ops.sub(log_of(decay.args[0]), log_of(decay.args[1]))
-        case "sub" if ops.is_number(decay.args[0], 1):
-            return ops.unary("log1p", ops.neg(decay.args[1]))
-    return ops.log(decay)
-
-
 class _Memory:
     """One state inside a chunk: its rows as tensors over the chunk, and what the formulas of the module need of them.
 
@@ -52,8 +38,10 @@ class _Memory:
     rows, @m micro-steps. Memories with equal counts share axes, and with them what is computed from the same inputs.
     """
 
-    def __init__(self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str], alone: bool):
-        self.alone = alone
+    def __init__(
+        self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str], alone: bool, unit: State | None
+    ):
+        self.alone, self.unit = alone, unit
         self.chain, self.name, self.up, self.valid, self.hints = chain, name, up, valid, hints
         self.n = max(len(chain.steps), 1)
         self.erase = [[r for r in s.rows if r.read is not None] for s in chain.steps]
@@ -65,6 +53,7 @@ class _Memory:
         self.along = tuple(dict.fromkeys(a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes))
         self.by_value = bool(set(self.along) & set(chain.value))
         self.S = ops.var(name, (*state_lead("head"), *chain.state.axes))
+        self.first: Expr | None = None  # what G is short of, where it is kept relative to the state's units
         self.G = self._running() if self.decays else None
 
     def hint(self, e: Expr, word: str) -> Expr:
@@ -87,12 +76,45 @@ class _Memory:
 
     def _running(self) -> Expr:
         """G: the running sum of log decays over the micro-steps of the chunk; padding does not decay."""
-        logs = [ops.number(0) if s.decay is None else self.up(log_of(s.decay)) for s in self.chain.steps]
+        found = [Exponent() if s.decay is None else exponent(log_of(s.decay)) for s in self.chain.steps]
+        units, found = self._without_units(found)
+        logs = [self.up(x.value) for x in found]
         axes = tuple(dict.fromkeys(a for e in logs for a in e.axes))
         logs = [ops.mul(ops.broadcast(e, axes), self.valid) if not ops.is_zero(e) else ops.broadcast(e, axes) for e in logs]
         wide = tuple(dict.fromkeys(a for e in logs for a in e.axes))
         rows = self._per_micro([ops.broadcast(e, wide) for e in logs], self.micro)
-        return self.hint(ops.cumsum(rows, self.micro), "G")
+        G = rows if ops.is_zero(rows) else ops.cumsum(rows, self.micro)
+        if self.first is not None:
+            G = ops.sub(G, self._per_micro(units, self.micro))
+        return self.hint(G, "G")
+
+    def _without_units(self, found: list[Exponent]) -> tuple[list[Expr], list[Exponent]]:
+        """The decays without what a change of the state's units takes part in, and the units after each micro-step.
+
+        With units m the log decays hold m_(t-1) - m_t, whose sum is m_first - m_t at once: nothing is added up that could
+        round. G is kept less m_first, and differences of it need no more; at the chunk's start G is -m_first.
+        """
+        m = self.unit
+        if m is None:
+            return [], found
+        change = exponent(ops.stop_gradient(leaf(m))).minus(exponent(m.next))
+        changes = [all(term in x.terms for term in change.terms) for x in found]
+        if not any(changes):
+            return [], found
+        before, after = self.up(ops.stop_gradient(leaf(m))), self.up(m.next)
+        self.first = ops.select(before, TOKENS, 0)
+        units = [after if any(changes[: i + 1]) else before for i in range(len(found))]
+        return units, [x.minus(change) if changed else x for x, changed in zip(found, changes, strict=True)]
+
+    def _before(self) -> Expr:
+        """G before each micro-step: a shift of G, never G less a decay."""
+        assert self.G is not None
+        moved = ops.shift(self.G, self.micro, 1)
+        return moved if self.first is None else ops.sub(moved, ops.place(self.first, self.micro, 0))
+
+    def since_start(self, exponent: Expr) -> Expr:
+        """An exponent counted from the chunk's first state."""
+        return exponent if self.first is None else ops.add(exponent, self.first)
 
     def rows(self, table: list[list[Row]], rank: int, pick: Callable[[Row], Expr | None], axes: tuple[str, ...], axis: str) -> Expr:
         """A part of the rows as a tensor along `axis`; missing rows and parts are zero."""
@@ -107,7 +129,7 @@ class _Memory:
     def exponent(self, axis: str, rank: int, before: bool) -> Expr:
         """G at each row: after its micro-step, or before it (what a read sees)."""
         assert self.G is not None
-        G = ops.shift(self.G, self.micro, 1) if before else self.G
+        G = self._before() if before else self.G
         if rank == 1:
             return ops.rename(G, {self.micro: axis})
         return ops.flatten(ops.broadcast(G, (*G.axes, f"{axis}#{rank}")), (self.micro, f"{axis}#{rank}"), axis)
@@ -115,7 +137,7 @@ class _Memory:
     def at_token(self, done: int) -> Expr:
         """G at each token after `done` of its micro-steps."""
         assert self.G is not None
-        G = self.G if done else ops.shift(self.G, self.micro, 1)
+        G = self.G if done else self._before()
         index = done - 1 if done else 0
         if self.n == 1:
             return ops.rename(G, {self.micro: TOKENS})
@@ -149,7 +171,7 @@ class _Memory:
         out = (*lead, axis, *self.chain.value)
         if exponent is None:
             return ops.contract((x, self.S), out)
-        scale = ops.exp(exponent)
+        scale = ops.exp(self.since_start(exponent))
         if self.by_value:
             return ops.mul(scale, ops.contract((x, self.S), out))
         return ops.contract((self.hint(ops.mul(scale, x), "q_in"), self.S), out)
@@ -180,7 +202,7 @@ class _Memory:
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
         target = self._target(b, before)
         # (I + A)^-1 is applied to both terms, so that between chunks only two products with the state remain.
-        W = self.hint(self._solved(T, b if before is None else ops.mul(ops.exp(before), b), chain.key), "W")
+        W = self.hint(self._solved(T, b if before is None else ops.mul(ops.exp(self.since_start(before)), b), chain.key), "W")
         from_state = ops.contract((W, self.S), (*(a for a in self.S.axes if a not in (*chain.key, *value)), self.i, *value))
         u = ops.number(0) if ops.is_zero(target) else self.hint(self._solved(T, target, value), "u")
         self.U = self.hint(ops.rename(ops.sub(u, from_state), {self.i: self.j}), "U")
@@ -224,7 +246,7 @@ class _Memory:
         if self.decays:
             assert self.G is not None
             end = ops.select(self.G, self.micro, -1)
-            total = ops.mul(self.hint(ops.exp(end), "keep"), self.S)
+            total = ops.mul(self.hint(ops.exp(self.since_start(end)), "keep"), self.S)
         re, rp = self.ranks
         if re:
             total = ops.add(total, self._written(self.a, self.U, self.G_j, self.j, re, "a_out"))
@@ -299,13 +321,14 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
     """One Carry along c for the chains of a level; afterwards what anything reads of them stands at every token."""
     rec, table = series.rec, series.inner(CHUNKS)
     carried, emitted, found, widths = [], [], {}, []
+    units: dict[str | None, State] = {s.name: s for s in rec.states if s.role == "stabiliser"}
 
     def up(e: Expr) -> Expr:
         return series.checked(lift((e,), table)[0], e)
 
     for s in chains:
         chain = structure.chains[s.name]
-        memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, len(structure.order) == 1)
+        memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, len(structure.order) == 1, units.get(s.stabiliser))
         memory.solve()
         widths += _widths(memory)
         users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]

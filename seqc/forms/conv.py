@@ -40,6 +40,9 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
         return verdict
     if not rec.states:
         return Refuses("the layer carries no state", rec.span)
+    scaled = next((s for s in rec.states if s.stabiliser), None)
+    if scaled is not None:
+        return Refuses(f"`{scaled.name}` takes in an exponential of an input", scaled.span)
     try:
         _linear(rec)
         found = _transition(rec, sizes)

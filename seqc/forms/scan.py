@@ -26,7 +26,9 @@ from seqc.forms.transitions import scan
 from seqc.ir.program import CHUNKS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
 
-EARLIER = {"delay": "a value of the token before", "window": "values of the last tokens", "counter": "the position"}
+EARLIER = {
+    "delay": "a value of the token before", "window": "values of the last tokens", "counter": "the position", "peak": "a running maximum",
+}  # fmt: skip
 
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
@@ -34,7 +36,7 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     verdict = recurrent.applies(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
-    matrix = next((s for s in rec.states if len(s.axes) > 1 and s.role != "hidden"), None)
+    matrix = next((s for s in rec.states if len(s.axes) > 1 and s.role not in ("hidden", "stabiliser")), None)
     if matrix is not None and in_normal_form(rec, sizes):
         return Refuses(f"it would write out `{matrix.name}` at every token, which the `chunkwise` form does not", matrix.span)
     try:

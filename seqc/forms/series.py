@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from seqc.analysis.chain import Refusal
-from seqc.analysis.components import Component, leaf
+from seqc.analysis.components import BELOW_ALL, Component, leaf, peak
 from seqc.forms.base import VALID, body_leaves, final, initial, outer_leaves, state_lead
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Equation, Map, Stage, inside
+from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Map, Stage, inside, outer_of
 from seqc.ir.recurrence import Recurrence, State
 from seqc.passes.lift import lift
 
@@ -80,8 +80,11 @@ class Series:
     # --- States that are earlier values ------------------------------------------------------------------------
 
     def add(self, c: Component) -> None:
-        """A delay, a window or a counter: its values before each token, and after the last."""
+        """A delay, a window, a counter or a running maximum: its values before each token, and after the last."""
         (s,) = c.states
+        if c.kind == "peak":
+            self._peaks(s)
+            return
         if c.kind == "counter":
             (before,) = self.map([Equation(f"{s.name}@t", self._counted(s))])
             after = ops.add(before, ops.number(1))
@@ -110,6 +113,37 @@ class Series:
         for i in range(length):
             entries.append(self.earlier(entries[-1], ops.select(self.first(s), axis, length - 1 - i)))
         return ops.broadcast(ops.stack(entries[:0:-1], axis), (CHUNKS, *state_lead(s.scope), TOKENS, *s.axes))
+
+    def _peaks(self, s: State) -> None:
+        """A running maximum: inside all chunks at once, from chunk to chunk, then both. Without gradient: it is a choice of units.
+
+        What the text calls its next value is, everywhere, the value that is found here, whatever the order of comparisons.
+        """
+        found = peak(s)
+        assert found is not None
+        axes, table = (CHUNKS, *state_lead(s.scope), *s.axes), self.inner(TOKENS)
+        fall, value = lift([ops.number(0) if e is None else e for e in found], table)
+        is_token = ops.compare("gt", inside(self.valid, TOKENS), ops.number(0))
+        top, fallen = ops.var(f"{s.name}.top", axes), ops.var(f"{s.name}.fall", axes)
+        here = ops.add(top, fall) if found[1] is None else ops.maximum(ops.add(top, fall), value)
+        nexts = {top: ops.where(is_token, here, top), fallen: ops.where(is_token, ops.add(fallen, fall), fallen)}
+        first = {top: ops.number(BELOW_ALL), fallen: ops.number(0)}
+        carried = tuple(Carried(x.name, ops.broadcast(first[x], axes), ops.broadcast(e, axes), f"{x.name}@end") for x, e in nexts.items())
+        inner = tuple(Equation(f"{x.name}@l", k.next) for x, k in zip(nexts, carried, strict=True))
+        self.stages.append(Carry(TOKENS, False, carried, inner))
+        own = ops.var(f"{s.name}@c", axes[1:])
+        ends = [inside(ops.var(k.final, axes), CHUNKS) for k in carried]
+        used = ops.compare("gt", ops.select(self.valid, TOKENS, 0), ops.number(0))  # chunks that are not padding alone
+        joined = ops.where(lift((used,), {self.valid: inside(self.valid, CHUNKS)})[0], ops.maximum(ops.add(own, ends[1]), ends[0]), own)
+        over = Carried(own.name, self.first(s), ops.broadcast(joined, own.axes), f"{s.name}@chunks")
+        start = Equation(f"{s.name}@start", own)
+        self.stages.append(Carry(CHUNKS, False, (over,), (start,)))
+        tops, falls = (outer_of(e, TOKENS) for e in inner)
+        whole = ops.where(used, ops.maximum(ops.add(outer_of(start, CHUNKS), falls), tops), outer_of(start, CHUNKS))
+        (after,) = self.map([Equation(f"{s.name}@new", self._wide(s, whole, s.axes))])
+        (before,) = self.map([Equation(f"{s.name}@t", self.earlier(after, self.first(s)))])
+        self.table |= {leaf(s): before, s.next: ops.stop_gradient(after)}
+        self.finals[s.name] = self.at_end(ops.stop_gradient(after), (*state_lead(s.scope), *s.axes))
 
     # --- The end -----------------------------------------------------------------------------------------------
 

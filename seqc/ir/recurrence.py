@@ -23,7 +23,8 @@ class State:
 
     init: its value before the first token. next: its value after the token, over leaves named like inputs, params and
     states (a state's leaf is its value before the token). role: declared in the text, owned by an algorithm, implied
-    by the text, or a stabiliser. growing: the axis that lengthens by one at every token.
+    by the text, or a stabiliser. growing: the axis that lengthens by one at every token. stabiliser: the name of a state
+    m, if the text's value is this one times e^m.
     """
 
     name: str
@@ -37,6 +38,7 @@ class State:
     clock: Clock = Clock()
     growing: str | None = None
     integer: bool = False
+    stabiliser: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ exp(x) = g^x, so exp(a + b) = exp(a) exp(b), and exp(log(s) + x) = s exp(x); exp
 more, after which they are oracles. The subgroup of g's powers plays the positive
 numbers: every other residue lies in one of four cosets, and comparisons depend on the coset of the difference, so that
 maxima and signs are symmetric and homogeneous under positive factors. cos t = (z + 1/z) / 2 with z = g^(k t), sin t the
-same with i, a square root of -1. What has no such meaning is an oracle: a random function, the same for equal arguments.
+same with i, a square root of -1. What has no gradient is a choice of units: its exponential is positive, a power of g.
+What has no such meaning is an oracle: a random function, the same for equal arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Field(Composed[Number]):
         self._primitives: dict[str, Callable[[Number], Number]] = {
             "neg": self._neg, "exp": self._exp, "log": self._log, "sqrt": self._sqrt, "sin": self._sin, "cos": self._cos,
             "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
-            "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": lambda x: x,
+            "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": self.plain,
         }  # fmt: skip
 
     def shape(self, x: Number) -> tuple[int, ...]:
@@ -79,12 +80,18 @@ class Field(Composed[Number]):
     # --- Logarithms ----------------------------------------------------------------------------------------------
 
     def plain(self, x: Number) -> Number:
-        """The same value where its exponential cannot stay a product: a logarithm becomes a random function of its argument."""
+        """The same value where its exponential cannot stay a product: a logarithm becomes a random function of its argument.
+
+        The logarithm of one stays zero. The exponential of such a value is always a positive number, a power of g.
+        """
         if x.extra is None:
             return x
 
         def rule(level: int, own: Residues, *argument: Residues) -> Residues:
-            return MODULI[level].add(own, self.oracles.function("log in a product", MODULI[level], *argument)) if level else own
+            if not level:
+                return own
+            log = self.oracles.function("log in a product", MODULI[level], *argument)
+            return MODULI[level].add(own, np.where(argument[0] == 0, np.uint64(0), log))
 
         extra = x.extra
         return Number(lambda level: ((x, level), (extra, 0)) if level else ((x, 0),), rule, x.whole)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from seqc.forms.base import final, initial
+from seqc.forms.base import final, initial, state_lead
+from seqc.ir import ops
 from seqc.ir.execute import execute
+from seqc.ir.interp import evaluate
 from seqc.ir.program import Program
 from seqc.ir.recurrence import Recurrence
 from seqc.ir.rules import extent
@@ -18,14 +20,19 @@ from seqc.proof.arithmetic import Field
 from seqc.proof.candidate import Candidate
 from seqc.proof.dual import Dual, Duals
 from seqc.proof.field import L, P, Q, Residues
+from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
 from seqc.proof.trial import Trial, draw, flat, is_chunked, laid_out
 
+STABILISED = "stabilised"
 STAGES = ("as lowered", "as printed", "gradient", "gradient of another form", "second gradient")
 
 
 class Bench:
-    """A recurrence at a trial's points; everything is computed when first asked for, and once."""
+    """A recurrence at a trial's points; everything is computed when first asked for, and once.
+
+    A state S with a stabiliser m stands for S e^m, which is what is compared: a form may choose an m of its own.
+    """
 
     def __init__(self, rec: Recurrence, trial: Trial, seed: str):
         self.rec, self.trial = rec, trial
@@ -33,6 +40,8 @@ class Bench:
         self.sizes = trial.sizes(chunked=False)
         self.draws = draw(rec, trial, self.oracles)
         self._adjoints: dict[tuple[str, str], dict[str, Residues]] = {}
+        self._units: dict[str, dict[str, Number]] = {}
+        self.scaled = {s.name: s for s in rec.states if s.stabiliser is not None}
 
     # --- The recurrence ------------------------------------------------------------------------------------------
 
@@ -40,11 +49,35 @@ class Bench:
         """Values by the recurrence's names: a state's name holds its first value."""
         return {**values, **{s.name: values[initial(s.name)] for s in self.rec.states}}
 
+    def _unit(self, A: Any, name: str, states: Mapping[str, Any]) -> Any:
+        """e^m for a state's stabiliser m, with the state's axes."""
+        s = self.scaled[name]
+        (m,) = (t for t in self.rec.states if t.name == s.stabiliser)
+        own, lead = (*state_lead(s.scope), *s.axes), state_lead(m.scope)
+        value = ops.broadcast(ops.exp(ops.var(m.name, (*lead, *m.axes))), own)
+        return evaluate(A, (value,), {m.name: states[m.name]})[0]
+
+    def unscaled(self, A: Any, states: Mapping[str, Any], one: bool = False) -> dict[str, Any]:
+        """States as the text has them; `one` sequence's alone, without its axis."""
+
+        def side(x: Any, at: Callable[[Any], Any]) -> Any:
+            return A.structural(at, x) if one else x
+
+        wide = {n: side(x, lambda a: a[:, None]) for n, x in states.items()}
+        products = {n: A.combine("mul", wide[n], self._unit(A, n, wide)) for n in self.scaled}
+        return {**states, **{n: side(x, lambda a: a[:, 0]) for n, x in products.items()}}
+
+    def _run(self, A: Any, values: Mapping[str, Any]) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+        found = []
+        for i, n in enumerate(self.trial.lengths):
+            outputs, last = reference.run(A, self.rec, self._given(values), self.trial.points, i, n)
+            found.append((outputs, self.unscaled(A, last, one=True)))
+        return found
+
     @cached_property
     def expected(self) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
         """The recurrence's outputs per token and last states, sequence by sequence."""
-        A, given = Field(self.oracles, self.sizes), self._given(self.draws.values)
-        return [reference.run(A, self.rec, given, self.trial.points, i, n) for i, n in enumerate(self.trial.lengths)]
+        return self._run(Field(self.oracles, self.sizes), self.draws.values)
 
     @cached_property
     def oracles_per_token(self) -> int:
@@ -59,11 +92,10 @@ class Bench:
         """<u, J v> per point: u the seeds, v the directions of the named inputs."""
         A = Duals(Field(self.oracles, self.sizes))
         values = {n: Dual(x, self.draws.tangents.get(n) if n in names else None) for n, x in self.draws.values.items()}
-        given, seeds = self._given(values), self.draws.seeds
+        seeds = self.draws.seeds
         total = np.zeros(self.trial.points, np.uint64)
-        for i, n in enumerate(self.trial.lengths):
-            outputs, last = reference.run(A, self.rec, given, self.trial.points, i, n)
-            pairs = [(x.tangent, seeds[name].p[:, i, :, t]) for t, values in enumerate(outputs) for name, x in values.items()]
+        for i, (outputs, last) in enumerate(self._run(A, values)):
+            pairs = [(x.tangent, seeds[name].p[:, i, :, t]) for t, found in enumerate(outputs) for name, x in found.items()]
             pairs += [(x.tangent, seeds[final(s)].p[:, i]) for s, x in last.items()]
             for tangent, seed in pairs:
                 total = total if tangent is None else P.add(total, dot(tangent, seed))
@@ -75,12 +107,34 @@ class Bench:
 
     # --- The forms -----------------------------------------------------------------------------------------------
 
+    def values(self, program: Program) -> dict[str, Residues]:
+        """A forward program's results as the text has them: states in their own units."""
+        found = self._executed(program, {})
+        A = Field(self.oracles, self.trial.sizes(is_chunked(program)))
+        states = self.unscaled(A, {s.name: found[final(s.name)] for s in self.rec.states})
+        return self._flat(program, {**found, **{final(n): x for n, x in states.items()}})
+
+    def units(self, form: Candidate) -> dict[str, Number]:
+        """e^m at the end, by the name of each state that has a stabiliser m: a form may choose its own."""
+        if self.scaled and form.name not in self._units:
+            found = self._executed(form.forward, {})
+            A = Field(self.oracles, self.sizes)
+            states = {s.name: found[final(s.name)] for s in self.rec.states}
+            self._units[form.name] = {n: self._unit(A, n, states) for n in self.scaled}
+        return self._units.get(form.name, {})
+
     def run(self, program: Program, seeds: Mapping[str, Any]) -> dict[str, Residues]:
         """A program's results at the points, with time as tokens alone."""
+        return self._flat(program, self._executed(program, seeds))
+
+    def _executed(self, program: Program, seeds: Mapping[str, Any]) -> dict[str, Number]:
         sizes = self.trial.sizes(is_chunked(program))
         arithmetic: Any = partial(Field, self.oracles)
         given = laid_out(Field(self.oracles, sizes), {**self.draws.values, **seeds}, program.inputs, self.trial)
-        found = execute(program, arithmetic, given, sizes)
+        return execute(program, arithmetic, given, sizes)
+
+    def _flat(self, program: Program, found: Mapping[str, Number]) -> dict[str, Residues]:
+        sizes = self.trial.sizes(is_chunked(program))
 
         def whole(p: Residues, axes: tuple[str, ...]) -> Residues:
             return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes)
@@ -91,7 +145,9 @@ class Bench:
         """A form's `first` or `second` adjoint at the points."""
         key = (form.name, which)
         if key not in self._adjoints:
-            seeds = {leaf.name: self.draws.seeds[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+            A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
+            of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
+            seeds = {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
             if which == "first":
                 self._adjoints[key] = self.run(form.backward, seeds)
             else:
@@ -115,10 +171,31 @@ def dot(x: Residues, y: Residues) -> Residues:
     return P.sum(product.reshape((product.shape[0], -1)), (1,))
 
 
+def step_differs(bench: Bench, text: Recurrence) -> Iterator[str]:
+    """Where one token of the stabilised recurrence is not one token of the text, in values or in a derivative.
+
+    The states are any, so that a whole sequence follows token by token.
+    """
+    A = Duals(Field(bench.oracles, bench.sizes))
+    values = {n: Dual(x, bench.draws.tangents.get(n)) for n, x in bench.draws.values.items()}
+    given = bench._given(values)
+    first = bench.unscaled(A, {s.name: given[s.name] for s in bench.rec.states})
+    mine, last = reference.run(A, bench.rec, given, bench.trial.points, 0, 1)
+    theirs, after = reference.run(A, text, {**given, **first}, bench.trial.points, 0, 1)
+    found = {**mine[0], **bench.unscaled(A, last, one=True)}
+    for name, x in {**theirs[0], **after}.items():
+        if (found[name].value.p != x.value.p).any() or (_tangent(found[name]) != _tangent(x)).any():
+            yield name
+
+
+def _tangent(x: Dual) -> Residues:
+    return np.zeros_like(x.value.p) if x.tangent is None else x.tangent
+
+
 def differences(bench: Bench, form: Candidate, other: Candidate) -> Iterator[tuple[str, str]]:
     """Stage and output wherever a form and the recurrence, or the other form, are not the same."""
     for stage, program in ((STAGES[0], form.lowered), (STAGES[1], form.forward)):
-        yield from ((stage, name) for name in _values_that_differ(bench, bench.run(program, {})))
+        yield from ((stage, name) for name in _values_that_differ(bench, bench.values(program)))
     yield from ((STAGES[2], name) for name in _gradients_that_differ(bench, form))
     if form is not other:
         yield from ((STAGES[3], name) for name in _adjoints_that_differ(bench, form, other, "first"))
@@ -130,7 +207,7 @@ def _values_that_differ(bench: Bench, found: Mapping[str, Residues]) -> Iterator
         pairs = ((found[o.name][:, i, :, t], values[o.name].p) for i, (run, _) in enumerate(bench.expected) for t, values in enumerate(run))
         if any((x != y).any() for x, y in pairs):
             yield o.name
-    for s in bench.rec.states:
+    for s in (s for s in bench.rec.states if s.role != "stabiliser"):
         if any((found[final(s.name)][:, i] != last[s.name].p).any() for i, (_, last) in enumerate(bench.expected)):
             yield final(s.name)
 
@@ -150,7 +227,7 @@ def _gradients_that_differ(bench: Bench, form: Candidate) -> Iterator[str]:
 
 
 def _adjoints_that_differ(bench: Bench, form: Candidate, other: Candidate, which: str) -> Iterator[str]:
-    mine, theirs = bench.adjoint(form, which), bench.adjoint(other, which)
+    mine, theirs = _in_text_units(bench, form, which), _in_text_units(bench, other, which)
     of_outputs = {f"d_{leaf.name}" for leaf, o in zip(form.seeds, bench.rec.outputs, strict=False)}
     for name in mine:
         x, y = mine[name], theirs[name]
@@ -161,3 +238,13 @@ def _adjoints_that_differ(bench: Bench, form: Candidate, other: Candidate, which
             differ = bool((x != y).any())
         if differ:
             yield name
+
+
+def _in_text_units(bench: Bench, form: Candidate, which: str) -> dict[str, Residues]:
+    """A form's adjoint; what belongs to the adjoint of a last state is taken in the text's units, as those of two forms differ."""
+    found = dict(bench.adjoint(form, which))
+    for leaf, e in zip(form.seeds, form.forward.outputs, strict=True):
+        units = {final(n): u for n, u in bench.units(form).items()}
+        if e.name in units and f"d_{leaf.name}" in found:
+            found[f"d_{leaf.name}"] = P.mul(found[f"d_{leaf.name}"], units[e.name].p)
+    return found

@@ -67,7 +67,7 @@ class Duals(Composed[Dual]):
 
     def primitive(self, name: str, x: Dual) -> Dual:
         if name == "stop_gradient":
-            return Dual(x.value)
+            return Dual(self.field.primitive(name, x.value))
         value = self.field.primitive(name, x.value)
         if x.tangent is None or name in ("floor", "ceil", "trailing_zeros"):
             return Dual(value)

@@ -92,7 +92,7 @@ class Draws:
     """Random residues for a trial, with time as tokens alone: values by the Programs' names of inputs, and directions.
 
     tangents: a direction for every input that is differentiated. seeds: an adjoint for every output, zero in the padding
-    and for whole numbers.
+    and for whole numbers and stabilisers, which have no gradient.
     """
 
     values: dict[str, Number]
@@ -118,7 +118,8 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
         values[name] = _within(field, domain, residues(name, axes))
-    directions = [n for n, _, domain in leaves if not domain.integer]
+    units = {s.name for s in rec.states if s.role == "stabiliser"}
+    directions = [n for n, _, domain in leaves if not domain.integer and n not in map(initial, units)]
     tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
     alive = np.arange(sizes[TOKENS]) < np.array(trial.lengths)[:, None]
     seeds = {}
@@ -128,7 +129,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
         seeds[o.name] = field.given([x * mask for x in drawn])
     for s in rec.states:
         drawn = residues(f"adjoint of {s.name}", (*state_lead(s.scope), *s.axes))
-        seeds[final(s.name)] = field.given([np.zeros_like(x) for x in drawn] if s.integer else drawn)
+        seeds[final(s.name)] = field.given([np.zeros_like(x) for x in drawn] if s.integer or s.name in units else drawn)
     if hidden := unseen(rec):
         values[SHOWN] = field.given(residues(SHOWN, ("0", *hidden)))
     values[VALID] = field.whole(alive.astype(np.int64)[None])

@@ -54,13 +54,19 @@ def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[s
     widths = [a for a, _, _ in program.widths]
     rows = [a for a in widths if a[1] in "rm" and "#" not in a]
     columns = [a for a in widths if a[1] == "s" and "#" not in a]
-    walked = [TOKENS] if any(isinstance(s, Carry) and s.axis == TOKENS and _batched(s) for s in program.stages) else []
+    loops = [(s.axis, _entries(s)) for s in program.stages if isinstance(s, Carry)]
+    tokens, chunks = (max((n for axis, n in loops if axis == along), default=0) for along in (TOKENS, CHUNKS))
+    walked = [TOKENS] if tokens and tokens >= chunks else []
     return (*walked, *LEAD, TOKENS, *rows, *columns, *(a for a in widths if "#" in a), *named)
 
 
-def _batched(stage: Carry) -> bool:
-    """Whether a loop carries more than params make: what it walks along then stands first in memory."""
-    return any(BATCH in k.init.axes or CHUNKS in k.init.axes for k in stage.carried)
+def _entries(stage: Carry) -> int:
+    """The most axes of the text that a loop's values have, and one more, if it carries more than params make.
+
+    What the loop of the largest values walks along stands first in memory.
+    """
+    kept = (k.init.axes for k in stage.carried if BATCH in k.init.axes or CHUNKS in k.init.axes)
+    return max((1 + sum(not a.startswith("@") for a in axes) for axes in kept), default=0)
 
 
 def rank(order: tuple[str, ...], axis: str) -> tuple[int, int, str]:

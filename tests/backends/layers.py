@@ -14,11 +14,12 @@ import torch
 from conftest import ROOT
 from torch import Tensor
 
-from seqc.compiler import Checked, check_file
+from seqc.compiler import Checked, check_file, prepared
 from seqc.forms.base import unseen
 from seqc.ir import interp
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
+from seqc.ir.recurrence import Recurrence, State
 from seqc.ir.rules import extent
 
 LENGTHS = (5, 3, 4, 2, 6)
@@ -45,14 +46,47 @@ class Call:
         n = len(rec.inputs) + len(rec.params)
         args = self.arguments if arguments is None else arguments
         function = package.reference if form == "reference" else getattr(package, rec.name)
-        parts = tuple(part for x in args[n:] for part in ((x.real, x.imag) if x.is_complex() else (x,)))
+        parts = self.in_units([part for x in args[n:] for part in ((x.real, x.imag) if x.is_complex() else (x,))])
         state: Any = None if not parts else parts if len(parts) > 1 else parts[0]
         kind = "auto" if form == "reference" else form
         named = {name: {"depth": 2, "depths": 5, **self.sizes}[name] for name in unseen(rec)}
         out, last = function(*args[:n], **named, initial_state=state, output_final_state=True, cu_seqlens=self.cu_seqlens, form=kind)
-        rest = list(last if isinstance(last, tuple) else (last,))
+        rest = self.in_text_units(last if isinstance(last, tuple) else (last,))
         states = [torch.complex(rest.pop(0), rest.pop(0)) if s.dtype == "complex" else rest.pop(0) for s in rec.states]
         return (*(out if isinstance(out, tuple) else (out,)), *states)
+
+
+    def in_units(self, states: list[Tensor]) -> tuple[Tensor, ...]:
+        """First states as the package takes them: S e^-m, and a random m, where the state has a stabiliser."""
+        if not states:
+            return ()
+        rec = prepared(self.checked)
+        g = torch.Generator().manual_seed(7)
+        units = {s.name: self._unit(s, g) for s in rec.states if s.role == "stabiliser"}
+        found = []
+        for s, x in zip(rec.states, states, strict=False):
+            m = units.get(s.stabiliser or "")
+            found.append(x if m is None else x * torch.exp(-_beside(m, rec, s)).to(x.dtype))
+        return (*found, *units.values())
+
+    def _unit(self, m: State, g: torch.Generator) -> Tensor:
+        lead = {"head": (len(self.states[0]), self.sizes["heads"]), "layer": (len(self.states[0]),)}[m.scope]
+        return torch.randn((*lead, *(extent(self.sizes, a) for a in m.axes)), generator=g, dtype=torch.float64)
+
+    def in_text_units(self, states: tuple[Tensor, ...]) -> list[Tensor]:
+        """Last states as the text has them."""
+        rec = prepared(self.checked)
+        by_name = {s.name: x for s, x in zip(rec.states, states, strict=True)}
+        mine = [s for s in rec.states if s.role != "stabiliser"]
+        return [by_name[s.name] * torch.exp(_beside(by_name[s.stabiliser], rec, s)) if s.stabiliser else by_name[s.name] for s in mine]
+
+
+def _beside(m: Tensor, rec: Recurrence, s: State) -> Tensor:
+    """A stabiliser with the axes of its state."""
+    own = next(t.axes for t in rec.states if t.name == s.stabiliser)
+    lead = m.dim() - len(own)
+    shape = [*m.shape[:lead], *(m.shape[lead + own.index(a)] if a in own else 1 for a in s.axes)]
+    return m.reshape(shape)
 
 
 @cache
