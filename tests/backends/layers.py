@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from math import isfinite
@@ -35,6 +35,10 @@ class Call:
     params: tuple[Tensor, ...]
     states: tuple[Tensor, ...]
     cu_seqlens: Tensor | None
+    rec: Recurrence = field(init=False)  # as forms take it, with stabilisers
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rec", prepared(self.checked))
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
@@ -58,9 +62,9 @@ class Call:
 
     def in_units(self, states: list[Tensor]) -> tuple[Tensor, ...]:
         """First states as the package takes them: S e^-m, and a random m, where the state has a stabiliser."""
-        if not states:
-            return ()
-        rec = prepared(self.checked)
+        rec = self.rec
+        if not states or not any(s.stabiliser for s in rec.states):
+            return tuple(states)
         g = torch.Generator().manual_seed(7)
         units = {s.name: self._unit(s, g) for s in rec.states if s.role == "stabiliser"}
         found = []
@@ -75,7 +79,9 @@ class Call:
 
     def in_text_units(self, states: tuple[Tensor, ...]) -> list[Tensor]:
         """Last states as the text has them."""
-        rec = prepared(self.checked)
+        rec = self.rec
+        if not any(s.stabiliser for s in rec.states):
+            return list(states)
         by_name = {s.name: x for s, x in zip(rec.states, states, strict=True)}
         mine = [s for s in rec.states if s.role != "stabiliser"]
         return [by_name[s.name] * torch.exp(_beside(by_name[s.stabiliser], rec, s)) if s.stabiliser else by_name[s.name] for s in mine]
