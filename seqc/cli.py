@@ -53,6 +53,7 @@ class Stage(StrEnum):
     ast = "ast"
     model = "model"
     recurrence = "recurrence"
+    stabilised = "stabilised"
     structure = "structure"
     program = "program"
     adjoint = "adjoint"

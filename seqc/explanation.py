@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from seqc.analysis.chain import Refusal
 from seqc.analysis.cost import cost, state_size
-from seqc.compiler import Checked, judge, programs
+from seqc.compiler import Checked, judge, prepared, programs
 from seqc.console import render
 from seqc.diagnostics import Diagnostic, Label, as_json
 from seqc.emit.estimate import LONG, Estimate, estimate, fastest, settled
@@ -16,7 +17,7 @@ from seqc.forms import FORMS, Applies, Refuses
 from seqc.ir import ops
 from seqc.ir.recurrence import Recurrence
 from seqc.options import Options
-from seqc.reading import Affine, Choice, affine, choices, readouts
+from seqc.reading import Affine, Choice, affine, choices, readouts, stabilisers
 from seqc.source import Span
 
 UNKNOWN = 64  # the size that an axis is taken to have where only the module's width would tell
@@ -67,15 +68,17 @@ class Refused:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How seqc understands a spec. `state_size`: numbers per head that go from token to token; None if they grow.
+    """How seqc understands a spec.
 
-    sizes: those that the costs are for; `assumed` are the ones among them that the spec does not give.
+    stabilisers: the states that are kept in units of their own. state_size: numbers per head that go from token to token;
+    None if they grow. sizes: those that the costs are for; `assumed` are the ones among them that the spec does not give.
     """
 
     name: str
     doc: tuple[str, ...]
     choices: tuple[Choice, ...]
     states: tuple[Affine, ...]
+    stabilisers: tuple[str, ...]
     readouts: tuple[str, ...]
     equations: tuple[Equation, ...]
     sizes: dict[str, int]
@@ -98,6 +101,7 @@ def explained(checked: Checked, options: Options) -> Explanation:
     """Reads a checked spec: nothing is proved or printed."""
     rec = checked.recurrence
     assumed, sizes = known_sizes(rec, checked)
+    taken = _as_forms_take_it(checked)
     verdicts = judge(checked)
     applying = [(f, v) for f in FORMS if isinstance(v := verdicts[f.name], Applies)]
     made = [programs(checked, form) for form, _ in applying]
@@ -105,9 +109,18 @@ def explained(checked: Checked, options: Options) -> Explanation:
     forms = tuple(_computed(p, v, t, sizes) for p, (_, v), t in zip(made, applying, times, strict=True))
     refused = tuple(Refused(name, refusal(name, v)) for name, v in verdicts.items() if isinstance(v, Refuses))
     return Explanation(
-        rec.name, tuple(d.strip('"') for d in rec.doc), choices(checked.model), affine(rec, checked.sizes), readouts(rec, checked.sizes),
-        _equations(rec), sizes, assumed, state_size(rec, sizes), forms, _auto(times, sizes), refused,
+        rec.name, tuple(d.strip('"') for d in rec.doc), choices(checked.model), affine(rec, checked.sizes),
+        stabilisers(taken), readouts(rec, checked.sizes), _equations(rec), sizes, assumed, state_size(taken, sizes), forms,
+        _auto(times, sizes), refused,
     )  # fmt: skip
+
+
+def _as_forms_take_it(checked: Checked) -> Recurrence:
+    """With stabilisers; the text's own recurrence where no form can take it."""
+    try:
+        return prepared(checked)
+    except Refusal:
+        return checked.recurrence
 
 
 def known_sizes(rec: Recurrence, checked: Checked) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -194,6 +207,7 @@ def _dsf(e: Explanation) -> Iterator[str]:
             yield f"{s.state}: no A_t and B_t, since {s.reason}"
         for i, line in enumerate(s.equations):
             yield f"{'' if i == 0 else '    '}{line}"
+    yield from e.stabilisers
     yield from e.readouts
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seqc.analysis.chain import Chain, MicroStep, Refusal, Row
-from seqc.analysis.components import leaf
+from seqc.analysis.components import leaf, peak
 from seqc.analysis.reader import Reader
 from seqc.analysis.terms import factors, product
 from seqc.ir import model, ops
@@ -97,6 +97,29 @@ def affine(rec: Recurrence, sizes: Mapping[str, int]) -> tuple[Affine, ...]:
     names = spelled(*(s.next for s in rec.states), *(o.value for o in rec.outputs))
     sees = _sees(rec)
     return tuple(_state(rec, s, sizes, names, sees) for s in rec.states if s.role != "hidden")
+
+
+def stabilisers(rec: Recurrence) -> tuple[str, ...]:
+    """For every stabiliser of a recurrence as forms take it: which states it is the unit of, and its step."""
+    out = []
+    for m in (s for s in rec.states if s.role == "stabiliser"):
+        scaled = " and ".join(s.name for s in rec.states if s.stabiliser == m.name)
+        top = peak(m)
+        step = "" if top is None else f", {m.name}_t = {_peak(m.name, *top)}"
+        out.append(f"{scaled} {_are(scaled)} kept as multiples of e^{m.name}{step}")
+    return tuple(out)
+
+
+def _are(names: str) -> str:
+    return "are" if " and " in names else "is"
+
+
+def _peak(name: str, fall: Expr | None, value: Expr | None) -> str:
+    before = f"{name}_{{t-1}}"
+    if fall is not None and not ops.is_zero(fall):
+        sign, size = ("-", fall.args[0]) if fall.op.name == "neg" else ("+", fall)
+        before = f"{before} {sign} {show(size, {}, limit=LIMIT)}"
+    return before if value is None else f"max({before}, {show(value, {}, limit=LIMIT)})"
 
 
 def _sees(rec: Recurrence) -> dict[str, set[str]]:

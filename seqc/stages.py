@@ -38,6 +38,8 @@ def stage_text(stage: str, source: Source, beside: Path | None, options: Options
             return text.model(checked.model)
         case "recurrence":
             return text.recurrence(checked.recurrence)
+        case "stabilised":
+            return _prepared(checked)
         case "structure":
             return _structure(checked)
     made = programs(checked, _form(checked, form))
@@ -59,6 +61,13 @@ def _form(checked: Checked, wanted: str | None) -> Form:
                 return form
             refused.append(refusal(form.name, verdict))
     raise SpecError(tuple(refused))
+
+
+def _prepared(checked: Checked) -> str:
+    try:
+        return text.recurrence(prepared(checked))
+    except Refusal as found:
+        return f"recurrence {checked.recurrence.name}\n  refused: {found.reason}\n"
 
 
 def _structure(checked: Checked) -> str:

@@ -96,6 +96,13 @@ def test_explain() -> None:
     assert {f["form"] for f in data["forms"]} == {"chunkwise", "recurrent"} and data["state_size"] == 64 * 64
 
 
+def test_explain_stabilisers() -> None:
+    data = document("explain", "rwkv4")
+    assert data["stabilisers"] == ["num and den are kept as multiples of e^m, m_t = max(m_{t-1} - exp(w), k)"]
+    assert data["state_size"] == 3 * 64
+    assert document("explain", "gla")["stabilisers"] == []
+
+
 def test_explain_what_no_form_computes() -> None:
     result = run("explain", str(GROWING))
     assert result.exit_code == 0
@@ -113,7 +120,7 @@ def test_prove() -> None:
     assert document("prove", "gla")["certificate"]["ok"]
 
 
-@pytest.mark.parametrize("stage", ["ast", "model", "recurrence", "structure", "program", "adjoint", "kernel"])
+@pytest.mark.parametrize("stage", ["ast", "model", "recurrence", "stabilised", "structure", "program", "adjoint", "kernel"])
 def test_ir(stage: str) -> None:
     once, again = run("ir", "rwkv7", "--after", stage), run("ir", "rwkv7", "--after", stage)
     assert once.exit_code == 0 and once.stdout == again.stdout and len(once.stdout) > 100
