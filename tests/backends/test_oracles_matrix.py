@@ -111,6 +111,19 @@ def aaren(k: Tensor, v: Tensor, query: Tensor, *, num: Tensor, den: Tensor) -> T
     return torch.stack(out, 1)
 
 
+def rotary(q: Tensor, k: Tensor, v: Tensor, *, S: Tensor) -> Tensor:
+    """The memory itself turns: pairs of keys are complex numbers, and Z = e^(i angle) Z + conj(k) v."""
+    qc, kc = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (q, k))
+    P = qc.shape[-1]
+    turn = torch.polar(torch.ones(P, dtype=q.dtype), 10000.0 ** (-torch.arange(P, dtype=q.dtype) / P))
+    first = torch.view_as_complex(S.unflatten(-2, (-1, 2)).transpose(-1, -2).contiguous()).conj()
+    Z, out = first / turn[:, None], []
+    for qt, kt, vt in each(qc, kc, v):
+        Z = turn[:, None] * Z + outer(kt.conj(), vt.to(kt.dtype))
+        out.append((qt[..., None] * Z).real.sum(-2))
+    return torch.stack(out, 1)
+
+
 # --- Loops: decays -------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +400,7 @@ LOOPS = (
     Oracle(lightning_attention), Oracle(based, sizes={"K": 3, "F": 13}), Oracle(rebased, sizes={"K": 3, "F": 9}, positive=("z",)),
     Oracle(jrt, sizes={"K": 3, "F": 13}, fresh=True), Oracle(jrt_later, of="jrt", sizes={"K": 3, "F": 13}),
     Oracle(abc, positive=("den",), scale={"s": 0.05}), Oracle(lightnet, positive=("z",)), Oracle(aaren, positive=("den",)),
+    Oracle(rotary, sizes={"K": 6, "P": 3}),
     Oracle(hgrn2), Oracle(mlstm), Oracle(rwkv5), Oracle(rwkv6), Oracle(gsa), Oracle(mamba3), Oracle(swla), Oracle(log_linear), Oracle(gdn2),
     Oracle(preconditioned, of="precond_gdn", positive=("a",)), Oracle(preconditioned, of="precond_kda", positive=("a",)), Oracle(gated_oja),
     Oracle(longhorn), Oracle(longhorn_diagonal), Oracle(titans_linear), Oracle(momentum_deltanet), Oracle(omega_linear),
