@@ -400,7 +400,7 @@ LOOPS = (
     Oracle(lightning_attention), Oracle(based, sizes={"K": 3, "F": 13}), Oracle(rebased, sizes={"K": 3, "F": 9}, positive=("z",)),
     Oracle(jrt, sizes={"K": 3, "F": 13}, fresh=True), Oracle(jrt_later, of="jrt", sizes={"K": 3, "F": 13}),
     Oracle(abc, positive=("den",), scale={"s": 0.05}), Oracle(lightnet, positive=("z",)), Oracle(aaren, positive=("den",)),
-    Oracle(rotary, sizes={"K": 6, "P": 3}),
+    Oracle(rotary, sizes={"K": 6, "R": 3}),
     Oracle(hgrn2), Oracle(mlstm), Oracle(rwkv5), Oracle(rwkv6), Oracle(gsa), Oracle(mamba3), Oracle(swla), Oracle(log_linear), Oracle(gdn2),
     Oracle(preconditioned, of="precond_gdn", positive=("a",)), Oracle(preconditioned, of="precond_kda", positive=("a",)), Oracle(gated_oja),
     Oracle(longhorn), Oracle(longhorn_diagonal), Oracle(titans_linear), Oracle(momentum_deltanet), Oracle(omega_linear),
