@@ -102,7 +102,8 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     leaves = scope(program)
     carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
     results = [e.name for e in program.outputs]
-    namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), *RESERVED])
+    shown = [ops.base(a) for leaf in program.inputs for a in leaf.axes]  # the names of sizes, which a kernel reads off its inputs
+    namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), *shown, *RESERVED])
     words = tuple((axis, namer(word)) for axis, word in WORDS)
     table: dict[Expr, Expr] = {}
     maps = [e.value for s in program.stages if isinstance(s, Map) for e in s.equations]

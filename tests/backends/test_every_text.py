@@ -13,6 +13,7 @@ from layers import call, distance, gradients, interpreted
 
 from seqc.compiler import check_file, judge
 from seqc.forms import Applies
+from seqc.forms.base import unseen
 
 pytestmark = pytest.mark.slow  # not part of `make check`
 
@@ -33,7 +34,7 @@ def test_equals_the_interpreter(package, path: Path) -> None:
     if not forms or path.stem in UNSUITED:
         return
     p = package(str(path))
-    axes = {a for axes in checked.recurrence.declared_axes for a in axes}
+    axes = {a for axes in checked.recurrence.declared_axes for a in axes} | set(unseen(checked.recurrence))
     linked = any(s.name in axes and s.formula and not s.formula.isdigit() for s in checked.recurrence.sizes)
     assert set(p.FORMS) == set(forms)
     for ends in (None, (0, 0, 5, 6, CHUNK + 3)):
