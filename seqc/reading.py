@@ -172,7 +172,10 @@ def _reads(reader: Reader, chain: Chain, s: State, roots: Sequence[Expr], names:
         text = f"{s.name}{at}"
         if place.decay is not None:
             text = f"{_scaling(place.decay, chain, names)} {text}"
-        out.append((node, text if query is None else f"{_vector(query, names)}^T {text}"))
+        if query is not None:
+            asked = _vector(query, names)
+            text = f"{asked}^T {text}" if read is None or read.over == chain.key else f"{text} {asked}"
+        out.append((node, text))
     return out
 
 
@@ -184,6 +187,8 @@ def _state(rec: Recurrence, s: State, sizes: Mapping[str, int], names: Mapping[E
         return Affine(s.name, (), f"`{s.name}` and `{other}` depend on each other")
     try:
         chain = _reader(rec, s, sizes).chain()
+        if any(_right_decay(step, chain, names) and any(r.read is not None for r in step.rows) for step in chain.steps):
+            raise Refusal(f"a step erases what `{s.name}` was before its decay along `{', '.join(chain.value)}`")
     except Refusal as refusal:
         return Affine(s.name, (), refusal.reason)
     return Affine(s.name, tuple(_equations(s.name, chain, names)))
@@ -192,12 +197,12 @@ def _state(rec: Recurrence, s: State, sizes: Mapping[str, int], names: Mapping[E
 def _equations(name: str, chain: Chain, names: Mapping[Expr, str]) -> list[str]:
     steps = chain.steps or (MicroStep(None, ()),)
     many = len(steps) > 1
-    right = _right_decay(chain, names)
-    lines = [f"{name}_t = A_t {name}_{{t-1}}{right} + B_t"]
+    right = [_right_decay(step, chain, names) for step in steps]
+    lines = [f"{name}_t = A_t {name}_{{t-1}}{''.join(right)} + B_t"]
     if many:
         order = [f"A_{i + 1}" for i in reversed(range(len(steps)))]
         lines.append(f"A_t = {' '.join(order)}")
-        sums = [" ".join([*order[: len(steps) - 1 - i], f"B_{i + 1}"]) for i in range(len(steps))]
+        sums = [" ".join([*order[: len(steps) - 1 - i], f"B_{i + 1}{''.join(right[i + 1 :])}"]) for i in range(len(steps))]
         lines.append(f"B_t = {' + '.join(sums)}")
     for i, step in enumerate(steps):
         mark = str(i + 1) if many else "t"
@@ -205,10 +210,10 @@ def _equations(name: str, chain: Chain, names: Mapping[Expr, str]) -> list[str]:
     return lines
 
 
-def _right_decay(chain: Chain, names: Mapping[Expr, str]) -> str:
+def _right_decay(step: MicroStep, chain: Chain, names: Mapping[Expr, str]) -> str:
     """A decay along the value axes multiplies from the right."""
-    found = [s.decay for s in chain.steps if s.decay is not None and chain.key and set(s.decay.axes) & set(chain.value)]
-    return "".join(f" diag({_text(d, names)})" for d in found)
+    decay = chain.halves(step.decay)[1] if step.decay is not None and chain.key else None
+    return "" if decay is None else f" diag({_text(decay, names)})"
 
 
 def _scaling(decay: Expr, chain: Chain, names: Mapping[Expr, str]) -> str:
@@ -220,7 +225,7 @@ def _scaling(decay: Expr, chain: Chain, names: Mapping[Expr, str]) -> str:
 
 def _transition(step: MicroStep, chain: Chain, names: Mapping[Expr, str]) -> str:
     """D (I - a b^T ...) or, where the reads see the decayed state, (I - a b^T ...) D."""
-    decay = step.decay if step.decay is not None and not (chain.key and set(step.decay.axes) & set(chain.value)) else None
+    decay = chain.halves(step.decay)[0] if step.decay is not None and chain.key else step.decay
     rows = [r for r in step.rows if r.read is not None]
     through = [_without(r.read, decay) for r in rows if r.read is not None] if decay is not None else []
     if rows and decay is not None and all(q is not None for q in through):

@@ -1,6 +1,6 @@
 """An affine matrix state as a chain of micro-steps: the normal form that the chunkwise form stands on.
 
-    S_t = D_t * S_{t-1} + sum of  write (value - read . S_{t-1})      D scalar, along the key axes or along the value axes
+    S_t = D_t * S_{t-1} + sum of  write (value - read . S_{t-1})      D scalar, along the key axes, along the value axes, or a product
 
 `seqc.analysis.reader` reads it off the text's updates. A fact that does not hold is a Refusal with the node that is the cause.
 """
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from seqc.analysis.exponents import Exponent, exponent
+from seqc.analysis.terms import factors, product, signed
+from seqc.ir import ops
 from seqc.ir.expr import Expr
 
 
@@ -19,6 +22,9 @@ class Refusal(Exception):
     reason: str
     cause: Expr | None = None
     helps: tuple[str, ...] = ()
+
+
+Halves = tuple[Expr | None, Expr | None]  # along the key axes or none, along the value axes
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,37 @@ class Chain:
     steps: tuple[MicroStep, ...]
     versions: dict[Expr, Version]
 
+    def halves(self, decay: Expr) -> Halves:
+        return halves(decay, self.key, self.value)
+
+
+def halves(decay: Expr, key: tuple[str, ...], value: tuple[str, ...]) -> Halves:
+    """A decay as its factors along the key axes and along the value axes. Those along none stand with the key axes', if there are any."""
+    on_key, on_value = ({*axes} & {*decay.axes} for axes in (key, value))
+    if not on_key or not on_value:
+        return (None, decay) if on_value else (decay, None)
+    factored, sign = factors(decay)
+    parts = [p for e in factored for p in _parted(e)]
+    whole = next((p for p in parts if {*p.axes} & on_key and {*p.axes} & on_value), None)
+    if whole is not None:
+        raise Refusal(f"a decay along both `{key[0]}` and `{value[0]}` is no product of two", whole)
+    return signed(product(p for p in parts if not {*p.axes} & on_value), sign), product(p for p in parts if {*p.axes} & on_value)
+
+
+def _parted(factor: Expr) -> list[Expr]:
+    """An exponential as one for each part of its exponent."""
+    terms = exponent(factor.args[0]).terms if factor.op.name == "exp" else ()
+    return [ops.exp(Exponent((term,)).value) for term in terms] if len(terms) > 1 else [factor]
+
 
 @dataclass(frozen=True)
 class Read:
-    """query . S at a version: what another expression takes from the state. `node` is the expression to replace."""
+    """query . S at a version, summed over the axes `over`: what another expression takes from the state. `node` is the one to replace."""
 
     node: Expr
     query: Expr
     version: Expr
+    over: tuple[str, ...]
     rest: tuple[Expr, ...] = ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from seqc.analysis.chain import MicroStep, Raw, Refusal, Row, Version
+from seqc.analysis.chain import MicroStep, Raw, Refusal, Row, Version, halves
 from seqc.ir import ops
 from seqc.ir.expr import Expr
 
@@ -21,11 +21,7 @@ class Merger:
         start = self.state  # the node that the last micro-step starts from
         boundary: dict[Expr, int] = {self.state: 0}
         decayed: dict[Expr, Version] = {}
-        along: set[str] = set()
         for s in raw:
-            along |= set() if s.decay is None else set(s.decay.axes)
-            if along & set(self.key) and along & set(self.value):
-                raise Refusal(f"`{self.state.name}` decays along both `{self.key[0]}` and `{self.value[0]}`", s.result)
             read = {id(v) for _, _, reads in s.rows for _, v in reads}
             if steps and self._joins(steps[-1], start, s, read, decayed):
                 boundary.pop(s.base, None)
@@ -45,10 +41,14 @@ class Merger:
         """Whether a step can be part of the micro-step before it: nothing else reads the state between the two."""
         if id(s.base) in self.needed and s.base not in decayed:
             return False
+        if self._by_value(s.decay) and any(r.read is not None for r in last.rows):
+            return False  # what is erased would shrink differently along the value axes
         if read <= {id(start)}:
             return True
-        along_value = last.decay is not None and set(last.decay.axes) & set(self.value)
-        return not last.rows and s.decay is None and read <= {id(s.base)} and not along_value
+        return not last.rows and s.decay is None and read <= {id(s.base)} and not self._by_value(last.decay)
+
+    def _by_value(self, decay: Expr | None) -> bool:
+        return decay is not None and bool(set(decay.axes) & set(self.value))
 
     def _join(self, last: MicroStep, start: Expr, s: Raw) -> MicroStep:
         scale = s.decay
@@ -59,11 +59,10 @@ class Merger:
         return MicroStep(decay, (*rows, *self._rows(s, through)))
 
     def _decayed(self, row: Row, scale: Expr) -> Row:
-        if set(scale.axes) & set(self.value):
-            if row.read is not None:
-                raise Refusal("a decay along the value axis follows an erase in one step", scale)
-            return replace(row, value=ops.mul(scale, row.value if row.value is not None else ops.number(1)))
-        return replace(row, write=ops.mul(scale, row.write))
+        on_key, on_value = halves(scale, self.key, self.value)
+        if on_value is not None:
+            row = replace(row, value=ops.mul(on_value, row.value if row.value is not None else ops.number(1)))
+        return row if on_key is None else replace(row, write=ops.mul(on_key, row.write))
 
     def _rows(self, s: Raw, through: Expr | None) -> list[Row]:
         """Rows with all their reads against the micro-step's first state, through a decay if they came after it."""

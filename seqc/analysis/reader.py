@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 from seqc.analysis.chain import Chain, Raw, Read, Refusal
 from seqc.analysis.merge import Merger
 from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, signed
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
+
+Held = tuple[Expr, Expr, int]  # a node that holds the state, its scale, its sign
+Sum = list[tuple[Expr, int]]  # terms and their signs
 
 
 class Reader:
@@ -19,13 +24,22 @@ class Reader:
         roots = (next_, *users)
         self.sees = dependent(roots, (state,))
         self.carry = carriers(roots, state)
-        self.key = self._key_axes(roots)
+        self.key = self._key_axes(users)
         self.value = tuple(a for a in state.axes if a not in self.key)
+        self.made: list[Expr] = []  # nodes that `sees` knows and no root holds: the id of a freed node may be another's
         self.needed = {id(a) for node in walk(*users) for a in node.args if id(a) in self.carry and id(node) not in self.carry}
 
-    def _key_axes(self, roots: tuple[Expr, ...]) -> tuple[str, ...]:
-        """The axes along which the state is read: those that a contraction with it sums."""
-        keys: dict[tuple[str, ...], Expr] = {}
+    def _key_axes(self, users: tuple[Expr, ...]) -> tuple[str, ...]:
+        """The axes along which the update reads the state; where it does not read, the fewest that anything else reads along."""
+        own = self._read_along((self.next,))
+        if len(own) > 1:
+            first, second = list(own)[:2]
+            raise Refusal(f"the update reads `{self.state.name}` along `{', '.join(first)}` and along `{', '.join(second)}`", own[second])
+        return min(own or self._read_along(users), key=len, default=())
+
+    def _read_along(self, roots: tuple[Expr, ...]) -> dict[tuple[str, ...], Expr]:
+        """The axes that contractions with the state sum, each with the first such contraction."""
+        found: dict[tuple[str, ...], Expr] = {}
         for node in walk(*roots):
             if node.op.name == "contract" and id(node) not in self.carry:
                 for a in node.args:
@@ -33,26 +47,27 @@ class Reader:
                         others = union(tuple(o.type for o in node.args if o is not a))
                         summed = tuple(x for x in self.state.axes if x in a.axes and x not in node.axes and x in others)
                         if summed:
-                            keys.setdefault(summed, node)
-        if len(keys) > 1:
-            first, second = list(keys)[:2]
-            raise Refusal(f"`{self.state.name}` is read along `{', '.join(first)}` and along `{', '.join(second)}`", keys[second])
-        return next(iter(keys), ())
+                            found.setdefault(summed, node)
+        return found
 
     # --- The chain ---------------------------------------------------------------------------------------------
 
     def chain(self) -> Chain:
-        raw: list[Raw] = []
+        found: list[tuple[Raw, Sum]] = []
         node = self.next
         while node is not self.state:
-            step = self._step(node)
-            raw.append(step)
-            node = step.base
-        raw.reverse()
+            found.append(self._step(node))
+            node = found[-1][0].base
+        self.line = {id(self.state), *(id(step.result) for step, _ in found)}
+        for step, terms in found:
+            for term, sign in terms:
+                self._low_rank(term, sign, step)
+        raw = [step for step, _ in reversed(found)]
         steps, versions = Merger(self.state, self.key, self.value, self.needed).merge(raw)
         return Chain(self.state, self.key, self.value, tuple(steps), versions)
 
-    def _step(self, node: Expr) -> Raw:
+    def _step(self, node: Expr) -> tuple[Raw, Sum]:
+        """One step of the chain, and the terms that it adds."""
         if id(node) not in self.carry:
             if id(node) not in self.sees:
                 raise Refusal(f"`{self.state.name}` does not depend on its last value", node)
@@ -63,16 +78,8 @@ class Reader:
             raise Refusal(f"the update is not affine in `{self.state.name}`: it passes through `{blocker.op.name}`", blocker)
         if node.op.name in ("add", "sub", "neg"):
             return self._sum(node)
-        if node.op.name == "broadcast":
-            return Raw(node.args[0], node)
-        parts, sign = self._scaled(node)
-        base = next(p for p in parts if id(p) in self.carry)
-        rest = [p for p in parts if p is not base]
-        if any(id(p) in self.sees for p in rest):
-            raise Refusal(f"a factor of `{self.state.name}` depends on it", node)
-        if sign < 0:
-            raise Refusal(f"`{self.state.name}` is multiplied by a negative number", node)
-        return Raw(base, node, product(rest))
+        ((base, scale, _),) = self._opened(node)
+        return Raw(base, node, None if ops.is_number(scale, 1) else scale), []
 
     def _blocker(self, node: Expr) -> Expr:
         """The op that takes the whole state and gives something else, where the node is not the state in disguise."""
@@ -81,52 +88,72 @@ class Reader:
                 return inner
         return node
 
-    def _scaled(self, node: Expr) -> tuple[list[Expr], int]:
-        """The factors of a carrier, of which one is the carrier itself (not taken apart)."""
-        if node.op.name == "contract" or node.op.name == "mul":
-            return list(node.args), 1
-        if node.op.name == "div":
-            return [node.args[0], ops.div(ops.number(1), node.args[1])], 1
-        return [node], 1
-
-    def _sum(self, node: Expr) -> Raw:
-        signs = (1, -1) if node.op.name == "sub" else (-1,) if node.op.name == "neg" else (1, 1)
-        carried = [(a, s) for a, s in zip(node.args, signs, strict=True) if id(a) in self.carry]
-        if len(carried) > 1:
-            base, decay = self._combine(carried, node)
-            return Raw(base, node, decay)
-        if carried[0][1] < 0:
+    def _sum(self, node: Expr) -> tuple[Raw, Sum]:
+        held, terms = self._distributed(node)
+        if len(held) == 1 and held[0][2] < 0:
             raise Refusal(f"`{self.state.name}` enters with a negative sign", node)
-        step = Raw(carried[0][0], node)
-        for other, sign in zip(node.args, signs, strict=True):
-            if id(other) not in self.carry:
-                for term, s in addends(other):
-                    self._low_rank(term, sign * s, step)
-        return step
+        counts: dict[Expr, int] = {}
+        for _, scale, sign in held:
+            counts[scale] = counts.get(scale, 0) + sign
+        decay: Expr = ops.number(0)
+        for scale, n in counts.items():
+            decay = ops.add(decay, signed(ops.mul(ops.number(abs(n)), scale), n)) if n else decay
+        return Raw(held[0][0], node, None if ops.is_number(decay, 1) else self._new(decay)), terms
 
-    def _combine(self, carried: list[tuple[Expr, int]], node: Expr) -> tuple[Expr, Expr]:
-        """(D1 + D2) S for D1 S + D2 S."""
-        total: Expr = ops.number(0)
-        base: Expr | None = None
-        for term, sign in carried:
-            parts = [term]
-            while not any(p is self.state for p in parts):
-                inner = next(p for p in parts if id(p) in self.carry)
-                if inner.op.name not in ("mul", "contract", "neg", "div"):
-                    break
-                got, s = factors(inner)
-                parts = [p for p in parts if p is not inner] + got
-                sign *= s
-            core = next(p for p in parts if id(p) in self.carry)
-            if base is not None and core is not base:
-                raise Refusal(f"two versions of `{self.state.name}` are added", node)
-            base = core
-            scale = product(p for p in parts if p is not core)
-            if any(id(p) in self.sees for p in parts if p is not core):
-                raise Refusal(f"a factor of `{self.state.name}` depends on it", node)
-            total = ops.add(total, scale if sign > 0 else ops.neg(scale))
-        assert base is not None
-        return base, total
+    def _distributed(self, node: Expr) -> tuple[list[Held], Sum]:
+        """A sum as scaled occurrences of one earlier node that holds the state, and terms that do not hold it.
+
+        Products are distributed over sums until all occurrences are of the same node, and none alone is subtracted.
+        """
+        place = {id(n): i for i, n in enumerate(walk(node))}
+        held, terms = [(node, ops.number(1), 1)], Sum()
+        while len({id(h[0]) for h in held}) > 1 or held[0][0] is node or (len(held) == 1 and held[0][2] < 0):
+            last = max((h[0] for h in held), key=lambda core: place[id(core)])
+            if last is self.state:
+                break
+            held, more = self._open(held, {id(last)})
+            terms += more
+        return held, terms
+
+    def _open(self, held: list[Held], which: set[int]) -> tuple[list[Held], Sum]:
+        """Some of the nodes taken apart by one op each; and the terms that do not hold the state."""
+        out, terms = [], Sum()
+        for core, scale, sign in held:
+            for part, more, s in self._opened(core) if id(core) in which else [(core, ops.number(1), 1)]:
+                scaled = self._new(ops.mul(scale, more))
+                if id(part) in self.carry:
+                    out.append((part, scaled, sign * s))
+                else:
+                    terms += [(e, sign * s * inner) for e, inner in addends(self._new(ops.mul(scaled, part)))]
+        return out, terms
+
+    def _opened(self, core: Expr) -> list[Held]:
+        """The arguments of a node that holds the state: the terms of a sum, or the one factor that holds it, scaled by the others."""
+        one = ops.number(1)
+        match core.op.name:
+            case "add" | "sub":
+                return [(a, one, s) for a, s in zip(core.args, (1, -1 if core.op.name == "sub" else 1), strict=True)]
+            case "neg":
+                return [(core.args[0], one, -1)]
+            case "broadcast":
+                return [(core.args[0], one, 1)]
+            case "div":
+                base, scale = core.args[0], ops.div(one, core.args[1])
+            case _:
+                base = next(a for a in core.args if id(a) in self.carry)
+                rest = [a for a in core.args if a is not base]
+                every = union(tuple(a.type for a in rest))
+                summed = core.op.name == "contract" and not set(every) <= set(core.axes)
+                scale = ops.contract(rest, (a for a in every if a in core.axes)) if summed else product(rest)
+        if id(self._new(scale)) in self.sees:
+            raise Refusal(f"a factor of `{self.state.name}` depends on it", core)
+        return [(base, scale, 1)]
+
+    def _new(self, e: Expr) -> Expr:
+        """A node made here, which no root holds."""
+        self.made.append(e)
+        self.sees |= dependent((e,), (self.state,))
+        return e
 
     # --- Low-rank terms ----------------------------------------------------------------------------------------
 
@@ -158,13 +185,12 @@ class Reader:
         bound = [a for a in union(tuple(x.type for x in term.args)) if a not in term.axes]
         if len(bound) != 1 or self.sizes.get(ops.base(bound[0])) is None:
             raise Refusal(f"a term added to `{self.state.name}` sums over {', '.join(bound)}", term)
-        axis = bound[0]
+        axis, length = bound[0], self.sizes[ops.base(bound[0])]
         self.fixed.append(ops.base(axis))
-        for i in range(self.sizes[ops.base(axis)]):
-            picked = [at_index(a, axis, i) for a in term.args]
+        for i in range(length):
+            picked = [at_index(a, axis, i, length) for a in term.args]
             row = product([*picked, *([scale] if scale is not None else [])])
-            self.sees |= dependent((row,), (self.state,))
-            self._low_rank(row, sign, step)
+            self._low_rank(self._new(row), sign, step)
 
     def _row(self, parts: list[Expr], sign: int, step: Raw) -> None:
         on_key = [p for p in parts if set(p.axes) & set(self.key)]
@@ -193,8 +219,8 @@ class Reader:
         """A value-side factor as value + sum of coefficient . version."""
         if id(e) not in self.sees:
             return e, []
+        total: Expr | None = None
         if e.op.name in ("add", "sub", "neg"):
-            total: Expr | None = None
             reads: list[tuple[Expr, Expr]] = []
             for term, sign in addends(e):
                 value, more = self._affine(term)
@@ -203,8 +229,14 @@ class Reader:
                 reads += [(signed(c, sign), v) for c, v in more]
             return total, reads
         read = self.read(e)
-        if read is not None and not read.rest:
-            return None, [(read.query, read.version)]
+        if read is not None and not read.rest and read.over == self.key:
+            held, terms = self.parts(read.version, self.line)
+            if any(set(scale.axes) & set(self.value) for _, scale, _ in held):
+                raise Refusal("the read is scaled along its value axis", e)
+            total = None
+            for term in (signed(self.asked(read, t), s) for t, s in terms):
+                total = term if total is None else ops.add(total, term)
+            return total, [(signed(ops.mul(scale, read.query), s), core) for core, scale, s in held]
         parts, sign = factors(e)
         live = [p for p in parts if id(p) in self.sees]
         if len(live) == 1 and live[0] is not e:
@@ -219,20 +251,63 @@ class Reader:
     # --- Reads -------------------------------------------------------------------------------------------------
 
     def read(self, node: Expr) -> Read | None:
-        """A contraction with the state, as query . version (and factors along the value axes)."""
+        """A contraction with the state, as query . version (and factors along the axes that stay)."""
         if not self.key and id(node) in self.carry:
-            return Read(node, ops.number(1), node)
-        if node.op.name != "contract":
+            return Read(node, ops.number(1), node, ())
+        if node.op.name != "contract" or id(node) in self.carry:
             return None
         versions = [a for a in node.args if id(a) in self.carry]
         if len(versions) != 1 or any(id(a) in self.sees for a in node.args if a is not versions[0]):
             return None
+        gone = set(self.state.axes) - set(node.axes)
+        over, kept = (self.key, self.value) if set(self.key) <= gone else (self.value, self.key)
+        if not set(over) <= gone:
+            along = ", ".join(a for a in self.state.axes if a in gone)
+            sides = " nor all of ".join(f"`{', '.join(side)}`" for side in (self.key, self.value))
+            raise Refusal(f"`{self.state.name}` is read along `{along}`, which is neither all of {sides}", node)
         others = [a for a in node.args if a is not versions[0]]
-        query = [a for a in others if not set(a.axes) & set(self.value)]
-        rest = tuple(a for a in others if set(a.axes) & set(self.value))
-        if any(set(a.axes) & set(self.key) for a in rest):
+        query = [a for a in others if not set(a.axes) & set(kept)]
+        rest = tuple(a for a in others if set(a.axes) & set(kept))
+        if any(set(a.axes) & set(over) for a in rest):
             raise Refusal(f"`{self.state.name}` is read with a tensor along both of its axes", node)
-        if set(node.axes) & set(self.key):
-            return None
-        plain = not rest and set(self.value) <= set(node.axes)
-        return Read(node, product(query), versions[0], rest if rest or plain else (ops.number(1),))
+        plain = not rest and set(kept) <= set(node.axes)
+        return Read(node, product(query), versions[0], over, rest if rest or plain else (ops.number(1),))
+
+    def reads(self, users: Sequence[Expr], versions: Container[Expr]) -> list[Read]:
+        """Every read outside the state's own update, each node once, less those that are only part of another read."""
+        found: dict[Expr, Read] = {}
+        if self.key:
+            for node in walk(*users):
+                if id(node) not in self.carry and any(id(a) in self.carry for a in node.args) and (read := self.read(node)):
+                    found[node] = read
+        if not self.key or not self.value:  # a vector may be taken as it is
+            stack = [e for e in users if id(e) in self.sees]
+            while stack:
+                node = stack.pop()
+                if node in versions:
+                    found[node] = Read(node, ops.number(1), node, ())
+                elif node not in found:
+                    stack += [a for a in node.args if id(a) in self.sees]
+        met, ahead = set[int](), list(users)
+        while ahead:
+            node = ahead.pop()
+            if id(node) not in met:
+                met.add(id(node))
+                whole = node in found and found[node].version in versions
+                ahead += () if whole else node.args
+        return [r for r in found.values() if id(r.node) in met]
+
+    def parts(self, version: Expr, known: Container[int]) -> tuple[list[Held], Sum]:
+        """What is read, as scaled nodes among the known ones, and the terms that are added to them."""
+        held, terms = [(version, ops.number(1), 1)], Sum()
+        while which := {id(core) for core, _, _ in held if id(core) not in known}:
+            held, more = self._open(held, which)
+            terms += more
+        return held, terms
+
+    def asked(self, read: Read, term: Expr) -> Expr:
+        """The read of a term that is added to the state."""
+        missing = [a for a in read.over if a not in (*read.query.axes, *term.axes)]
+        every = union((read.query.type, term.type))
+        wide = ops.broadcast(term, (*term.axes, *missing)) if missing else term
+        return self._new(ops.contract((read.query, wide), (a for a in every if a not in read.over)))

@@ -34,11 +34,14 @@ class Structure:
 
 def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
     """The line behind a node: the first line, then output, whose value holds it, else the fallback."""
-    if cause is not None:
-        for value, span in (*((e.value, e.span) for e in rec.lines), *((o.value, o.span) for o in rec.outputs)):
-            if any(node is cause for node in walk(value)):
-                return span
-    return fallback
+    return (_line(rec, cause) if cause is not None else None) or fallback
+
+
+def _line(rec: Recurrence, cause: Expr) -> Span | None:
+    for value, span in (*((e.value, e.span) for e in rec.lines), *((o.value, o.span) for o in rec.outputs)):
+        if any(node is cause for node in walk(value)):
+            return span
+    return None
 
 
 def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
@@ -58,6 +61,8 @@ def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
                 raise Refusal(f"`{s.name}` is shared by heads", s.next)
             chains[s.name], readers[s.name] = chain, reader
         except Refusal as refused:
+            if refused.cause is not None and _line(rec, refused.cause) is None:
+                refused.cause = c.states[0].next  # a decay that several factors of the text make up
             if any(len(s.axes) > 1 for s in c.states):
                 raise  # a matrix is not written out at every token
             try:
@@ -83,13 +88,17 @@ def domains(rec: Recurrence) -> dict[str, Domain]:
 def check_decays(rec: Recurrence, chain: Chain, sizes: Mapping[str, int]) -> None:
     """Every decay is proved positive and at most one, so that products are sums of logs and no exponent is positive."""
     for step in chain.steps:
-        if step.decay is None:
-            continue
-        positive, bounded = is_decay(step.decay, domains(rec), sizes)
-        bounded = bounded or (positive and never_positive(exponent(log_of(step.decay)), domains(rec), sizes))
-        if not positive:
-            helps = ("declare its input in (0, 1), or write it as exp(g) with `g in (-inf, 0)`",)
-            raise Refusal(f"nothing shows that the decay of `{chain.state.name}` is positive", step.decay, helps)
-        if not bounded:
-            helps = ("declare `in (-inf, 0)` for a log decay, `in (0, 1)` for a decay",)
-            raise Refusal(f"nothing bounds the decay of `{chain.state.name}` by 1", step.decay, helps)
+        for half in () if step.decay is None else chain.halves(step.decay):
+            if half is not None:
+                _check_decay(rec, chain, half, sizes)
+
+
+def _check_decay(rec: Recurrence, chain: Chain, decay: Expr, sizes: Mapping[str, int]) -> None:
+    positive, bounded = is_decay(decay, domains(rec), sizes)
+    bounded = bounded or (positive and never_positive(exponent(log_of(decay)), domains(rec), sizes))
+    if not positive:
+        helps = ("declare its input in (0, 1), or write it as exp(g) with `g in (-inf, 0)`",)
+        raise Refusal(f"nothing shows that the decay of `{chain.state.name}` is positive", decay, helps)
+    if not bounded:
+        helps = ("declare `in (-inf, 0)` for a log decay, `in (0, 1)` for a decay",)
+        raise Refusal(f"nothing bounds the decay of `{chain.state.name}` by 1", decay, helps)

@@ -88,8 +88,8 @@ def signed(e: Expr, sign: int) -> Expr:
     return e if sign > 0 else ops.neg(e)
 
 
-def at_index(e: Expr, axis: str, index: int) -> Expr:
-    """A value at one entry of an axis, the selection pushed down to the leaves so that sums stay visible."""
+def at_index(e: Expr, axis: str, index: int, length: int) -> Expr:
+    """A value at one entry of an axis of that length, the selection pushed down to the leaves so that sums stay visible."""
     new: dict[int, Expr] = {}
     for node in walk(e):
         args = tuple(new[id(a)] for a in node.args)
@@ -99,6 +99,11 @@ def at_index(e: Expr, axis: str, index: int) -> Expr:
             new[id(node)] = node.op.build(args, tuple(a for a in node.axes if a != axis))
         elif node.args and node.op.infer in (rules.same, rules.elementwise, rules.where, rules.boolean):
             new[id(node)] = node.op.build(args, node.attr)
+        elif node.op.name == "place" and node.attr[0] == axis:
+            new[id(node)] = node.args[0] if node.attr[1] % length == index else ops.broadcast(ops.number(0), node.args[0].axes)
+        elif node.op.name == "shift" and node.attr[0] == axis:
+            (x,), rest, source = node.args, tuple(a for a in node.axes if a != axis), index - node.attr[1]
+            new[id(node)] = at_index(x, axis, source, length) if 0 <= source < length else ops.broadcast(ops.number(0), rest)
         else:
             new[id(node)] = ops.select(node, axis, index)
     return new[id(e)]

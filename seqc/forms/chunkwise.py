@@ -8,6 +8,9 @@ With G the running sum of log decays over the chunk's micro-steps, S_0 the chunk
     o   = (q e^G) S_0 + P U + R w                 P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
     S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
 
+A decay along the value axes scales the sums over rows instead, entry by entry (in P U, and in the solve for U); a product of decays
+along both is one of each. A read along the value axes takes the other side of every row: o = S_0 q + (q . U) a + (q . w) k.
+
 where G' is G before the micro-step (a shift of G, never G - g). Every exponent is at most zero. The derivation is the
 WY representation of products of diagonal-plus-low-rank factors: Yang et al. 2024, arXiv:2406.06484; 2412.06464.
 """
@@ -16,10 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from seqc.analysis.chain import Chain, Read, Refusal, Row
+from seqc.analysis.chain import Chain, Halves, Read, Refusal, Row
 from seqc.analysis.components import leaf
 from seqc.analysis.exponents import Exponent, exponent, log_of
+from seqc.analysis.reader import Reader
 from seqc.analysis.structure import Structure, analyse, span_of
+from seqc.analysis.terms import signed
 from seqc.forms import recurrent
 from seqc.forms.base import Applies, Form, Lowered, Refuses, final, state_lead
 from seqc.forms.series import Series
@@ -50,11 +55,27 @@ class _Memory:
         counts = (self.n * self.ranks[0], self.n * self.ranks[0], self.n * self.ranks[1], self.n)
         self.i, self.j, self.w, self.micro = (f"@{x}{n}" if n > 1 else f"@{x}" for x, n in zip("rssm", counts, strict=True))
         self.decays = any(s.decay is not None for s in chain.steps)
-        self.along = tuple(dict.fromkeys(a for s in chain.steps if s.decay is not None for a in s.decay.axes if a in chain.state.axes))
-        self.by_value = bool(set(self.along) & set(chain.value))
+        along = {a for s in chain.steps if s.decay is not None for a in s.decay.axes}
+        self.along = along & {*chain.key}, along & {*chain.value}
+        self.by_value = bool(self.along[1])
         self.S = ops.var(name, (*state_lead("head"), *chain.state.axes))
-        self.first: Expr | None = None  # what G is short of, where it is kept relative to the state's units
-        self.G = self._running() if self.decays else None
+        self.first: list[Expr | None] = [None, None]  # what G is short of, where it is kept relative to the state's units
+        self.G: Halves = self._running(0), self._running(1)
+
+    def halves(self, decay: Expr | None) -> Halves:
+        """A decay's two factors. Where no decay runs along the key axes, those along none stand with the value axes'."""
+        if decay is None:
+            return None, None
+        return self.chain.halves(decay) if self.along[0] or not self.by_value else (None, decay)
+
+    def parted(self, e: Halves, over: tuple[str, ...]) -> Halves:
+        """The factor that belongs inside a sum over `over`, and the one along the axes that stay."""
+        key, value = e
+        on_key, on_value = ({*self._kept(over)} & along for along in self.along)
+        return (value, key) if on_key else (key, value) if on_value else (value if key is None else key, None)
+
+    def _kept(self, over: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(a for a in self.chain.state.axes if a not in over)
 
     def hint(self, e: Expr, word: str) -> Expr:
         core = e
@@ -74,21 +95,23 @@ class _Memory:
         full = [ops.broadcast(e, (*(a for a in e.axes if a != TOKENS), TOKENS)) for e in items]
         return ops.flatten(ops.stack(full, f"{axis}#{len(items)}"), (TOKENS, f"{axis}#{len(items)}"), axis)
 
-    def _running(self) -> Expr:
+    def _running(self, half: int) -> Expr | None:
         """G: the running sum of log decays over the micro-steps of the chunk; padding does not decay."""
-        found = [Exponent() if s.decay is None else exponent(log_of(s.decay)) for s in self.chain.steps]
-        units, found = self._without_units(found)
+        decays = [self.halves(s.decay)[half] for s in self.chain.steps]
+        if all(d is None for d in decays):
+            return None
+        units, found = self._without_units([Exponent() if d is None else exponent(log_of(d)) for d in decays], half)
         logs = [self.up(x.value) for x in found]
         axes = tuple(dict.fromkeys(a for e in logs for a in e.axes))
         logs = [ops.mul(ops.broadcast(e, axes), self.valid) if not ops.is_zero(e) else ops.broadcast(e, axes) for e in logs]
         wide = tuple(dict.fromkeys(a for e in logs for a in e.axes))
         rows = self._per_micro([ops.broadcast(e, wide) for e in logs], self.micro)
         G = rows if ops.is_zero(rows) else ops.cumsum(rows, self.micro)
-        if self.first is not None:
+        if units:
             G = ops.sub(G, self._per_micro(units, self.micro))
         return self.hint(G, "G")
 
-    def _without_units(self, found: list[Exponent]) -> tuple[list[Expr], list[Exponent]]:
+    def _without_units(self, found: list[Exponent], half: int) -> tuple[list[Expr], list[Exponent]]:
         """The decays without what a change of the state's units takes part in, and the units after each micro-step.
 
         With units m the log decays hold m_(t-1) - m_t, whose sum is m_first - m_t at once: nothing is added up that could
@@ -102,19 +125,19 @@ class _Memory:
         if not any(changes):
             return [], found
         before, after = self.up(ops.stop_gradient(leaf(m))), self.up(m.next)
-        self.first = ops.select(before, TOKENS, 0)
+        self.first[half] = ops.select(before, TOKENS, 0)
         units = [after if any(changes[: i + 1]) else before for i in range(len(found))]
         return units, [x.minus(change) if changed else x for x, changed in zip(found, changes, strict=True)]
 
-    def _before(self) -> Expr:
+    def _before(self, G: Expr, first: Expr | None) -> Expr:
         """G before each micro-step: a shift of G, never G less a decay."""
-        assert self.G is not None
-        moved = ops.shift(self.G, self.micro, 1)
-        return moved if self.first is None else ops.sub(moved, ops.place(self.first, self.micro, 0))
+        moved = ops.shift(G, self.micro, 1)
+        return moved if first is None else ops.sub(moved, ops.place(first, self.micro, 0))
 
-    def since_start(self, exponent: Expr) -> Expr:
+    def since_start(self, exponent: Halves) -> Halves:
         """An exponent counted from the chunk's first state."""
-        return exponent if self.first is None else ops.add(exponent, self.first)
+        key, value = (x if x is None or first is None else ops.add(x, first) for x, first in zip(exponent, self.first, strict=True))
+        return key, value
 
     def rows(self, table: list[list[Row]], rank: int, pick: Callable[[Row], Expr | None], axes: tuple[str, ...], axis: str) -> Expr:
         """A part of the rows as a tensor along `axis`; missing rows and parts are zero."""
@@ -126,19 +149,24 @@ class _Memory:
         lead = tuple(dict.fromkeys(a for e in items for a in e.axes if a not in axes))
         return self._per_micro([ops.broadcast(e, (*lead, *axes)) for e in items], axis)
 
-    def exponent(self, axis: str, rank: int, before: bool) -> Expr:
+    def exponent(self, axis: str, rank: int, before: bool) -> Halves:
         """G at each row: after its micro-step, or before it (what a read sees)."""
-        assert self.G is not None
-        G = self._before() if before else self.G
+        return self._each(lambda G, first: self._at_row(self._before(G, first) if before else G, axis, rank))
+
+    def at_token(self, done: int) -> Halves:
+        """G at each token after `done` of its micro-steps."""
+        return self._each(lambda G, first: self._at_token(G if done else self._before(G, first), max(done - 1, 0)))
+
+    def _each(self, f: Callable[[Expr, Expr | None], Expr]) -> Halves:
+        key, value = (None if G is None else f(G, first) for G, first in zip(self.G, self.first, strict=True))
+        return key, value
+
+    def _at_row(self, G: Expr, axis: str, rank: int) -> Expr:
         if rank == 1:
             return ops.rename(G, {self.micro: axis})
         return ops.flatten(ops.broadcast(G, (*G.axes, f"{axis}#{rank}")), (self.micro, f"{axis}#{rank}"), axis)
 
-    def at_token(self, done: int) -> Expr:
-        """G at each token after `done` of its micro-steps."""
-        assert self.G is not None
-        G = self.G if done else self._before()
-        index = done - 1 if done else 0
+    def _at_token(self, G: Expr, index: int) -> Expr:
         if self.n == 1:
             return ops.rename(G, {self.micro: TOKENS})
         axis = f"{self.micro}#{self.n}"
@@ -146,68 +174,63 @@ class _Memory:
 
     # --- The formulas --------------------------------------------------------------------------------------------
 
-    def weights(self, x: Expr, y: Expr, upper: Expr | None, lower: Expr | None, mask: Mask) -> Expr:
-        """x_i . e^(upper_i - lower_j) y_j under the mask; without the exponential if the decay is along the value axes."""
-        key = self.chain.key
-        out = (*(a for a in dict.fromkeys((*x.axes, *y.axes)) if a not in (mask.row, mask.column, *key)), mask.row, mask.column)
-        if upper is not None and lower is not None and set(self.along) & set(key):
-            return ops.decayed(x, y, upper, lower, out, mask)
+    def weights(self, x: Expr, y: Expr, upper: Halves, lower: Halves, mask: Mask, over: tuple[str, ...]) -> Expr:
+        """x_i . e^(upper_i - lower_j) y_j summed over `over` under the mask, without what decays along the axes that stay."""
+        out = (*(a for a in dict.fromkeys((*x.axes, *y.axes)) if a not in (mask.row, mask.column, *over)), mask.row, mask.column)
+        up, low = self.parted(upper, over)[0], self.parted(lower, over)[0]
+        if up is not None and low is not None and {*over} & (self.along[0] | self.along[1]):
+            return ops.decayed(x, y, up, low, out, mask)
         plain = ops.contract((x, y), out)
-        if upper is None or lower is None or self.by_value:
-            return ops.masked(plain, mask)
-        return ops.mul(plain, ops.decay(upper, lower, mask))
+        return ops.masked(plain, mask) if up is None or low is None else ops.mul(plain, ops.decay(up, low, mask))
 
-    def apply(self, P: Expr, U: Expr, upper: Expr | None, lower: Expr | None, mask: Mask) -> Expr:
-        """Sum over rows j of P_ij U_j, decayed along the value axes if that is where the decay is."""
-        lead = (a for a in dict.fromkeys((*P.axes, *U.axes)) if a not in (mask.row, mask.column, *self.chain.value))
-        out = (*lead, mask.row, *self.chain.value)
-        if self.by_value and upper is not None and lower is not None:
-            return ops.decayed(P, U, upper, lower, out, mask)
-        return ops.contract((P, U), out)
+    def apply(self, P: Expr, U: Expr, upper: Halves, lower: Halves, mask: Mask, over: tuple[str, ...]) -> Expr:
+        """Sum over rows j of P_ij U_j for weights over `over`, decayed along the axes that stay."""
+        kept = self._kept(over)
+        out = (*(a for a in dict.fromkeys((*P.axes, *U.axes)) if a not in (mask.row, mask.column, *kept)), mask.row, *kept)
+        up, low = self.parted(upper, over)[1], self.parted(lower, over)[1]
+        return ops.contract((P, U), out) if up is None or low is None else ops.decayed(P, U, up, low, out, mask)
 
-    def from_state(self, x: Expr, exponent: Expr | None, axis: str) -> Expr:
-        """(x e^exponent) S_0, row by row."""
-        lead = tuple(a for a in dict.fromkeys((*x.axes, *self.S.axes)) if a not in (axis, *self.chain.key, *self.chain.value))
-        out = (*lead, axis, *self.chain.value)
-        if exponent is None:
-            return ops.contract((x, self.S), out)
-        scale = ops.exp(self.since_start(exponent))
-        if self.by_value:
-            return ops.mul(scale, ops.contract((x, self.S), out))
-        return ops.contract((self.hint(ops.mul(scale, x), "q_in"), self.S), out)
+    def from_state(self, x: Expr, exponent: Halves, axis: str, over: tuple[str, ...]) -> Expr:
+        """(x e^exponent) S_0 summed over `over`, row by row."""
+        lead = tuple(a for a in dict.fromkeys((*x.axes, *self.S.axes)) if a not in (axis, *self.chain.state.axes))
+        within, behind = self.parted(self.since_start(exponent), over)
+        if within is not None:
+            x = self.hint(ops.mul(ops.exp(within), x), "q_in")
+        found = ops.contract((x, self.S), (*lead, axis, *self._kept(over)))
+        return found if behind is None else ops.mul(ops.exp(behind), found)
 
     def solve(self) -> None:
         """The rows' tensors and U."""
         chain, (re, rp) = self.chain, self.ranks
-        value = chain.value
-        G = self.decays
+        value, over = chain.value, chain.key
         if rp:
             self.k = self.hint(self.rows(self.plain, rp, lambda r: r.write, chain.key, self.w), "k")
             self.v = self.hint(self.rows(self.plain, rp, lambda r: r.value, value, self.w), "v")
-            self.G_w = self.exponent(self.w, rp, False) if G else None
+            self.G_w = self.exponent(self.w, rp, False)
         if not re:
             return
         self.a = self.hint(self.rows(self.erase, re, lambda r: r.write, chain.key, self.j), "a")
         b = self.hint(self.rows(self.erase, re, lambda r: r.read, chain.key, self.i), "b")
-        self.G_j = self.exponent(self.j, re, False) if G else None
-        before = self.exponent(self.i, re, True) if G else None
+        self.G_j = self.exponent(self.j, re, False)
+        before = self.exponent(self.i, re, True)
         strict = Mask(self.i, self.j, re, 1, 0, re)
-        A = self.weights(b, self.a, before, self.G_j, strict)
-        if self.by_value:
-            assert before is not None and self.G_j is not None
-            target = ops.sub(self._target(b, before), self.from_state(b, before, self.i))
-            solved = ops.decayed_solve(self.hint(A, "A"), target, before, self.G_j, strict)
+        A = self.weights(b, self.a, before, self.G_j, strict, over)
+        up, low = before[1], self.G_j[1]
+        if up is not None and low is not None:
+            target = ops.sub(self._target(b, before), self.from_state(b, before, self.i, over))
+            solved = ops.decayed_solve(self.hint(A, "A"), target, up, low, strict)
             self.U = self.hint(ops.rename(solved, {self.i: self.j}), "U")
             return
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
         target = self._target(b, before)
         # (I + A)^-1 is applied to both terms, so that between chunks only two products with the state remain.
-        W = self.hint(self._solved(T, b if before is None else ops.mul(ops.exp(self.since_start(before)), b), chain.key), "W")
+        (since, _) = self.since_start(before)
+        W = self.hint(self._solved(T, b if since is None else ops.mul(ops.exp(since), b), chain.key), "W")
         from_state = ops.contract((W, self.S), (*(a for a in self.S.axes if a not in (*chain.key, *value)), self.i, *value))
         u = ops.number(0) if ops.is_zero(target) else self.hint(self._solved(T, target, value), "u")
         self.U = self.hint(ops.rename(ops.sub(u, from_state), {self.i: self.j}), "U")
 
-    def _target(self, b: Expr, before: Expr | None) -> Expr:
+    def _target(self, b: Expr, before: Halves) -> Expr:
         """v - B w: what the erase rows write, less what they read of the plain rows before them."""
         re, rp = self.ranks
         if not rp and all(r.value is None for rows in self.erase for r in rows):
@@ -215,38 +238,39 @@ class _Memory:
         target = self.rows(self.erase, re, lambda r: r.value, self.chain.value, self.i)
         if not rp:
             return target
-        mask = Mask(self.i, self.w, re, 1, 0, rp)
-        B = self.hint(self.weights(b, self.k, before, self.G_w, mask), "B")
-        return ops.sub(target, self.apply(B, self.v, before, self.G_w, mask))
+        mask, over = Mask(self.i, self.w, re, 1, 0, rp), self.chain.key
+        B = self.hint(self.weights(b, self.k, before, self.G_w, mask, over), "B")
+        return ops.sub(target, self.apply(B, self.v, before, self.G_w, mask, over))
 
     def _solved(self, T: Expr, right: Expr, last: tuple[str, ...]) -> Expr:
         """T applied to rows, as rows."""
         lead = tuple(a for a in dict.fromkeys((*T.axes, *right.axes)) if a not in (self.i, self.j, *last))
         return ops.contract((T, ops.rename(right, {self.i: self.j})), (*lead, self.i, *last))
 
-    def read(self, query: Expr, done: int) -> Expr:
-        """query . S at each token after `done` micro-steps."""
+    def read(self, query: Expr, done: int, over: tuple[str, ...]) -> Expr:
+        """query . S summed over the key axes or over the value axes, at each token after `done` micro-steps."""
         q = query if TOKENS in query.axes else ops.broadcast(query, (*query.axes, TOKENS))
-        exponent = self.at_token(done) if self.decays else None
-        out = self.from_state(q, exponent, TOKENS)
+        exponent = self.at_token(done)
+        out = self.from_state(q, exponent, TOKENS, over)
         re, rp = self.ranks
         if re:
             mask = Mask(TOKENS, self.j, 1, self.n, done, re)
-            P = self.hint(self.weights(q, self.a, exponent, self.G_j, mask), "P")
-            out = ops.add(out, self.apply(P, self.U, exponent, self.G_j, mask))
+            x, y = (self.a, self.U) if over == self.chain.key else (self.U, self.a)
+            P = self.hint(self.weights(q, x, exponent, self.G_j, mask, over), "P")
+            out = ops.add(out, self.apply(P, y, exponent, self.G_j, mask, over))
         if rp:
             mask = Mask(TOKENS, self.w, 1, self.n, done, rp)
-            R = self.hint(self.weights(q, self.k, exponent, self.G_w, mask), "R")
-            out = ops.add(out, self.apply(R, self.v, exponent, self.G_w, mask))
+            x, y = (self.k, self.v) if over == self.chain.key else (self.v, self.k)
+            R = self.hint(self.weights(q, x, exponent, self.G_w, mask, over), "R")
+            out = ops.add(out, self.apply(R, y, exponent, self.G_w, mask, over))
         return out
 
     def last(self) -> Expr:
         """The chunk's last state."""
         total = self.S
-        if self.decays:
-            assert self.G is not None
-            end = ops.select(self.G, self.micro, -1)
-            total = ops.mul(self.hint(ops.exp(self.since_start(end)), "keep"), self.S)
+        for end in self.since_start(self._each(lambda G, _: ops.select(G, self.micro, -1))):
+            if end is not None:
+                total = ops.mul(self.hint(ops.exp(end), "keep"), total)
         re, rp = self.ranks
         if re:
             total = ops.add(total, self._written(self.a, self.U, self.G_j, self.j, re, "a_out"))
@@ -254,16 +278,18 @@ class _Memory:
             total = ops.add(total, self._written(self.k, self.v, self.G_w, self.w, rp, "k_out"))
         return total
 
-    def _written(self, key: Expr, value: Expr, exponent: Expr | None, axis: str, rank: int, word: str) -> Expr:
+    def _written(self, key: Expr, value: Expr, exponent: Halves, axis: str, rank: int, word: str) -> Expr:
         """Sum of key_j e^(G_C - G_j) value_j: what the rows leave in the state. Padding writes nothing."""
-        scale = self._per_micro([self.valid] * (rank * self.n), axis)
-        if exponent is not None:
-            assert self.G is not None
-            scale = ops.mul(ops.exp(ops.sub(ops.select(self.G, self.micro, -1), exponent)), scale)
-        if self.by_value:
-            value = ops.mul(scale, value)
+        valid = self._per_micro([self.valid] * (rank * self.n), axis)
+        on_key, on_value = (
+            None if G is None or x is None else ops.exp(ops.sub(ops.select(G, self.micro, -1), x))
+            for G, x in zip(self.G, exponent, strict=True)
+        )
+        if on_key is None and on_value is not None:
+            value = ops.mul(ops.mul(on_value, valid), value)
         else:
-            key = self.hint(ops.mul(scale, key), word)
+            key = self.hint(ops.mul(valid if on_key is None else ops.mul(on_key, valid), key), word)
+            value = value if on_value is None else ops.mul(on_value, value)
         have = {*key.axes, *value.axes}
         return ops.broadcast(ops.contract((key, value), (a for a in self.S.axes if a in have)), self.S.axes)
 
@@ -326,37 +352,51 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
     def up(e: Expr) -> Expr:
         return series.checked(lift((e,), table)[0], e)
 
+    asked: list[tuple[_Memory, str, Read]] = []
     for s in chains:
-        chain = structure.chains[s.name]
-        memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, len(structure.order) == 1, units.get(s.stabiliser))
+        chain, alone = structure.chains[s.name], len(structure.order) == 1
+        memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, alone, units.get(s.stabiliser))
         memory.solve()
         widths += _widths(memory)
         users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
-        for n, read in enumerate(_needed(users, _reads(structure, s.name, users))):
-            value = _read(series, memory, read, up)
-            shown = next((o for o in rec.outputs if o.value is read.node), None)
-            name, note = (f"{shown.name}@c", shown.span.where) if shown else (f"{s.name}@read{n}", "")
-            e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
-            emitted.append(e)
-            found[read.node] = outer_of(e, CHUNKS)
-            table[read.node] = value
+        reads = structure.readers[s.name].reads(users, memory.chain.versions)
+        asked += [(memory, f"{s.name}@read{n}", read) for n, read in enumerate(reads)]
         carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
         series.finals[s.name] = ops.var(final(s.name), memory.S.axes)
+    every = walk(*(o.value for o in rec.outputs), *(t.next for t in rec.states))
+    place = {id(node): n for n, node in enumerate(every)}
+    for memory, name, read in sorted(asked, key=lambda ask: place[id(ask[2].node)]):  # a query may hold other reads
+        value = _read(memory, read, structure.readers[memory.name], up)
+        shown = next((o for o in rec.outputs if o.value is read.node), None)
+        name, note = (f"{shown.name}@c", shown.span.where) if shown else (name, "")
+        e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
+        emitted.append(e)
+        found[read.node] = outer_of(e, CHUNKS)
+        table[read.node] = value
     series.stages.append(Carry(CHUNKS, False, tuple(carried), tuple(emitted)))
     series.table |= found
     return widths
 
 
-def _read(series: Series, memory: _Memory, read: Read, up: Callable[[Expr], Expr]) -> Expr:
-    """query . S at every token of a chunk, and what else the read multiplies it with."""
-    name, version = memory.name, memory.chain.versions.get(read.version)
-    if version is None:
-        raise Refusal(f"`{name}` is read in the middle of an update", read.node)
-    query = read.query if version.decay is None else ops.mul(version.decay, read.query)
-    if version.decay is not None and set(version.decay.axes) & set(memory.chain.value):
-        raise Refusal(f"`{name}` is read between a decay along its value axis and the update", read.node)
-    value = memory.read(up(query), version.done)
-    return ops.contract((value, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes)) if read.rest else value
+def _read(memory: _Memory, read: Read, reader: Reader, up: Callable[[Expr], Expr]) -> Expr:
+    """query . S at every token of a chunk, what is added to S before it is read, and what else the read multiplies it with."""
+    versions = {id(e): v for e, v in memory.chain.versions.items()}
+    held, terms = reader.parts(read.version, versions)
+    total: Expr = ops.number(0)
+    for core, scale, sign in held:
+        version, query, behind = versions[id(core)], read.query, []
+        for factor in (version.decay, scale):
+            halves = (None, None) if factor is None or ops.is_number(factor, 1) else memory.chain.halves(factor)
+            within, after = halves if read.over == memory.chain.key else halves[::-1]
+            query = query if within is None else ops.mul(within, query)
+            behind += [] if after is None else [up(after)]
+        value = memory.read(up(query), version.done, read.over)
+        for factor in behind:
+            value = ops.mul(factor, value)
+        total = ops.add(total, signed(value, sign))
+    for term, sign in terms:
+        total = ops.add(total, signed(up(reader.asked(read, term)), sign))
+    return ops.contract((total, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes)) if read.rest else total
 
 
 def _widths(m: _Memory) -> list[tuple[str, str, int]]:
@@ -366,37 +406,6 @@ def _widths(m: _Memory) -> list[tuple[str, str, int]]:
     rows += [(m.w, m.n * rp, rp)] if rp else []
     own = [(f"{axis}#{k}", "", k) for axis, *counts in rows for k in dict.fromkeys(counts) if k > 1]
     return [(axis, TOKENS, n) for axis, n, _ in rows] + own
-
-
-def _needed(users: list[Expr], reads: list[Read]) -> list[Read]:
-    """The reads that are not only part of another read: a state is read for its own update too."""
-    nodes = {id(r.node) for r in reads}
-    met, stack = set[int](), list(users)
-    while stack:
-        node = stack.pop()
-        if id(node) not in met:
-            met.add(id(node))
-            stack += () if id(node) in nodes else node.args
-    return [r for r in reads if id(r.node) in met]
-
-
-def _reads(structure: Structure, name: str, users: list[Expr]) -> list[Read]:
-    """Every read of a state outside its own update, each node once."""
-    reader, versions = structure.readers[name], structure.chains[name].versions
-    found: dict[Expr, Read] = {}
-    if reader.key:
-        for node in walk(*users):
-            if id(node) not in reader.carry and any(id(a) in reader.carry for a in node.args) and (read := reader.read(node)):
-                found[node] = read
-        return list(found.values())
-    stack = [e for e in users if id(e) in reader.sees]
-    while stack:
-        node = stack.pop()
-        if node in versions:
-            found[node] = Read(node, ops.number(1), node)
-        else:
-            stack += [a for a in node.args if id(a) in reader.sees]
-    return list(found.values())
 
 
 NOTES = (

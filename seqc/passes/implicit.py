@@ -49,7 +49,7 @@ def _solution(node: Expr, body: Expr) -> Expr:
     (again,) = substitute((read,), {unknown: ops.broadcast(through, unknown.axes)})
     if mixed_axes((again,), (s,)) & set(s.axes):
         raise Refusal("an implicit step whose read mixes its own axes", node)
-    (slope,) = linear_parts((again,), {s: ops.broadcast(ops.number(1), s.axes)})
+    (slope,) = linear_parts((again,), {s: ops.number(1)})  # without axes along which it is the same
     (at_zero,) = substitute((again,), {s: ops.broadcast(ops.number(0), s.axes)})
     value = at_zero if slope is None else ops.div(at_zero, ops.sub(ops.number(1), slope))
     (found,) = substitute((through,), {s: ops.broadcast(value, s.axes)})

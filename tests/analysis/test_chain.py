@@ -71,6 +71,68 @@ NORMAL: dict[str, tuple[str, tuple[tuple[str, tuple[tuple[str, str, str], ...]],
         "MEMORY\ninput a in (0, 1)\nupdate S = S + outer(k, v)\noutput p[V] = S(q)\nupdate S = a * S + outer(q, v)\nREAD",
         (("", (("k", "v", ""),)), ("a", (("q", "v", ""),))),
     ),
+    "decays along both axes": (
+        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1), c in (0, 1)\nretain S by decay(c)\nretain S by decay(a)"
+        "\nretain S by decay(b)\nupdate S = S + outer(k, v)\nREAD",
+        (("c * a * b", (("k", "v", ""),)),),
+    ),
+    "decays along both axes behind the write": (
+        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nupdate S = outer(a, b) * (S + outer(k, v))\nREAD",
+        (("a * b", (("a * k", "b * v", ""),)),),
+    ),
+    "tied rank behind decays along both axes": (
+        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nretain S by decay(b)\nretain S by decay(a)"
+        "\nlearn S by descent(rate = 1) on l2(S(k), v)\nREAD",
+        (("b * a", ()), ("", (("k", "v", "k"),))),
+    ),
+    "decay along values behind an erase": (
+        "MEMORY\ninput b[V] in (0, 1)\nlearn S by descent(rate = 1) on l2(S(k), v)\nretain S by decay(b)\nREAD",
+        (("", (("k", "v", "k"),)), ("b", ())),
+    ),
+    "erase along the other axis": (
+        "MEMORY\ninput a[V] in (0, 1)\nretain S by decay(a)\nlearn S by descent(rate = 1) on l2(S @ v, k)\nREAD",
+        (("a", (("v", "k", "v * a"),)),),
+    ),
+    "reads along both axes": (
+        "MEMORY\ninput r[V]\nupdate S = S + outer(k, v)\nREAD\noutput p[K] = S @ r",
+        (("", (("k", "v", ""),)),),
+    ),
+    "average": (
+        "MEMORY\ninput w in (0, 1)\nupdate S = lerp(S, outer(k, v), w)\nREAD",
+        (("1 - w", (("k", "w * v", ""),)),),
+    ),
+    "average of two steps": (
+        "MEMORY\ninput w in (0, 1)\nupdate S = lerp(S, S - outer(k, S(k) - v), w)\nREAD",
+        (("", (("w * k", "v", "k"),)),),
+    ),
+    "subtracted twice": (
+        "MEMORY\ninput a in (0, 1)\nupdate S = outer(k, v) - a * (outer(q, v) - S)\nREAD",
+        (("a", (("k", "v", ""), ("q", "-(a * v)", ""))),),
+    ),
+    "weighted pairs": (
+        "input q[K], k[n, K], v[n, V], w[n]\nmemory S[K, V] = 0\nlearn S by descent(rate = 1) on sum[n](w * l2(S(k), v))\nREAD",
+        (
+            (
+                "",
+                (
+                    ("select[n, 0](w) * select[n, 0](k)", "select[n, 0](v)", "select[n, 0](k)"),
+                    ("select[n, 1](w) * select[n, 1](k)", "select[n, 1](v)", "select[n, 1](k)"),
+                ),
+            ),
+        ),
+    ),
+    "a window of pairs": (
+        "MEMORY\nlearn S by descent(rate = 1) on sum[n](l2(S(window[n](k)), window[n](v)))\nREAD",
+        (("", (("select[n, 1](k@window2)", "select[n, 1](v@window2)", "select[n, 1](k@window2)"), ("k", "v", "k"))),),
+    ),
+    "a read of a sum": (
+        "MEMORY\nupdate S = S - outer(k, k @ (S + outer(q, v)))\nREAD",
+        (("", (("k", "-sum[K](k * q * v)", "k"),)),),
+    ),
+    "a vector read and taken whole": (
+        "input k[K], x, b in (0, 1)\nstate z[K] = 0\nupdate z = z + b * k * (x - z @ k)\noutput o[K] = z",
+        (("", (("b * k", "x", "k"),)),),
+    ),
     "a vector without a key": (
         "input x[V], a in (0, 1)\nstate s[V] = 0\nupdate s = a * s + (1 - a) * x\noutput o[V] = s",
         (("a", (("1", "(1 - a) * x", ""),)),),
@@ -100,7 +162,7 @@ def test_normal_form_is_the_update(name: str) -> None:
     """The micro-steps, run as the module's formula says, give the next state."""
     found = layer(NORMAL[name][0])
     rec, rng = found.recurrence, np.random.default_rng(0)
-    (state,) = rec.states
+    state = next(s for s in rec.states if s.name == "S" or len(rec.states) == 1)
     leaves = {v.name: rng.standard_normal([extent(found.sizes, a) for a in v.axes]) for v in (*variables(state.next), leaf(state))}
     A, chain = Reals(found.sizes), chains(found)[state.name]
 
@@ -156,19 +218,13 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "nonlinear read": ("MEMORY\nupdate S = S + outer(k, v - tanh(S(k)))\nREAD", "its read passes through `tanh`", "update"),
     "choice": ("MEMORY\ninput r\nupdate S = where(r > 1/2, S, 0) + outer(k, v)\nREAD", "it passes through `where`", "update"),
     "two axes": (
-        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nupdate S = outer(a, b) * S + outer(k, v)\nREAD",
-        "`S` decays along both `K` and `V`",
+        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nupdate S = S - outer(a, b) * S + outer(k, v)\nREAD",
+        "a decay along both `K` and `V` is no product of two",
         "update",
     ),
-    "two axes in two lines": (
-        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nretain S by decay(a)\nupdate S = b * S + outer(k, v)\nREAD",
-        "`S` decays along both `K` and `V`",
-        "update",
-    ),
-    "two axes in two micro-steps": (
-        "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nretain S by decay(a)"
-        "\nlearn S by descent(rate = 1) on dot(S(k), v)\noutput p[V] = S(k)\nupdate S = b * S\nREAD",
-        "`S` decays along both `K` and `V`",
+    "growth along one of two axes": (
+        "MEMORY\ninput a[K] in (0, 1/2), b[V] in (0, 2)\nupdate S = outer(a, b) * S + outer(k, v)\nREAD",
+        "nothing bounds the decay of `S` by 1",
         "update",
     ),
     "signed decay": (
@@ -184,10 +240,16 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "growth": ("MEMORY\ninput a in (0, inf)\nupdate S = a * S + outer(k, v)\nREAD", "nothing bounds the decay of `S` by 1", "update"),
     "unbounded log decay": ("MEMORY\ninput g\nupdate S = exp(g) * S + outer(k, v)\nREAD", "nothing bounds the decay of `S` by 1", "update"),
     "negative decay": ("MEMORY\ninput a in (0, 1)\nupdate S = outer(k, v) - a * S\nREAD", "`S` enters with a negative sign", "update"),
-    "read along both axes": (
-        "MEMORY\ninput r[V]\nupdate S = S + outer(k, v)\nREAD\noutput p[K] = S @ r",
-        "is read along `K` and along `V`",
-        "output p",
+    "erases along both axes": (
+        "MEMORY\nupdate S = S - outer(k, S(k)) - outer(S @ v, v)\nREAD",
+        "the update reads `S` along `K` and along `V`",
+        "update",
+    ),
+    "read along a part of its axes": (
+        "input q[K], r[n], k[n, K], v[V]\nstate S[n, K, V] = 0\nupdate S = S + outer(r, outer(q, v) - r @ S)"
+        "\noutput o[n, V] = sum[K](k * S)",
+        "is read along `K`, which is neither all of `n` nor all of `K, V`",
+        "output",
     ),
     "used whole": ("MEMORY\nupdate S = S + outer(k, v)\nREAD / (1 + sum(S * S))", "`S` is used as a whole here", "output"),
     "mutual": (

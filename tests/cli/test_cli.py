@@ -103,6 +103,16 @@ def test_explain_stabilisers() -> None:
     assert document("explain", "gla")["stabilisers"] == []
 
 
+def test_explain_decays_and_reads_along_both_axes() -> None:
+    specs = ROOT / "tests/backends/specs"
+    text = run("explain", str(specs / "windows_at_once.seq")).stdout
+    assert "S_t = A_t S_{t-1} diag(exp(f)) + B_t" in text and "B_t = A_2 B_1 diag(exp(f)) + B_2" in text  # the first write decays too
+    assert "S_2" not in text and "A_1 = diag(exp(e)) - " in text
+    text = run("explain", "gated_oja").stdout
+    assert "A_t = (I - beta v v^T) diag(exp(g))" in text and "o_t = S_t q" in text
+    assert "no A_t and B_t, since a step erases what `S` was before its decay" in run("explain", str(specs / "two_sided.seq")).stdout
+
+
 def test_explain_what_no_form_computes() -> None:
     result = run("explain", str(GROWING))
     assert result.exit_code == 0
