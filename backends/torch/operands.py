@@ -83,7 +83,7 @@ class Operands(ABC):
         have = (*(a for a in self.axes(e) if a not in (row, column)), row, column)
         return self.permuted(*self.expr(e), self.axes(e), have), have
 
-    def laid(self, x: Expr, lead: tuple[str, ...], want: tuple[str, str]) -> str:
+    def laid(self, x: Expr, lead: tuple[str, ...], want: tuple[str, ...]) -> str:
         """An operand as [lead, want]; leading axes that it lacks have length 1."""
         have = (*(a for a in self.axes(x) if a in LEAD), *want)
         return self.fit(*self.permuted(*self.expr(x), self.axes(x), have), have, (*lead, *want))[0]

@@ -280,8 +280,7 @@ class Printer(Operands):
         mask = e.attr
         assert isinstance(mask, Mask)
         lead = tuple(a for a in self.axes(e) if a not in (mask.row, mask.column))
-        upper = self.operand(e.args[0], (*lead, mask.row))[0]
-        lower = self.operand(e.args[1], (*lead, mask.column))[0]
+        upper, lower = (self.laid(x, lead, (along,)) for x, along in zip(e.args, (mask.row, mask.column), strict=True))
         have = (*lead, mask.row, mask.column)
         return self.permuted(f"runtime.decay({upper}, {lower}, {self.mask(mask)})", ATOM, have, self.axes(e))
 

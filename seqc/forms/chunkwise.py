@@ -26,7 +26,7 @@ from seqc.analysis.reader import Reader
 from seqc.analysis.structure import Structure, analyse, span_of
 from seqc.analysis.terms import signed
 from seqc.forms import recurrent
-from seqc.forms.base import Applies, Form, Lowered, Refuses, final, state_lead
+from seqc.forms.base import Applies, Form, Lowered, Refuses, state_lead
 from seqc.forms.series import Series
 from seqc.forms.transitions import scan
 from seqc.ir import ops
@@ -34,6 +34,7 @@ from seqc.ir.expr import Expr, Mask, walk
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program, inside, outer_of
 from seqc.ir.recurrence import Recurrence, State
 from seqc.passes.lift import lift
+from seqc.passes.turns import without_turns
 
 
 class _Memory:
@@ -302,7 +303,7 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     if not rec.states:
         return Refuses("the layer carries no state", rec.span)
     try:
-        structure = analyse(rec, sizes)
+        structure = analyse(without_turns(rec, sizes).rec, sizes)
         if not structure.chains:
             return Refuses("no state is a sum of decayed writes", span_of(rec, rec.states[0].next, rec.span))
         lower(rec, sizes)
@@ -324,8 +325,9 @@ def _words(chain: Chain) -> str:
 
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     """Level by level: earlier values and small transitions as in a scan; chains as one Carry along c, which `seqc.passes.phases` cuts."""
-    structure = analyse(rec, sizes)
-    series = Series(rec, sizes)
+    found = without_turns(rec, sizes)
+    structure = analyse(found.rec, sizes)
+    series = Series(found.rec, sizes, found.made, found.back)
     hints: dict[Expr, str] = {}
     widths: list[tuple[str, str, int]] = []
     for level in structure.levels:
@@ -361,8 +363,8 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
         users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
         reads = structure.readers[s.name].reads(users, memory.chain.versions)
         asked += [(memory, f"{s.name}@read{n}", read) for n, read in enumerate(reads)]
-        carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
-        series.finals[s.name] = ops.var(final(s.name), memory.S.axes)
+        carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), series.last(s)))
+        series.finals[s.name] = ops.var(series.last(s), memory.S.axes)
     every = walk(*(o.value for o in rec.outputs), *(t.next for t in rec.states))
     place = {id(node): n for n, node in enumerate(every)}
     for memory, name, read in sorted(asked, key=lambda ask: place[id(ask[2].node)]):  # a query may hold other reads

@@ -6,7 +6,8 @@ from the first state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from seqc.analysis.chain import Refusal
 from seqc.analysis.components import BELOW_ALL, Component, leaf, peak
@@ -21,11 +22,14 @@ FULL = (CHUNKS, BATCH, HEADS, TOKENS)
 
 
 class Series:
-    """The stages so far, and for every leaf of the token's step its value at all tokens."""
+    """The stages so far, and for every leaf of the token's step its value at all tokens.
 
-    def __init__(self, rec: Recurrence, sizes: Mapping[str, int]):
-        self.rec, self.sizes = rec, sizes
-        self.outer = outer_leaves(rec, (CHUNKS, TOKENS))
+    made: states that the layer has not, which start at their own first values. back: the layer's last states over those of `rec`.
+    """
+
+    def __init__(self, rec: Recurrence, sizes: Mapping[str, int], made: Collection[str] = (), back: Mapping[str, Expr] | None = None):
+        self.rec, self.sizes, self.made, self.back = rec, sizes, made, back or {}
+        self.outer = outer_leaves(replace(rec, states=tuple(s for s in rec.states if s.name not in made)), (CHUNKS, TOKENS))
         self.table = body_leaves(rec, self.outer, None)
         self.valid = self.outer[VALID]
         self.stages: list[Stage] = []
@@ -58,7 +62,13 @@ class Series:
         return [ops.var(e.name, e.value.axes, e.value.type.dtype) for e in equations]
 
     def first(self, s: State) -> Expr:
+        if s.name in self.made:
+            return ops.broadcast(s.init, (*state_lead(s.scope), *s.axes))
         return self.outer[initial(s.name)]
+
+    def last(self, s: State) -> str:
+        """The name of a state's value after the last token, where a Carry has it."""
+        return f"{s.name}@last" if s.name in self.back else final(s.name)
 
     def earlier(self, value: Expr, first: Expr) -> Expr:
         """The value of the token before; at the first token `first`."""
@@ -150,7 +160,10 @@ class Series:
     def outputs(self) -> tuple[Equation, ...]:
         """The layer's outputs, then its last states."""
         values = [Equation(o.name, ops.broadcast(self.up(o.value, o.value), (*FULL, *o.axes)), o.span.where) for o in self.rec.outputs]
-        return (*values, *(Equation(final(s.name), self.finals[s.name]) for s in self.rec.states))
+        ends = {leaf(s): self.finals[s.name] for s in self.rec.states}
+        last = {s.name: lift((self.back[s.name],), ends)[0] if s.name in self.back else self.finals[s.name] for s in self.rec.states}
+        theirs = [s for s in self.rec.states if s.name not in self.made]
+        return (*values, *(Equation(final(s.name), ops.broadcast(last[s.name], (*state_lead(s.scope), *s.axes))) for s in theirs))
 
     @property
     def inputs(self) -> tuple[Expr, ...]:

@@ -16,10 +16,11 @@ CHUNK = 8
 SPECS = ROOT / "tests" / "backends" / "specs"
 TEXTS = {
     **{n: SPECS / f"{n}.seq" for n in ("both_decays", "plain_decays", "two_sided", "windows_at_once", "denominators")},
-    **{n: SPECS / f"{n}.seq" for n in ("vector_memory", "averages")},
-    **{n: ROOT / "specs" / f"{n}.seq" for n in ("gated_oja", "lightnet", "omega_linear")},
+    **{n: SPECS / f"{n}.seq" for n in ("vector_memory", "averages", "turning_memory")},
+    **{n: ROOT / "specs" / f"{n}.seq" for n in ("gated_oja", "gateloop", "lightnet", "omega_linear")},
 }
-STEEP = ("both_decays", "two_sided", "windows_at_once", "vector_memory", "denominators", "gated_oja")  # decays without a lower end
+# Those with decays that have no lower end.
+STEEP = ("both_decays", "two_sided", "windows_at_once", "vector_memory", "denominators", "turning_memory", "gated_oja")
 # Denominators that random first states and keys could bring to zero.
 POSITIVE = {"lightnet": "z"}
 
@@ -81,7 +82,7 @@ def test_decay_of_20_per_step_over_a_chunk_of_64_stays_exact(package, name: str)
     c = made(name, 130, extreme=20.0)
     wanted = c.run(p, "reference")
     grads = gradients(wanted, c.arguments)
-    single = tuple(x.detach().float().requires_grad_() for x in c.arguments)
+    single = tuple(x.detach().to(torch.complex64 if x.is_complex() else torch.float32).requires_grad_() for x in c.arguments)
     found = c.run(p, "chunkwise", single)
     for x, y in zip(found, wanted, strict=True):
         assert distance(x, y) < 2e-4
