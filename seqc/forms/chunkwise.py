@@ -37,6 +37,17 @@ from seqc.passes.lift import lift
 from seqc.passes.turns import without_turns
 
 
+def _joined(e: Expr, axes: tuple[str, ...]) -> Expr:
+    """A value along all of the axes, several of them as one: decayed sums have a single axis of that kind."""
+    missing = [a for a in axes if a not in e.axes]
+    wide = ops.broadcast(e, (*e.axes, *missing)) if missing else e
+    return wide if len(axes) == 1 else ops.flatten(wide, axes, "*".join(axes))
+
+
+def _apart(e: Expr, axes: tuple[str, ...]) -> Expr:
+    return e if len(axes) == 1 else ops.unflatten(e, axes, "*".join(axes))
+
+
 class _Memory:
     """One state inside a chunk: its rows as tensors over the chunk, and what the formulas of the module need of them.
 
@@ -180,6 +191,7 @@ class _Memory:
         out = (*(a for a in dict.fromkeys((*x.axes, *y.axes)) if a not in (mask.row, mask.column, *over)), mask.row, mask.column)
         up, low = self.parted(upper, over)[0], self.parted(lower, over)[0]
         if up is not None and low is not None and {*over} & (self.along[0] | self.along[1]):
+            x, y, up, low = (_joined(e, over) for e in (x, y, up, low))
             return ops.decayed(x, y, up, low, out, mask)
         plain = ops.contract((x, y), out)
         return ops.masked(plain, mask) if up is None or low is None else ops.mul(plain, ops.decay(up, low, mask))
@@ -189,7 +201,11 @@ class _Memory:
         kept = self._kept(over)
         out = (*(a for a in dict.fromkeys((*P.axes, *U.axes)) if a not in (mask.row, mask.column, *kept)), mask.row, *kept)
         up, low = self.parted(upper, over)[1], self.parted(lower, over)[1]
-        return ops.contract((P, U), out) if up is None or low is None else ops.decayed(P, U, up, low, out, mask)
+        if up is None or low is None:
+            return ops.contract((P, U), out)
+        one = (*(a for a in out if a not in kept), "*".join(kept))
+        U, up, low = (_joined(e, kept) for e in (U, up, low))
+        return _apart(ops.decayed(P, U, up, low, one, mask), kept)
 
     def from_state(self, x: Expr, exponent: Halves, axis: str, over: tuple[str, ...]) -> Expr:
         """(x e^exponent) S_0 summed over `over`, row by row."""
@@ -219,8 +235,9 @@ class _Memory:
         up, low = before[1], self.G_j[1]
         if up is not None and low is not None:
             target = ops.sub(self._target(b, before), self.from_state(b, before, self.i, over))
+            target, up, low = (_joined(e, value) for e in (target, up, low))
             solved = ops.decayed_solve(self.hint(A, "A"), target, up, low, strict)
-            self.U = self.hint(ops.rename(solved, {self.i: self.j}), "U")
+            self.U = self.hint(ops.rename(_apart(solved, value), {self.i: self.j}), "U")
             return
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
         target = self._target(b, before)

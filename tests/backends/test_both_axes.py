@@ -16,11 +16,11 @@ CHUNK = 8
 SPECS = ROOT / "tests" / "backends" / "specs"
 TEXTS = {
     **{n: SPECS / f"{n}.seq" for n in ("both_decays", "plain_decays", "two_sided", "windows_at_once", "denominators")},
-    **{n: SPECS / f"{n}.seq" for n in ("vector_memory", "averages", "turning_memory")},
+    **{n: SPECS / f"{n}.seq" for n in ("vector_memory", "averages", "turning_memory", "three_axes")},
     **{n: ROOT / "specs" / f"{n}.seq" for n in ("gated_oja", "gateloop", "lightnet", "omega_linear")},
 }
 # Those with decays that have no lower end.
-STEEP = ("both_decays", "two_sided", "windows_at_once", "vector_memory", "denominators", "turning_memory", "gated_oja")
+STEEP = ("both_decays", "two_sided", "windows_at_once", "vector_memory", "denominators", "turning_memory", "three_axes", "gated_oja")
 # Denominators that random first states and keys could bring to zero.
 POSITIVE = {"lightnet": "z"}
 
