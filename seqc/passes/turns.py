@@ -10,19 +10,22 @@ u lacks the axes that the turn lacks, so it is small beside the matrices, whose 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product as cartesian
 
 from seqc.analysis.affine import linear_parts, mixed_axes
 from seqc.analysis.chain import Refusal
 from seqc.analysis.components import components, leaf
-from seqc.analysis.terms import factors, product, signed
+from seqc.analysis.terms import addends, product, signed
 from seqc.ir import ops
-from seqc.ir.expr import Expr, rebuild, substitute
+from seqc.ir.expr import Expr, rebuild, substitute, walk
 from seqc.ir.recurrence import Recurrence, State
 from seqc.ir.rules import union
 
 Complex = tuple[Expr, Expr]
+ANGLES = 4  # the most angles whose signs are tried
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,47 @@ def _turn(x: State, y: State) -> tuple[Expr, Complex] | None:
         (xx, yx), (xy, yy) = (linear_parts(nexts, {e: ops.number(1)}) for e in leaves)
     except Refusal:
         return None
-    if xx is None or yx is None or xy is None or xx is not yy or xy is not ops.neg(yx):
+    if xx is None or yx is None or xy is None or yy is None or _expanded(xx) != _expanded(yy) or _expanded(xy) != _expanded(ops.neg(yx)):
         return None
     return _polar(xx, yx)
 
 
 def _polar(c: Expr, s: Expr) -> tuple[Expr, Complex] | None:
-    """a and (cos t, sin t) with c = a cos(t) and s = a sin(t)."""
-    (ups, plus), (downs, minus) = factors(c), factors(s)
-    for cos in (p for p in ups if p.op.name == "cos"):
-        sin = ops.unary("sin", cos.args[0])
-        rest = [p for p in ups if p is not cos]
-        if sin in downs and {*rest} == {p for p in downs if p is not sin} and len(downs) == len(ups):
-            return signed(product(rest), plus), (cos, signed(sin, plus * minus))
+    """a and (cos t, sin t) with c = a cos(t) and s = a sin(t), where t is a sum of angles, each once, plus or minus."""
+    of_c, of_s = _expanded(c), _expanded(s)
+    place = {node: i for i, node in enumerate(walk(c))}
+    angles = tuple(dict.fromkeys(f.args[0] for term in of_c for f, _ in term if f.op.name in ("cos", "sin")))
+    cosines = {(ops.unary("cos", x), 1) for x in angles}
+    decays = [term - cosines for term, n in of_c.items() if cosines <= term and n == 1]
+    if len(decays) != 1 or not angles or len(angles) > ANGLES:
+        return None
+    decay = product(f for f, n in sorted(decays[0], key=lambda power: place[power[0]]) for _ in range(n))
+    for signs in cartesian((1, -1), repeat=len(angles)):
+        turn: Complex = ops.number(1), ops.number(0)
+        for x, sign in zip(angles, signs, strict=True):
+            turn = _times(turn, (ops.unary("cos", x), signed(ops.unary("sin", x), sign)))
+        if (_expanded(ops.mul(decay, turn[0])), _expanded(ops.mul(decay, turn[1]))) == (of_c, of_s):
+            return decay, turn
     return None
+
+
+def _expanded(e: Expr) -> dict[frozenset[tuple[Expr, int]], int]:
+    """A value as a sum of products: the factors of each term with their powers, and how often it is there."""
+    match e.op.name:
+        case "add" | "sub" | "neg":
+            total: Counter[frozenset[tuple[Expr, int]]] = Counter()
+            for term, sign in addends(e):
+                for powers, n in _expanded(term).items():
+                    total[powers] += sign * n
+            return {powers: n for powers, n in total.items() if n}
+        case "broadcast":
+            return _expanded(e.args[0])
+        case "mul":
+            total = Counter()
+            for (x, n), (y, m) in cartesian(*(_expanded(a).items() for a in e.args)):
+                total[frozenset((Counter(dict(x)) + Counter(dict(y))).items())] += n * m
+            return {powers: n for powers, n in total.items() if n}
+    return {} if ops.is_zero(e) else {frozenset() if ops.is_number(e, 1) else frozenset({(e, 1)}): 1}
 
 
 def _replaced(found: Turned, x: State, y: State, decay: Expr, turn: Complex) -> Turned:
