@@ -27,7 +27,8 @@ class Reader:
         self.key = self._key_axes(users)
         self.value = tuple(a for a in state.axes if a not in self.key)
         self.made: list[Expr] = []  # nodes that `sees` knows and no root holds: the id of a freed node may be another's
-        self.needed = {id(a) for node in walk(*users) for a in node.args if id(a) in self.carry and id(node) not in self.carry}
+        own = {id(node) for node in walk(next_)} & self.carry
+        self.needed = {id(a) for node in walk(*users) for a in node.args if id(a) in self.carry and id(node) not in own}
 
     def _key_axes(self, users: tuple[Expr, ...]) -> tuple[str, ...]:
         """The axes along which the update reads the state; where it does not read, the fewest that anything else reads along."""

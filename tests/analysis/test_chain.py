@@ -129,6 +129,10 @@ NORMAL: dict[str, tuple[str, tuple[tuple[str, tuple[tuple[str, str, str], ...]],
         "MEMORY\nupdate S = S - outer(k, k @ (S + outer(q, v)))\nREAD",
         (("", (("k", "-sum[K](k * q * v)", "k"),)),),
     ),
+    "a scaled read between two updates": (
+        "MEMORY\nupdate S = S + outer(k, v)\noutput p[V] = q @ (2 * S)\nupdate S = S + outer(q, v)\nREAD",
+        (("", (("k", "v", ""),)), ("", (("q", "v", ""),))),
+    ),
     "a vector read and taken whole": (
         "input k[K], x, b in (0, 1)\nstate z[K] = 0\nupdate z = z + b * k * (x - z @ k)\noutput o[K] = z",
         (("", (("b * k", "x", "k"),)),),
