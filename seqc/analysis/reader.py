@@ -11,14 +11,15 @@ from seqc.ir.rules import union
 
 
 class Reader:
-    """Finds the chain of one state. `users` are the expressions that read the state."""
+    """Finds the chain of one state. `users` are the expressions that read the state, `along` the states that it is coupled with."""
 
-    def __init__(self, state: Expr, next_: Expr, users: tuple[Expr, ...], sizes: dict[str, int]):
+    def __init__(self, state: Expr, next_: Expr, users: tuple[Expr, ...], sizes: dict[str, int], along: tuple[Expr, ...] = ()):
         self.state, self.next, self.sizes = state, next_, sizes
+        self.states = (state, *along)
         self.fixed: list[str] = []  # axes whose length the chain has compiled in
         roots = (next_, *users)
-        self.sees = dependent(roots, (state,))
-        self.carry = carriers(roots, state)
+        self.sees = dependent(roots, self.states)
+        self.carry = set[int]().union(*(carriers(roots, s) for s in self.states))
         self.key = self._key_axes(roots)
         self.value = tuple(a for a in state.axes if a not in self.key)
         self.needed = {id(a) for node in walk(*users) for a in node.args if id(a) in self.carry and id(node) not in self.carry}
@@ -130,6 +131,13 @@ class Reader:
 
     # --- Low-rank terms ----------------------------------------------------------------------------------------
 
+    def rows(self, added: Expr, sign: int) -> list[tuple[Expr, Expr | None, list[tuple[Expr, Expr]]]]:
+        """The rows of a value that is added to the state."""
+        step = Raw(added, added)
+        for term, s in addends(added):
+            self._low_rank(term, sign * s, step)
+        return step.rows
+
     def _low_rank(self, term: Expr, sign: int, step: Raw) -> None:
         """Adds the rows of a term of the shape write (x) (value and reads)."""
         if ops.is_zero(term):
@@ -163,7 +171,7 @@ class Reader:
         for i in range(self.sizes[ops.base(axis)]):
             picked = [at_index(a, axis, i) for a in term.args]
             row = product([*picked, *([scale] if scale is not None else [])])
-            self.sees |= dependent((row,), (self.state,))
+            self.sees |= dependent((row,), self.states)
             self._low_rank(row, sign, step)
 
     def _row(self, parts: list[Expr], sign: int, step: Raw) -> None:

@@ -9,6 +9,7 @@ from seqc.analysis.affine import Transition, fitting
 from seqc.analysis.bounds import is_decay
 from seqc.analysis.chain import Chain, Refusal
 from seqc.analysis.components import Component, in_levels, leaf
+from seqc.analysis.coupled import Coupling, coupling
 from seqc.analysis.exponents import exponent, log_of, never_positive
 from seqc.analysis.reader import Reader
 from seqc.ir.expr import Expr, walk
@@ -25,6 +26,7 @@ class Structure:
     chains: dict[str, Chain]
     readers: dict[str, Reader]
     others: dict[str, Transition]  # of groups that are no chain but are affine: by their first state
+    couplings: dict[str, Coupling]  # of matrices that depend on each other: by their first state
 
     @property
     def order(self) -> tuple[State, ...]:
@@ -44,8 +46,11 @@ def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
 def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
     """Every group of states: earlier values as they are, others as a chain, else by their transition. Raises Refusal with the cause."""
     levels = in_levels(rec, sizes)
-    chains, readers, others = {}, {}, {}
+    chains, readers, others, couplings = {}, {}, {}, {}
     for c in (c for level in levels for c in level if c.kind == "coupled"):
+        if len(c.states) > 1 and any(len(s.axes) > 1 for s in c.states):
+            couplings[c.names[0]] = _coupling(rec, c, sizes)
+            continue
         try:
             if len(c.states) > 1:
                 raise Refusal(f"`{c.names[0]}` and `{c.names[1]}` depend on each other", c.states[0].next)
@@ -64,16 +69,24 @@ def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
                 others[c.names[0]] = fitting(c, sizes)
             except Refusal:
                 raise refused from None
-    return Structure(levels, chains, readers, others)
+    return Structure(levels, chains, readers, others, couplings)
+
+
+def _coupling(rec: Recurrence, c: Component, sizes: Mapping[str, int]) -> Coupling:
+    shared = next((s for s in c.states if s.scope != "head"), None)
+    if shared is not None:
+        raise Refusal(f"`{shared.name}` is shared by heads", shared.next)
+    return coupling(c, tuple(o.value for o in rec.outputs) + tuple(s.next for s in rec.states if s not in c.states), sizes)
 
 
 def in_normal_form(rec: Recurrence, sizes: Mapping[str, int]) -> bool:
-    """Whether every matrix state is a chain."""
+    """Whether every matrix state is a chain, or coupled with others like one."""
     try:
         structure = analyse(rec, sizes)
     except Refusal:
         return False
-    return all(s.name in structure.chains for s in rec.states if len(s.axes) > 1 and s.role not in ("hidden", "stabiliser"))
+    found = {*structure.chains, *(n for c in structure.couplings.values() for n in c.names)}
+    return all(s.name in found for s in rec.states if len(s.axes) > 1 and s.role not in ("hidden", "stabiliser"))
 
 
 def domains(rec: Recurrence) -> dict[str, Domain]:

@@ -18,10 +18,12 @@ from collections.abc import Callable, Mapping
 
 from seqc.analysis.chain import Chain, Read, Refusal, Row
 from seqc.analysis.components import leaf
+from seqc.analysis.coupled import Coupling
 from seqc.analysis.exponents import Exponent, exponent, log_of
 from seqc.analysis.structure import Structure, analyse, span_of
 from seqc.forms import recurrent
-from seqc.forms.base import Applies, Form, Lowered, Refuses, final, state_lead
+from seqc.forms.base import Applies, Form, Lowered, Refuses, final, initial, state_lead
+from seqc.forms.coupled import Coupled
 from seqc.forms.series import Series
 from seqc.forms.transitions import scan
 from seqc.ir import ops
@@ -277,12 +279,19 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
         return Refuses("the layer carries no state", rec.span)
     try:
         structure = analyse(rec, sizes)
-        if not structure.chains:
+        if not structure.chains and not structure.couplings:
             return Refuses("no state is a sum of decayed writes", span_of(rec, rec.states[0].next, rec.span))
         lower(rec, sizes)
     except Refusal as r:
         return Refuses(r.reason, span_of(rec, r.cause, rec.states[0].span), r.helps)
-    return Applies(tuple(_words(structure.chains[s.name]) for s in structure.order))
+    coupled = (_coupled_words(c) for c in structure.couplings.values())
+    return Applies((*(_words(structure.chains[s.name]) for s in structure.order), *coupled))
+
+
+def _coupled_words(c: Coupling) -> str:
+    """What a group of coupled states is, in words."""
+    names, rank = " and ".join(f"`{n}`" for n in c.names), sum(bool(r.terms) for r in c.rows)
+    return f"{names} are affine together: {len(c.names)} by {len(c.names)} numbers{f' plus rank {rank}' if rank else ''}"
 
 
 def _words(chain: Chain) -> str:
@@ -303,21 +312,26 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     hints: dict[Expr, str] = {}
     widths: list[tuple[str, str, int]] = []
     for level in structure.levels:
-        chains = []
+        chains, couplings = [], []
         for c in level:
             if c.kind != "coupled":
                 series.add(c)
             elif c.names[0] in structure.others:
                 scan(series, c, structure.others[c.names[0]])
+            elif c.names[0] in structure.couplings:
+                couplings.append(structure.couplings[c.names[0]])
             else:
                 chains.append(c.states[0])
-        if chains:
-            widths += _chunks(series, structure, chains, hints)
+        if chains or couplings:
+            widths += _chunks(series, structure, chains, couplings, hints)
     program = Program("chunkwise", series.inputs, tuple(series.stages), series.outputs(), tuple(dict.fromkeys(widths)))
-    return Lowered(program, hints, tuple(a for s in structure.order for a in structure.readers[s.name].fixed))
+    fixed = [a for s in structure.order for a in structure.readers[s.name].fixed]
+    return Lowered(program, hints, (*fixed, *(a for c in structure.couplings.values() for a in c.fixed)))
 
 
-def _chunks(series: Series, structure: Structure, chains: list[State], hints: dict[Expr, str]) -> list[tuple[str, str, int]]:
+def _chunks(
+    series: Series, structure: Structure, chains: list[State], couplings: list[Coupling], hints: dict[Expr, str]
+) -> list[tuple[str, str, int]]:
     """One Carry along c for the chains of a level; afterwards what anything reads of them stands at every token."""
     rec, table = series.rec, series.inner(CHUNKS)
     carried, emitted, found, widths = [], [], {}, []
@@ -326,6 +340,14 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
     def up(e: Expr) -> Expr:
         return series.checked(lift((e,), table)[0], e)
 
+    def emit(name: str, read: Read, value: Expr) -> None:
+        shown = next((o for o in rec.outputs if o.value is read.node), None)
+        name, note = (f"{shown.name}@c", shown.span.where) if shown else (name, "")
+        e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
+        emitted.append(e)
+        found[read.node] = outer_of(e, CHUNKS)
+        table[read.node] = value
+
     for s in chains:
         chain = structure.chains[s.name]
         memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, len(structure.order) == 1, units.get(s.stabiliser))
@@ -333,21 +355,25 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
         widths += _widths(memory)
         users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
         for n, read in enumerate(_needed(users, _reads(structure, s.name, users))):
-            value = _read(series, memory, read, up)
-            shown = next((o for o in rec.outputs if o.value is read.node), None)
-            name, note = (f"{shown.name}@c", shown.span.where) if shown else (f"{s.name}@read{n}", "")
-            e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
-            emitted.append(e)
-            found[read.node] = outer_of(e, CHUNKS)
-            table[read.node] = value
+            emit(f"{s.name}@read{n}", read, _read(memory, read, up))
         carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
         series.finals[s.name] = ops.var(final(s.name), memory.S.axes)
+    for c in couplings:
+        group = Coupled(c, series, hints)
+        group.solve(up)
+        widths += group.widths
+        for n, (read, of) in enumerate(c.reads):
+            emit(f"{c.names[0]}@read{n}", read, _rest(group.read(up(read.query), of, up), read, up))
+        for name, S in group.states.items():
+            init = series.outer[initial(name)]
+            carried.append(Carried(name, init, group.last(name), final(name)))
+            series.finals[name] = ops.var(final(name), S.axes)
     series.stages.append(Carry(CHUNKS, False, tuple(carried), tuple(emitted)))
     series.table |= found
     return widths
 
 
-def _read(series: Series, memory: _Memory, read: Read, up: Callable[[Expr], Expr]) -> Expr:
+def _read(memory: _Memory, read: Read, up: Callable[[Expr], Expr]) -> Expr:
     """query . S at every token of a chunk, and what else the read multiplies it with."""
     name, version = memory.name, memory.chain.versions.get(read.version)
     if version is None:
@@ -355,7 +381,10 @@ def _read(series: Series, memory: _Memory, read: Read, up: Callable[[Expr], Expr
     query = read.query if version.decay is None else ops.mul(version.decay, read.query)
     if version.decay is not None and set(version.decay.axes) & set(memory.chain.value):
         raise Refusal(f"`{name}` is read between a decay along its value axis and the update", read.node)
-    value = memory.read(up(query), version.done)
+    return _rest(memory.read(up(query), version.done), read, up)
+
+
+def _rest(value: Expr, read: Read, up: Callable[[Expr], Expr]) -> Expr:
     return ops.contract((value, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes)) if read.rest else value
 
 
