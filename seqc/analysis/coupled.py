@@ -48,7 +48,7 @@ class JointRow:
 
 @dataclass(frozen=True)
 class Coupling:
-    """The joint step: each state's next coordinates, and every read of the states by anything else with the coordinates of what it reads."""
+    """The joint step. reads: what other expressions read of the states, with the coordinates of the matrix that each reads."""
 
     states: tuple[Expr, ...]
     key: tuple[str, ...]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from seqc.analysis.affine import Transition, fitting
 from seqc.analysis.bounds import is_decay
 from seqc.analysis.chain import Chain, Refusal
-from seqc.analysis.components import Component, in_levels, leaf
+from seqc.analysis.components import Component, added_whole, in_levels, leaf
 from seqc.analysis.coupled import Coupling, coupling
 from seqc.analysis.exponents import exponent, log_of, never_positive
 from seqc.analysis.reader import Reader
@@ -44,8 +44,20 @@ def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
 
 
 def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
-    """Every group of states: earlier values as they are, others as a chain, else by their transition. Raises Refusal with the cause."""
-    levels = in_levels(rec, sizes)
+    """Every group of states: earlier values as they are, others as a chain, else by their transition. Raises Refusal with the cause.
+
+    Where that fails, matrices that are added to others as a whole (a momentum) become one group with them.
+    """
+    try:
+        return _analysed(rec, sizes, in_levels(rec, sizes))
+    except Refusal:
+        joined = added_whole(rec)
+        if not joined:
+            raise
+    return _analysed(rec, sizes, in_levels(rec, sizes, joined))
+
+
+def _analysed(rec: Recurrence, sizes: Mapping[str, int], levels: tuple[tuple[Component, ...], ...]) -> Structure:
     chains, readers, others, couplings = {}, {}, {}, {}
     for c in (c for level in levels for c in level if c.kind == "coupled"):
         if len(c.states) > 1 and any(len(s.axes) > 1 for s in c.states):

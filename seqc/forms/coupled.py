@@ -37,10 +37,6 @@ def _along(items: list[Expr], axis: str) -> Expr:
     return ops.flatten(ops.stack(full, each), (TOKENS, each), axis)
 
 
-def _plus(total: Expr | None, more: Expr) -> Expr:
-    return more if total is None else ops.add(total, more)
-
-
 class Coupled:
     """One group of states. `i` and `j` are the axes of its rows, as what reads and as what is read."""
 
@@ -67,9 +63,7 @@ class Coupled:
         self.y = {n: ops.var(f"{n}@y", (*LEAD, self.j)) for n in self._reached({n for n, x in next_.items() if x.rows})}
         self.E = {(n, o): ops.var(f"{n}.of.{o}@E", LEAD) for o in next_ for n in self._reached({o})}
         new = self._new(series)
-        carried = []
-        for n, leaf in self.y.items():
-            carried.append((leaf, ops.number(0), self._step(n, D, self.y, new.get(n))))
+        carried = [(leaf, ops.number(0), self._step(n, D, self.y, new.get(n))) for n, leaf in self.y.items()]
         for (n, o), leaf in self.E.items():
             column = {m: e for (m, start), e in self.E.items() if start == o}
             carried.append((leaf, ops.number(int(n == o)), self._step(n, D, column, None)))
@@ -217,16 +211,6 @@ class Coupled:
             (core,) = core.args
         self.hints.setdefault(core, word)
         return e
-
-
-def _along(items: list[Expr], axis: str) -> Expr:
-    """One value per token and entry of the list, as rows along `axis`."""
-    lead = tuple(dict.fromkeys(a for e in items for a in e.axes if a != TOKENS))
-    full = [ops.broadcast(e, (*lead, TOKENS)) for e in items]
-    if len(full) == 1:
-        return ops.rename(full[0], {TOKENS: axis})
-    each = f"{axis}#{len(full)}"
-    return ops.flatten(ops.stack(full, each), (TOKENS, each), axis)
 
 
 def _sum(items: list[Expr]) -> Expr:
