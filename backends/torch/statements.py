@@ -166,7 +166,7 @@ class _Writer:
         lines += [f"    {line}" for line in inner + _steps(loop)]
         for outer, _ in loop.stacked:
             order = f"{outer.name}[::-1]" if loop.reverse else outer.name
-            whole = f"torch.stack({order}, {printer.axes(outer).index(loop.axis)})"
+            whole = f"torch.stack({order}, {self._place(loop, outer)})"
             lines.append(f"{outer.name} = {self._parted(loop, whole, printer.axes(outer))}")
         last = [(last, self._parted(loop, name, printer.axes(init))) for name, init, _, last in loop.carried if last in self.read]
         return lines + [f"{name} = {value}" for name, value in last]
@@ -191,8 +191,14 @@ class _Writer:
 
     def _slices(self, loop: Loop, outer: Expr) -> str:
         """What gives a value's slices one after the other: the tensor itself if its first axis is the loop's."""
-        at = self.printer.axes(outer).index(loop.axis)
+        at = self._place(loop, outer)
         return self._merged(loop, outer) if at == 0 else f"{self._merged(loop, outer)}.unbind({at})"
+
+    def _place(self, loop: Loop, outer: Expr) -> int:
+        """Where the loop's axis stands in a value from outside, its sequences and heads as one axis if the loop has them so."""
+        axes = self.printer.axes(outer)
+        at = axes.index(loop.axis)
+        return at - 1 if loop.merged and BATCH in axes[:at] else at
 
     def _merged(self, loop: Loop, outer: Expr) -> str:
         """A value from outside, its sequences and heads as one axis if the loop has them so."""
