@@ -1,5 +1,7 @@
 """Matrix states that depend on each other through numbers and low-rank terms (a memory and its momentum) as one joint step.
 
+A state alone is such a group too: where it is no chain since its decay may be negative, zero or above one.
+
     Z_t = D_t Z_{t-1} + sum over rows r of  alpha_r (x) write_r w_r         Z stacks the states, D_t is a small matrix of numbers
     w_r = value_r + sum of  query . (d Z_{t-1} + sum over earlier rows s of  g_s write_s w_s)
 
@@ -57,6 +59,7 @@ class Coupling:
     next: dict[str, Coordinates]
     reads: tuple[tuple[Read, Coordinates], ...]
     fixed: tuple[str, ...]  # axes whose length it has compiled in
+    reason: str = ""  # of a state alone: why it is no chain
 
     @property
     def names(self) -> tuple[str, ...]:

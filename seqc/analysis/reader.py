@@ -222,7 +222,8 @@ class Reader:
                 raise Refusal("the read is scaled along its value axis", e)
             value = None if value is None else signed(ops.mul(scale, value), sign)
             return value, [(signed(ops.mul(scale, c), sign), v) for c, v in reads]
-        raise Refusal(f"the update is not affine in `{self.state.name}`: its read passes through `{e.op.name}`", e)
+        blocker = self._blocker(e)
+        raise Refusal(f"the update is not affine in `{self.state.name}`: its read passes through `{blocker.op.name}`", blocker)
 
     # --- Reads -------------------------------------------------------------------------------------------------
 

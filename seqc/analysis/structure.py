@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seqc.analysis.affine import Transition, fitting
 from seqc.analysis.bounds import is_decay
@@ -26,7 +26,7 @@ class Structure:
     chains: dict[str, Chain]
     readers: dict[str, Reader]
     others: dict[str, Transition]  # of groups that are no chain but are affine: by their first state
-    couplings: dict[str, Coupling]  # of matrices that depend on each other: by their first state
+    couplings: dict[str, Coupling]  # of matrices that depend on each other, or are no chain: by their first state
 
     @property
     def order(self) -> tuple[State, ...]:
@@ -44,9 +44,9 @@ def span_of(rec: Recurrence, cause: Expr | None, fallback: Span) -> Span:
 
 
 def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
-    """Every group of states: earlier values as they are, others as a chain, else by their transition. Raises Refusal with the cause.
+    """Every group of states: earlier values as they are, others as a chain, as a joint step or by their transition.
 
-    Where that fails, matrices that are added to others as a whole (a momentum) become one group with them.
+    Where that fails, matrices that are added to others as a whole (a momentum) become one group with them. Raises Refusal with the cause.
     """
     try:
         return _analysed(rec, sizes, in_levels(rec, sizes))
@@ -60,7 +60,8 @@ def analyse(rec: Recurrence, sizes: Mapping[str, int]) -> Structure:
 def _analysed(rec: Recurrence, sizes: Mapping[str, int], levels: tuple[tuple[Component, ...], ...]) -> Structure:
     chains, readers, others, couplings = {}, {}, {}, {}
     for c in (c for level in levels for c in level if c.kind == "coupled"):
-        if len(c.states) > 1 and any(len(s.axes) > 1 for s in c.states):
+        matrix = any(len(s.axes) > 1 for s in c.states)  # it is not written out at every token
+        if matrix and len(c.states) > 1:
             couplings[c.names[0]] = _coupling(rec, c, sizes)
             continue
         try:
@@ -75,10 +76,11 @@ def _analysed(rec: Recurrence, sizes: Mapping[str, int], levels: tuple[tuple[Com
                 raise Refusal(f"`{s.name}` is shared by heads", s.next)
             chains[s.name], readers[s.name] = chain, reader
         except Refusal as refused:
-            if any(len(s.axes) > 1 for s in c.states):
-                raise  # a matrix is not written out at every token
             try:
-                others[c.names[0]] = fitting(c, sizes)
+                if matrix:
+                    couplings[c.names[0]] = replace(_coupling(rec, c, sizes), reason=refused.reason)
+                else:
+                    others[c.names[0]] = fitting(c, sizes)
             except Refusal:
                 raise refused from None
     return Structure(levels, chains, readers, others, couplings)

@@ -291,7 +291,10 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
 def _coupled_words(c: Coupling) -> str:
     """What a group of coupled states is, in words."""
     names, rank = " and ".join(f"`{n}`" for n in c.names), sum(bool(r.terms) for r in c.rows)
-    return f"{names} are affine together: {len(c.names)} by {len(c.names)} numbers{f' plus rank {rank}' if rank else ''}"
+    low = f" plus rank {rank}" if rank else ""
+    if c.reason:
+        return f"{names} is affine in itself: a number of any sign{low} ({c.reason})"
+    return f"{names} are affine together: {len(c.names)} by {len(c.names)} numbers{low}"
 
 
 def _words(chain: Chain) -> str:
