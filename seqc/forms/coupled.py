@@ -74,7 +74,7 @@ class Coupled:
 
     def _padded(self, diagonal: bool, d: Expr, valid: Expr) -> Expr:
         if diagonal:
-            return d if ops.is_number(d, 1) else ops.add(ops.mul(valid, ops.sub(d, ops.number(1))), ops.number(1))
+            return d if ops.is_number(d, 1) else ops.add(ops.mul(valid, d), ops.sub(ops.number(1), valid))
         return ops.mul(valid, d)
 
     def _step(self, n: str, D: dict[tuple[str, str], Expr], before: dict[str, Expr], new: Expr | None) -> Expr:

@@ -124,6 +124,15 @@ def test_a_decay_of_20_per_step_stays_exact_in_float32(package) -> None:
         assert distance(x, y) < 2e-3
 
 
+def test_a_small_number_keeps_its_digits(package) -> None:
+    """A first state that shrinks by 1e-4 in one token: float32 has seven digits of it."""
+    c = made("signed_decay", 1, grad=False)
+    q, k, v, a, b = (x.float() for x in c.inputs)
+    inputs = (q, k, v, torch.full_like(a, 1e-4), torch.zeros_like(b))
+    *_, last = c.run(package(path("signed_decay")), "chunkwise", (*inputs, c.states[0].float()))
+    assert distance(last, c.states[0] * 1e-4) < 1e-6
+
+
 def test_a_longer_chunk_has_no_more_operations(package) -> None:
     """Along a chunk there is one loop; everything else is there once, whatever the length."""
     texts = {(ROOT / n).read_text("utf-8") for n in (_kernel(package, 8), _kernel(package, 64))}
