@@ -59,6 +59,7 @@ class Coupling:
     next: dict[str, Coordinates]
     reads: tuple[tuple[Read, Coordinates], ...]
     fixed: tuple[str, ...]  # axes whose length it has compiled in
+    decays: frozenset[str] = frozenset()  # the states that keep of themselves what is proved positive and at most one
     reason: str = ""  # of a state alone: why it is no chain
 
     @property

@@ -90,7 +90,9 @@ def _coupling(rec: Recurrence, c: Component, sizes: Mapping[str, int]) -> Coupli
     shared = next((s for s in c.states if s.scope != "head"), None)
     if shared is not None:
         raise Refusal(f"`{shared.name}` is shared by heads", shared.next)
-    return coupling(c, tuple(o.value for o in rec.outputs) + tuple(s.next for s in rec.states if s not in c.states), sizes)
+    found = coupling(c, tuple(o.value for o in rec.outputs) + tuple(s.next for s in rec.states if s not in c.states), sizes)
+    kept = {n: x.states[n] for n, x in found.next.items() if n in x.states}
+    return replace(found, decays=frozenset(n for n, d in kept.items() if all(_proved(d, rec, sizes))))
 
 
 def in_normal_form(rec: Recurrence, sizes: Mapping[str, int]) -> bool:
@@ -112,11 +114,16 @@ def check_decays(rec: Recurrence, chain: Chain, sizes: Mapping[str, int]) -> Non
     for step in chain.steps:
         if step.decay is None:
             continue
-        positive, bounded = is_decay(step.decay, domains(rec), sizes)
-        bounded = bounded or (positive and never_positive(exponent(log_of(step.decay)), domains(rec), sizes))
+        positive, bounded = _proved(step.decay, rec, sizes)
         if not positive:
             helps = ("declare its input in (0, 1), or write it as exp(g) with `g in (-inf, 0)`",)
             raise Refusal(f"nothing shows that the decay of `{chain.state.name}` is positive", step.decay, helps)
         if not bounded:
             helps = ("declare `in (-inf, 0)` for a log decay, `in (0, 1)` for a decay",)
             raise Refusal(f"nothing bounds the decay of `{chain.state.name}` by 1", step.decay, helps)
+
+
+def _proved(decay: Expr, rec: Recurrence, sizes: Mapping[str, int]) -> tuple[bool, bool]:
+    """Whether a factor is positive, and at most one."""
+    positive, bounded = is_decay(decay, domains(rec), sizes)
+    return positive, bounded or (positive and never_positive(exponent(log_of(decay)), domains(rec), sizes))

@@ -362,11 +362,10 @@ def _chunks(
         carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), final(s.name)))
         series.finals[s.name] = ops.var(final(s.name), memory.S.axes)
     for c in couplings:
-        group = Coupled(c, series, hints)
-        group.solve(up)
+        group = Coupled(c, series, up, hints)
         widths += group.widths
         for n, (read, of) in enumerate(c.reads):
-            emit(f"{c.names[0]}@read{n}", read, _rest(group.read(up(read.query), of, up), read, up))
+            emit(f"{c.names[0]}@read{n}", read, _rest(group.read(up(read.query), of), read, up))
         for name, S in group.states.items():
             init = series.outer[initial(name)]
             carried.append(Carried(name, init, group.last(name), final(name)))

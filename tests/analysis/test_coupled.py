@@ -174,7 +174,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "retain",
     ),
     "unlike axes": (
-        "input q[K], k[K], v[V]\nmemory S[K, V] = 0\nstate z[K, n] = 0\nupdate S = S + outer(k, v) * sum(z)\nupdate z = z * sum(S(k))\nREAD",
+        "MEMORY\nstate z[K, n] = 0\nupdate S = S + outer(k, v) * sum(z)\nupdate z = z * sum(S(k))\nREAD",
         "`S` and `z` depend on each other and have unlike axes",
         "update z",
     ),

@@ -1,4 +1,4 @@
-"""Matrices that depend on each other, in the chunkwise form: as the recurrence at any length, split, decay and sign, twice differentiated."""
+"""Matrices that depend on each other, in the chunkwise form: the recurrence at any length, split, decay and sign."""
 
 from __future__ import annotations
 
