@@ -10,6 +10,7 @@ With G the running sum of log decays over the chunk's micro-steps, S_0 the chunk
 
 where G' is G before the micro-step (a shift of G, never G - g). Every exponent is at most zero. The derivation is the
 WY representation of products of diagonal-plus-low-rank factors: Yang et al. 2024, arXiv:2406.06484; 2412.06464.
+Matrices that depend on each other are in `seqc.forms.coupled`.
 """
 
 from __future__ import annotations
@@ -437,6 +438,7 @@ NOTES = (
     "  T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')",
     "  o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j",
     "  S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w",
+    "Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.",
 )
 
 CHUNKWISE = Form("chunkwise", applies, lower, (CHUNKS, TOKENS), NOTES)
