@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from seqc.analysis.terms import dependent
+from seqc.analysis.terms import carriers, dependent
 from seqc.ir import ops
 from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.recurrence import Recurrence, State
@@ -35,9 +35,14 @@ def leaf(state: State) -> Expr:
     return ops.var(state.name, state.axes, state.dtype)
 
 
-def components(rec: Recurrence, sizes: Mapping[str, int]) -> tuple[Component, ...]:
-    """Strongly connected groups in topological order; inside a group, and among groups that are ready, in the order of the text."""
+def components(rec: Recurrence, sizes: Mapping[str, int], joined: Iterable[tuple[str, str]] = ()) -> tuple[Component, ...]:
+    """Strongly connected groups in topological order; inside a group, and among groups that are ready, in the order of the text.
+
+    joined: pairs of states that stand in one group, as if each read the other.
+    """
     reads = {s.name: {v.name for v in variables(s.next)} & {o.name for o in rec.states} for s in rec.states}
+    for a, b in joined:
+        reads[a], reads[b] = reads[a] | {b}, reads[b] | {a}
     closed = {n: set(r) for n, r in reads.items()}
     for _ in rec.states:
         closed = {n: r.union(*(closed[m] for m in r)) for n, r in closed.items()}
@@ -53,11 +58,20 @@ def components(rec: Recurrence, sizes: Mapping[str, int]) -> tuple[Component, ..
     return tuple(order)
 
 
-def in_levels(rec: Recurrence, sizes: Mapping[str, int]) -> tuple[tuple[Component, ...], ...]:
+def added_whole(rec: Recurrence) -> tuple[tuple[str, str], ...]:
+    """Pairs of matrices of which one enters the next value of the other as a whole, not through a read."""
+    matrices = [s for s in rec.states if len(s.axes) > 1]
+    pairs = [(s, o) for s in matrices for o in matrices if o is not s and set(o.axes) == set(s.axes)]
+    return tuple((s.name, o.name) for s, o in pairs if id(s.next) in carriers((s.next,), leaf(o)))
+
+
+def in_levels(
+    rec: Recurrence, sizes: Mapping[str, int], joined: Iterable[tuple[str, str]] = ()
+) -> tuple[tuple[Component, ...], ...]:
     """The groups, each in the first level behind all levels that it reads."""
     level: dict[str, int] = {}
     found: dict[int, list[Component]] = {}
-    for c in components(rec, sizes):
+    for c in components(rec, sizes, joined):
         read = {v.name for s in c.states for v in variables(s.next)} & set(level)
         at = 1 + max((level[n] for n in read), default=-1)
         level |= dict.fromkeys(c.names, at)

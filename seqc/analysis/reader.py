@@ -16,14 +16,16 @@ Sum = list[tuple[Expr, int]]  # terms and their signs
 
 
 class Reader:
-    """Finds the chain of one state. `users` are the expressions that read the state."""
+    """Finds the chain of one state. `users` are the expressions that read the state, `along` the states that it is coupled with."""
 
-    def __init__(self, state: Expr, next_: Expr, users: tuple[Expr, ...], sizes: dict[str, int]):
+    def __init__(self, state: Expr, next_: Expr, users: tuple[Expr, ...], sizes: dict[str, int], along: tuple[Expr, ...] = ()):
         self.state, self.next, self.sizes = state, next_, sizes
+        self.states = (state, *along)
         self.fixed: list[str] = []  # axes whose length the chain has compiled in
         roots = (next_, *users)
-        self.sees = dependent(roots, (state,))
-        self.carry = carriers(roots, state)
+        self.sees = dependent(roots, self.states)
+        self.carry = set[int]().union(*(carriers(roots, s) for s in self.states))
+        self.line = self.carry  # the nodes that a read is taken apart to: of a chain, those that its steps begin with
         self.key = self._key_axes(users)
         self.value = tuple(a for a in state.axes if a not in self.key)
         self.made: list[Expr] = []  # nodes that `sees` knows and no root holds: the id of a freed node may be another's
@@ -153,10 +155,17 @@ class Reader:
     def _new(self, e: Expr) -> Expr:
         """A node made here, which no root holds."""
         self.made.append(e)
-        self.sees |= dependent((e,), (self.state,))
+        self.sees |= dependent((e,), self.states)
         return e
 
     # --- Low-rank terms ----------------------------------------------------------------------------------------
+
+    def rows(self, added: Expr, sign: int) -> list[tuple[Expr, Expr | None, list[tuple[Expr, Expr]]]]:
+        """The rows of a value that is added to the state."""
+        step = Raw(added, added)
+        for term, s in addends(added):
+            self._low_rank(term, sign * s, step)
+        return step.rows
 
     def _low_rank(self, term: Expr, sign: int, step: Raw) -> None:
         """Adds the rows of a term of the shape write (x) (value and reads)."""
@@ -247,7 +256,8 @@ class Reader:
                 raise Refusal("the read is scaled along its value axis", e)
             value = None if value is None else signed(ops.mul(scale, value), sign)
             return value, [(signed(ops.mul(scale, c), sign), v) for c, v in reads]
-        raise Refusal(f"the update is not affine in `{self.state.name}`: its read passes through `{e.op.name}`", e)
+        blocker = self._blocker(e)
+        raise Refusal(f"the update is not affine in `{self.state.name}`: its read passes through `{blocker.op.name}`", blocker)
 
     # --- Reads -------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from seqc.analysis.affine import Transition
 from seqc.analysis.chain import Chain, Row
 from seqc.analysis.components import Component
+from seqc.analysis.coupled import Coordinates, Coupling
 from seqc.analysis.structure import Structure
 from seqc.ir.expr import Expr
 from seqc.ir.text import show
@@ -16,6 +17,8 @@ def structure(found: Structure) -> str:
     for c in (c for level in found.levels for c in level):
         if c.names[0] in found.chains:
             lines += _chain(c.names[0], found.chains[c.names[0]])
+        elif c.names[0] in found.couplings:
+            lines += _coupling(found.couplings[c.names[0]])
         elif c.names[0] in found.others:
             lines += _transition(c, found.others[c.names[0]])
         else:
@@ -35,6 +38,20 @@ def _chain(name: str, chain: Chain) -> list[str]:
         lines.append(f"    micro-step {i + 1}: decay {_or(step.decay, 'none')}")
         lines += [f"      {_row(row)}" for row in step.rows]
     return lines
+
+
+def _coupling(c: Coupling) -> list[str]:
+    """The rows by number, then each state's next value."""
+    lines = [f"  states {', '.join(c.names)}: coupled, key axes [{', '.join(c.key)}], value axes [{', '.join(c.value)}]"]
+    for i, r in enumerate(c.rows):
+        reads = "".join(f", read {show(t.query)} of {_coordinates(t.of)}" for t in r.terms)
+        lines.append(f"    row {i}: write {show(r.write)}, value {_or(r.value, 'none')}{reads}")
+    return lines + [f"    next {n}: {_coordinates(x)}" for n, x in c.next.items()]
+
+
+def _coordinates(x: Coordinates) -> str:
+    parts = [f"({show(d)}) {n}" for n, d in x.states.items()] + [f"({show(g)}) row {r}" for r, g in x.rows.items()]
+    return " + ".join(parts) or "0"
 
 
 def _row(row: Row) -> str:

@@ -13,20 +13,24 @@ along both is one of each. A read along the value axes takes the other side of e
 
 where G' is G before the micro-step (a shift of G, never G - g). Every exponent is at most zero. The derivation is the
 WY representation of products of diagonal-plus-low-rank factors: Yang et al. 2024, arXiv:2406.06484; 2412.06464.
+Matrices that depend on each other are in `seqc.forms.coupled`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from seqc.analysis.chain import Chain, Halves, Read, Refusal, Row
 from seqc.analysis.components import leaf
+from seqc.analysis.coupled import Coordinates, Coupling
 from seqc.analysis.exponents import Exponent, exponent, log_of
 from seqc.analysis.reader import Reader
 from seqc.analysis.structure import Structure, analyse, span_of
 from seqc.analysis.terms import signed
 from seqc.forms import recurrent
-from seqc.forms.base import Applies, Form, Lowered, Refuses, state_lead
+from seqc.forms.base import Applies, Form, Lowered, Refuses, final, initial, state_lead
+from seqc.forms.coupled import Coupled
 from seqc.forms.series import Series
 from seqc.forms.transitions import scan
 from seqc.ir import ops
@@ -321,12 +325,22 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
         return Refuses("the layer carries no state", rec.span)
     try:
         structure = analyse(without_turns(rec, sizes).rec, sizes)
-        if not structure.chains:
+        if not structure.chains and not structure.couplings:
             return Refuses("no state is a sum of decayed writes", span_of(rec, rec.states[0].next, rec.span))
         lower(rec, sizes)
     except Refusal as r:
         return Refuses(r.reason, span_of(rec, r.cause, rec.states[0].span), r.helps)
-    return Applies(tuple(_words(structure.chains[s.name]) for s in structure.order))
+    coupled = (_coupled_words(c) for c in structure.couplings.values())
+    return Applies((*(_words(structure.chains[s.name]) for s in structure.order), *coupled))
+
+
+def _coupled_words(c: Coupling) -> str:
+    """What a group of coupled states is, in words."""
+    names, rank = " and ".join(f"`{n}`" for n in c.names), sum(bool(r.terms) for r in c.rows)
+    low = f" plus rank {rank}" if rank else ""
+    if c.reason:
+        return f"{names} is affine in itself: a number of any sign{low} ({c.reason})"
+    return f"{names} are affine together: {len(c.names)} by {len(c.names)} numbers{low}"
 
 
 def _words(chain: Chain) -> str:
@@ -348,21 +362,26 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     hints: dict[Expr, str] = {}
     widths: list[tuple[str, str, int]] = []
     for level in structure.levels:
-        chains = []
+        chains, couplings = [], []
         for c in level:
             if c.kind != "coupled":
                 series.add(c)
             elif c.names[0] in structure.others:
                 scan(series, c, structure.others[c.names[0]])
+            elif c.names[0] in structure.couplings:
+                couplings.append(structure.couplings[c.names[0]])
             else:
                 chains.append(c.states[0])
-        if chains:
-            widths += _chunks(series, structure, chains, hints)
+        if chains or couplings:
+            widths += _chunks(series, structure, chains, couplings, hints)
     program = Program("chunkwise", series.inputs, tuple(series.stages), series.outputs(), tuple(dict.fromkeys(widths)))
-    return Lowered(program, hints, tuple(a for s in structure.order for a in structure.readers[s.name].fixed))
+    fixed = [a for s in structure.order for a in structure.readers[s.name].fixed]
+    return Lowered(program, hints, (*fixed, *(a for c in structure.couplings.values() for a in c.fixed)))
 
 
-def _chunks(series: Series, structure: Structure, chains: list[State], hints: dict[Expr, str]) -> list[tuple[str, str, int]]:
+def _chunks(
+    series: Series, structure: Structure, chains: list[State], couplings: list[Coupling], hints: dict[Expr, str]
+) -> list[tuple[str, str, int]]:
     """One Carry along c for the chains of a level; afterwards what anything reads of them stands at every token."""
     rec, table = series.rec, series.inner(CHUNKS)
     carried, emitted, found, widths = [], [], {}, []
@@ -371,21 +390,29 @@ def _chunks(series: Series, structure: Structure, chains: list[State], hints: di
     def up(e: Expr) -> Expr:
         return series.checked(lift((e,), table)[0], e)
 
-    asked: list[tuple[_Memory, str, Read]] = []
+    asked: list[tuple[str, Read, Callable[[], Expr]]] = []
     for s in chains:
         chain, alone = structure.chains[s.name], len(structure.order) == 1
         memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, alone, units.get(s.stabiliser))
         memory.solve()
         widths += _widths(memory)
         users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
-        reads = structure.readers[s.name].reads(users, memory.chain.versions)
-        asked += [(memory, f"{s.name}@read{n}", read) for n, read in enumerate(reads)]
+        reader = structure.readers[s.name]
+        for n, read in enumerate(reader.reads(users, memory.chain.versions)):
+            asked.append((f"{s.name}@read{n}", read, partial(_read, memory, read, reader, up)))
         carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), series.last(s)))
         series.finals[s.name] = ops.var(series.last(s), memory.S.axes)
+    for c in couplings:
+        group = Coupled(c, series, up, hints)
+        widths += group.widths
+        asked += [(f"{c.names[0]}@read{n}", read, partial(_read_coupled, group, read, of, up)) for n, (read, of) in enumerate(c.reads)]
+        for name, S in group.states.items():
+            carried.append(Carried(name, series.outer[initial(name)], group.last(name), final(name)))
+            series.finals[name] = ops.var(final(name), S.axes)
     every = walk(*(o.value for o in rec.outputs), *(t.next for t in rec.states))
     place = {id(node): n for n, node in enumerate(every)}
-    for memory, name, read in sorted(asked, key=lambda ask: place[id(ask[2].node)]):  # a query may hold other reads
-        value = _read(memory, read, structure.readers[memory.name], up)
+    for name, read, value_of in sorted(asked, key=lambda ask: place[id(ask[1].node)]):  # a query may hold other reads
+        value = value_of()
         shown = next((o for o in rec.outputs if o.value is read.node), None)
         name, note = (f"{shown.name}@c", shown.span.where) if shown else (name, "")
         e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
@@ -415,7 +442,16 @@ def _read(memory: _Memory, read: Read, reader: Reader, up: Callable[[Expr], Expr
         total = ops.add(total, signed(value, sign))
     for term, sign in terms:
         total = ops.add(total, signed(up(reader.asked(read, term)), sign))
-    return ops.contract((total, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes)) if read.rest else total
+    return _rest(total, read, up)
+
+
+def _read_coupled(group: Coupled, read: Read, of: Coordinates, up: Callable[[Expr], Expr]) -> Expr:
+    return _rest(group.read(up(read.query), of), read, up)
+
+
+def _rest(value: Expr, read: Read, up: Callable[[Expr], Expr]) -> Expr:
+    """A read times what else it is multiplied with."""
+    return ops.contract((value, *map(up, read.rest)), (BATCH, HEADS, TOKENS, *read.node.axes)) if read.rest else value
 
 
 def _widths(m: _Memory) -> list[tuple[str, str, int]]:
@@ -434,6 +470,7 @@ NOTES = (
     "  T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')",
     "  o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j",
     "  S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w",
+    "Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.",
 )
 
 CHUNKWISE = Form("chunkwise", applies, lower, (CHUNKS, TOKENS), NOTES)

@@ -231,19 +231,6 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "nothing bounds the decay of `S` by 1",
         "update",
     ),
-    "signed decay": (
-        "MEMORY\ninput a in (-1, 1)\nupdate S = a * S + outer(k, v)\nREAD",
-        "nothing shows that the decay of `S` is positive",
-        "update",
-    ),
-    "decay that may be zero": (
-        "MEMORY\ninput r in [0, 1]\nupdate S = r * S + outer(k, v)\nREAD",
-        "nothing shows that the decay of `S` is positive",
-        "update",
-    ),
-    "growth": ("MEMORY\ninput a in (0, inf)\nupdate S = a * S + outer(k, v)\nREAD", "nothing bounds the decay of `S` by 1", "update"),
-    "unbounded log decay": ("MEMORY\ninput g\nupdate S = exp(g) * S + outer(k, v)\nREAD", "nothing bounds the decay of `S` by 1", "update"),
-    "negative decay": ("MEMORY\ninput a in (0, 1)\nupdate S = outer(k, v) - a * S\nREAD", "`S` enters with a negative sign", "update"),
     "erases along both axes": (
         "MEMORY\nupdate S = S - outer(k, S(k)) - outer(S @ v, v)\nREAD",
         "the update reads `S` along `K` and along `V`",
@@ -256,11 +243,6 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "output",
     ),
     "used whole": ("MEMORY\nupdate S = S + outer(k, v)\nREAD / (1 + sum(S * S))", "`S` is used as a whole here", "output"),
-    "mutual": (
-        "MEMORY\nmemory R[K, V] = 0\nupdate S = S + outer(k, v - R(k))\nupdate R = R + outer(k, S(k))\nREAD",
-        "`S` and `R` depend on each other",
-        "update S",
-    ),
     "step size per value": (
         "MEMORY\ninput b[V] in (0, 1)\nlearn S by descent(rate = b) on l2(S(k), v)\nREAD",
         "the step size differs along `V`",
@@ -283,11 +265,6 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "update",
     ),
     "forgotten": ("MEMORY\nupdate S = outer(k, v)\nREAD", "no state is a sum of decayed writes", "update"),
-    "reads of two lines in one": (
-        "MEMORY\nupdate S = S - outer(k, S(k))\nupdate S = S - outer(q, S(q) + start(S)(k)) + outer(k, v)\nREAD",
-        "reads `S` at several lines",
-        "update S = S - outer(q",
-    ),
 }
 
 
@@ -299,10 +276,3 @@ def test_refusal_names_the_reason_and_the_line(name: str) -> None:
     assert isinstance(verdict, Refuses)
     assert reason in verdict.reason
     assert verdict.span is not None and found.source.line(verdict.span.line).strip().startswith(statement), verdict.span
-
-
-@pytest.mark.parametrize("name", ["signed decay", "growth", "unbounded log decay"])
-def test_a_decay_that_is_not_proved_says_what_to_write(name: str) -> None:
-    found = layer(REFUSED[name][0])
-    verdict = CHUNKWISE.applies(found.recurrence, found.sizes)
-    assert isinstance(verdict, Refuses) and verdict.repairs

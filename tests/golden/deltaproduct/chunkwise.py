@@ -6,6 +6,7 @@
 #   T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')
 #   o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
 #   S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
+# Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.
 #
 #   deltaproduct.seq:9  learn   S by descent(rate = beta[i]) on l2(S(k[i]), v[i])
 
