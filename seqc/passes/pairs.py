@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 from seqc.analysis.chain import Refusal
 from seqc.ir import ops
@@ -145,6 +146,16 @@ def _exp(x: Pair) -> Pair:
     return ops.mul(size, ops.unary("cos", x[1])), ops.mul(size, ops.unary("sin", x[1]))
 
 
+def _expm1(x: Pair) -> Pair:
+    """e^(a + ib) - 1 = expm1(a) cos b - 2 sin(b/2)^2 + i e^a sin b: no part loses digits where both are small."""
+    small = ops.unary("expm1", x[0])
+    if x[1] is None:
+        return small, None
+    half = ops.unary("sin", ops.mul(ops.number(Fraction(1, 2)), x[1]))
+    re = ops.sub(ops.mul(small, ops.unary("cos", x[1])), ops.mul(ops.number(2), ops.mul(half, half)))
+    return re, ops.mul(ops.exp(x[0]), ops.unary("sin", x[1]))
+
+
 def _abs(x: Pair) -> Pair:
     if x[1] is None:
         return ops.unary("abs", x[0]), None
@@ -197,7 +208,7 @@ def _contracted(args: list[Pair], axes: tuple[str, ...]) -> Pair:
 
 
 RULES: Mapping[str, Callable[..., Pair]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _neg, "exp": _exp, "abs": _abs, "complex": _complex,
+    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _neg, "exp": _exp, "expm1": _expm1, "abs": _abs, "complex": _complex,
     "re": lambda x: (x[0], None), "im": lambda x: (x[1] or ops.broadcast(ops.number(0), x[0].axes), None),
     "conj": lambda x: (x[0], None if x[1] is None else ops.neg(x[1])),
 }  # fmt: skip
