@@ -46,7 +46,8 @@ HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.
 SHARED_FORMS = {
     "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
-    "seqc.forms.series": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan", "seqc.forms.transitions"),
+    "seqc.forms.monoid": ("seqc.forms.scan",),
+    "seqc.forms.series": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.monoid", "seqc.forms.scan", "seqc.forms.transitions"),
     "seqc.forms.transitions": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
 }
 ARCHITECTURES = re.compile(

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from seqc.forms.base import (
-    VALID, Applies, Form, Lowered, Refuses, at_scope, body_leaves, final, initial, lifted, outer_leaves, per_head, state_lead,
-)  # fmt: skip
+    VALID,
+    Applies,
+    Form,
+    Lowered,
+    Refuses,
+    at_scope,
+    body_leaves,
+    final,
+    initial,
+    lifted,
+    outer_leaves,
+    per_head,
+    state_lead,
+)
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, HEADS, TOKENS, Carried, Carry, Equation, Program
@@ -40,7 +52,8 @@ def regrouped(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     """Whether tokens may be taken in other groups than one after the other, as all other forms do."""
     for f in rec.folds:
         if f.order == "left":
-            return Refuses(f"`{f.state}` is folded in order, token after token", f.span, ("without `by left` the operator is claimed to be associative",))
+            repair = "without `by left` the operator is claimed to be associative"
+            return Refuses(f"`{f.state}` is folded in order, token after token", f.span, (repair,))
     return applies(rec, sizes)
 
 
