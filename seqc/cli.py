@@ -172,16 +172,15 @@ def _standard_input() -> Source:
 
 def _meaning(spec: str, sizes: Mapping[str, int]) -> tuple[Model, tuple[Diagnostic, ...]]:
     """The model of a spec, or of the text on standard input, which has no library beside it; and warnings."""
-    from seqc.locate import meaning
+    from seqc.locate import meaning, tested
 
     if spec != STDIN:
         return meaning(spec, sizes)
     from seqc.frontend.check import check as checked_model
-    from seqc.frontend.derive import derive
     from seqc.frontend.parser import parse
 
     layer, warnings = checked_model(parse(_standard_input()), sizes=sizes, beside=None)
-    derive(layer)
+    tested(layer)
     return layer, warnings
 
 

@@ -61,8 +61,29 @@ class Compiled:
 def check_source(source: Source, options: Options = Options(), beside: Path | None = None) -> Checked:
     """Text -> Model -> Recurrence. Raises SpecError with every error of the stage that failed."""
     model, warnings = check(parse(source), sizes=dict(options.sizes), beside=beside)
-    sizes = {s.name: int(s.default) for s in model.sizes if s.default is not None} | dict(model.values)
-    return Checked(source, model, derive(model), warnings, sizes)
+    return Checked(source, model, certified(model), warnings, known_sizes(model))
+
+
+def known_sizes(model: Model) -> dict[str, int]:
+    """The sizes that are known without the module's width."""
+    return {s.name: int(s.default) for s in model.sizes if s.default is not None} | dict(model.values)
+
+
+def certified(model: Model) -> Recurrence:
+    """The recurrence. Raises SpecError if an operator is not what a `fold` claims: associative, with the initial value neutral."""
+    rec = derive(model)
+    if not any(f.order == "claimed" for f in rec.folds):
+        return rec
+    from seqc.proof.laws import broken
+
+    try:
+        found = broken(in_pairs(rec), known_sizes(model))
+    except Refusal:
+        return rec  # no form takes the text, and says why
+    if found is not None:
+        label = Label(found.fold.span, "claimed here")
+        raise SpecError((Diagnostic("fold-law", f"the fold of `{found.fold.state}`: {found.reason}", label, helps=(found.help,)),))
+    return rec
 
 
 def check_file(path: Path, options: Options = Options()) -> Checked:

@@ -70,5 +70,13 @@ def meaning(spec: str | PathLike[str], sizes: Mapping[str, int]) -> tuple[Model,
     """The model of a spec that has a meaning, and warnings. Raises SpecError. What `checked` does without importing forms and proof."""
     source, beside = find(spec)
     layer, warnings = check(parse(source), sizes=sizes, beside=beside)
-    derive(layer)
+    tested(layer)
     return layer, warnings
+
+
+def tested(layer: Model) -> None:
+    """Raises SpecError if the layer has no meaning, or an operator is not what a `fold` claims."""
+    if any(f.order == "claimed" for f in derive(layer).folds):
+        from seqc.compiler import certified
+
+        certified(layer)

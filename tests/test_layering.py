@@ -46,8 +46,10 @@ HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.
 SHARED_FORMS = {
     "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
+    "seqc.forms.monoid": ("seqc.forms.scan",),
     "seqc.forms.series": (
-        "seqc.forms.chunkwise", "seqc.forms.composed", "seqc.forms.conv", "seqc.forms.coupled", "seqc.forms.scan", "seqc.forms.transitions",
+        "seqc.forms.chunkwise", "seqc.forms.composed", "seqc.forms.conv", "seqc.forms.coupled", "seqc.forms.monoid", "seqc.forms.scan",
+        "seqc.forms.transitions",
     ),
     "seqc.forms.composed": ("seqc.forms.coupled",),
     "seqc.forms.coupled": ("seqc.forms.chunkwise",),

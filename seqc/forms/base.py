@@ -119,11 +119,21 @@ def body_leaves(rec: Recurrence, outer: Mapping[str, Expr], drop: str | None) ->
     return table
 
 
+def at_scope(scope: str, table: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
+    """The table as a state of this scope sees it: a group's values once, not for each of its heads."""
+    return {k: v.args[0] if scope == "group" and v.op.name == "spread" else v for k, v in table.items()}
+
+
+def per_head(scope: str, value: Expr) -> Expr:
+    """A value of a state's scope, as heads read it."""
+    return ops.spread(value, GROUPS, HEADS) if scope == "group" else value
+
+
 def lifted(values: list[Expr], table: Mapping[Expr, Expr]) -> list[Expr]:
     return list(lift(values, table))
 
 
 __all__ = [
-    "BATCH", "CHUNKS", "GROUPS", "HEADS", "SHOWN", "TOKENS", "VALID", "Applies", "Form", "Lowered", "Refuses", "body_leaves", "final",
-    "initial", "leaf_axes", "lifted", "outer_leaves", "state_lead", "unseen",
+    "BATCH", "CHUNKS", "GROUPS", "HEADS", "SHOWN", "TOKENS", "VALID", "Applies", "Form", "Lowered", "Refuses", "at_scope",
+    "body_leaves", "final", "initial", "leaf_axes", "lifted", "outer_leaves", "per_head", "state_lead", "unseen",
 ]  # fmt: skip

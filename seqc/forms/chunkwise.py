@@ -318,7 +318,7 @@ class _Memory:
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     """Every matrix state affine, in the normal form of analysis.chain, with decays in (0, 1]; at least one state so."""
-    verdict = recurrent.applies(rec, sizes)
+    verdict = recurrent.regrouped(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
     if not rec.states:

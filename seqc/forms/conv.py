@@ -35,7 +35,7 @@ Parts = dict[str, Expr]  # by state
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     """States and outputs linear in states and inputs together, with coefficients of params alone."""
-    verdict = recurrent.applies(rec, sizes)
+    verdict = recurrent.regrouped(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
     if not rec.states:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from seqc.forms.base import VALID, Applies, Form, Lowered, Refuses, body_leaves, final, initial, lifted, outer_leaves, state_lead
+from seqc.forms.base import (
+    VALID,
+    Applies,
+    Form,
+    Lowered,
+    Refuses,
+    at_scope,
+    body_leaves,
+    final,
+    initial,
+    lifted,
+    outer_leaves,
+    per_head,
+    state_lead,
+)
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, HEADS, TOKENS, Carried, Carry, Equation, Program
@@ -34,17 +48,27 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     return Applies(("every recurrence is computed token by token",))
 
 
+def regrouped(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
+    """Whether tokens may be taken in other groups than one after the other, as all other forms do."""
+    for f in rec.folds:
+        if f.order == "left":
+            repair = "without `by left` the operator is claimed to be associative"
+            return Refuses(f"`{f.state}` is folded in order, token after token", f.span, (repair,))
+    return applies(rec, sizes)
+
+
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     """One Carry along t; a token of the padding leaves every state as it is."""
     outer = outer_leaves(rec, (TOKENS,))
     table = body_leaves(rec, outer, TOKENS)
     for s in rec.states:
-        table[ops.var(s.name, s.axes, s.dtype)] = ops.var(s.name, (*state_lead(s.scope), *s.axes), s.dtype)
+        own = ops.var(s.name, (*state_lead(s.scope), *s.axes), s.dtype)
+        table[ops.var(s.name, s.axes, s.dtype)] = per_head(s.scope, own)
     is_token = ops.compare("gt", ops.var(VALID, (BATCH,)), ops.number(0))
-    nexts = lifted([s.next for s in rec.states], table)
     carried = []
-    for s, value in zip(rec.states, nexts, strict=True):
-        leaf = table[ops.var(s.name, s.axes, s.dtype)]
+    for s in rec.states:
+        (value,) = lifted([s.next], at_scope(s.scope, table))
+        leaf = ops.var(s.name, (*state_lead(s.scope), *s.axes), s.dtype)
         stepped = ops.where(is_token, _full(value, leaf.axes), leaf)
         carried.append(Carried(s.name, outer[initial(s.name)], ops.broadcast(stepped, leaf.axes), final(s.name)))
     values = lifted([o.value for o in rec.outputs], table)

@@ -6,7 +6,8 @@ composes the summaries; then every token's state is what it is from zero plus wh
 
     h_t = A_t h_(t-1) + b_t        local: l_t = A_t l_(t-1) + b_t,  P_t = A_t P_(t-1)        h_t = l_t + P_t h_start
 
-A_t is elementwise, couples several states (momentum, the parts of a complex number) or mixes a small axis.
+A_t is elementwise, couples several states (momentum, the parts of a complex number) or mixes a small axis. States that are folded
+by another associative operator are joined in the same two levels (`seqc.forms.monoid`).
 The two levels are those of Blelloch 1990, Prefix sums and their applications; for linear recurrences Martin & Cundy 2018,
 arXiv:1709.04057.
 """
@@ -17,10 +18,12 @@ from collections.abc import Mapping
 
 from seqc.analysis.affine import fitting
 from seqc.analysis.chain import Refusal
-from seqc.analysis.components import Component, components
+from seqc.analysis.components import Component
+from seqc.analysis.monoid import Monoid, Part, monoid, parts
 from seqc.analysis.structure import in_normal_form, span_of
 from seqc.forms import recurrent
 from seqc.forms.base import Applies, Form, Lowered, Refuses
+from seqc.forms.monoid import fold
 from seqc.forms.series import Series
 from seqc.forms.transitions import scan
 from seqc.ir.program import CHUNKS, TOKENS, Program
@@ -32,15 +35,15 @@ EARLIER = {
 
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
-    """Every group of states affine in itself, mixing no more than a small axis."""
-    verdict = recurrent.applies(rec, sizes)
+    """Every group of states affine in itself, mixing no more than a small axis, or folded by an associative operator."""
+    verdict = recurrent.regrouped(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
     matrix = next((s for s in rec.states if len(s.axes) > 1 and s.role not in ("hidden", "stabiliser")), None)
     if matrix is not None and in_normal_form(rec, sizes):
         return Refuses(f"it would write out `{matrix.name}` at every token, which the `chunkwise` form does not", matrix.span)
     try:
-        evidence = [words(c, sizes) for c in components(rec, sizes)]
+        evidence = [words(rec, p, sizes) for p in parts(rec, sizes)]
         if not evidence:
             return Refuses("the layer carries no state", rec.span)
         lower(rec, sizes)
@@ -49,11 +52,16 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     return Applies(tuple(evidence))
 
 
-def words(c: Component, sizes: Mapping[str, int]) -> str:
-    """What a component is, in words. Raises Refusal if it does not fit."""
-    names = " and ".join(f"`{n}`" for n in c.names)
+def words(rec: Recurrence, c: Part, sizes: Mapping[str, int]) -> str:
+    """What a group of states is, in words. Raises Refusal if it does not fit."""
+    names = " and ".join(f"`{s.name}`" for s in c.states)
+    if isinstance(c, Monoid):
+        return f"{names}: {c.words}"
     if c.kind != "coupled":
         return f"{names}: {EARLIER[c.kind]}"
+    folded = monoid(rec, c, sizes)
+    if folded is not None:
+        return f"{names}: {folded.words}"
     mixed = tuple(dict.fromkeys(a for axes in fitting(c, sizes).mixed.values() for a in axes))
     if mixed:
         return f"{names}: affine, mixing {', '.join(mixed)}"
@@ -63,10 +71,13 @@ def words(c: Component, sizes: Mapping[str, int]) -> str:
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     """Every group of states in turn."""
     series = Series(rec, sizes)
-    for c in components(rec, sizes):
-        if c.kind == "coupled":
+    for c in parts(rec, sizes):
+        folded = c if isinstance(c, Monoid) else monoid(rec, c, sizes)
+        if folded is not None:
+            fold(series, folded)
+        elif isinstance(c, Component) and c.kind == "coupled":
             scan(series, c, fitting(c, sizes))
-        else:
+        elif isinstance(c, Component):
             series.add(c)
     outputs = series.outputs()
     return Lowered(Program("scan", series.inputs, tuple(series.stages), outputs), {})

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from seqc.analysis.chain import Refusal
 from seqc.analysis.components import BELOW_ALL, Component, leaf, peak
-from seqc.forms.base import VALID, body_leaves, final, initial, outer_leaves, state_lead
+from seqc.forms.base import VALID, at_scope, body_leaves, final, initial, outer_leaves, per_head, state_lead
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Map, Stage, inside, outer_of
@@ -100,7 +100,8 @@ class Series:
             after = ops.add(before, ops.number(1))
         else:
             assert c.newest is not None
-            newest = self._wide(s, self.up(c.newest), s.axes if c.kind == "delay" else s.axes[1:])
+            (newest,) = lift((c.newest,), at_scope(s.scope, self.table))
+            newest = self._wide(s, self.checked(newest, None), s.axes if c.kind == "delay" else s.axes[1:])
             (newest,) = self.map([Equation(f"{s.name}@new", newest)])
             values = self.earlier(newest, self.first(s)) if c.kind == "delay" else self._window(s, newest)
             (before,) = self.map([Equation(f"{s.name}@t", values)])
@@ -109,7 +110,7 @@ class Series:
             else:
                 moved = ops.shift(before, s.axes[0], -1)
                 after = ops.add(moved, ops.place(newest, s.axes[0], -1))
-        self.table[leaf(s)] = before
+        self.table[leaf(s)] = per_head(s.scope, before)
         self.finals[s.name] = self.at_end(after, (*state_lead(s.scope), *s.axes))
 
     def _counted(self, s: State) -> Expr:

@@ -78,7 +78,7 @@ ELEMENTWISE: dict[str, tuple[Callable[[Expr], Expr], bool]] = {
     "gelu": (_gelu, False),
     "silu": (lambda x: ops.mul(x, ops.unary("sigmoid", x)), False),
     "elu": (_elu, False),
-    "expm1": (lambda x: ops.unary("expm1", x), False),
+    "expm1": (lambda x: ops.unary("expm1", x), True),
     "log1p": (lambda x: ops.unary("log1p", x), False),
     "ceil": (lambda x: ops.unary("ceil", x), False),
     "floor": (lambda x: ops.unary("floor", x), False),

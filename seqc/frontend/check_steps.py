@@ -8,13 +8,14 @@ from typing import Any
 from seqc.frontend import ast, check_declare
 from seqc.frontend.check_declare import bound_value, declared_axes, fit_checked, need_scope
 from seqc.frontend.check_expr import read, read_real
+from seqc.frontend.check_fold import fold_operand
 from seqc.frontend.check_learn import learn, retain
 from seqc.frontend.check_library import loop_values
 from seqc.frontend.check_problems import Refused, listed
 from seqc.frontend.check_scope import Entity, Env, broken, declare, refuse_name, unknown_name
 from seqc.frontend.check_values import Value, plain, shown
 from seqc.ir import model, ops
-from seqc.ir.expr import Expr, substitute, variables
+from seqc.ir.expr import Expr, substitute
 
 MOST = 4096
 
@@ -155,16 +156,10 @@ def _fold(env: Env, s: ast.Fold) -> None:
         )
     state = build.states[entity.tensors[0]]
     value = new_value(env, s.value, state, f"what `{s.name.id}` becomes")
-    operands = [v for v in variables(value) if v.name in build.varying and v.name != state.name]
-    if len(operands) != 1 or operands[0].name not in {i.name for i in build.inputs}:
-        names = ", ".join(f"`{v.name}`" for v in operands) or "none"
-        raise build.problems.refuse("fold-operands", f"a fold combines `{state.name}` with one input", s.value.span, f"this uses {names}")
-    if state.name not in {v.name for v in variables(value)}:
-        raise build.problems.refuse(
-            "fold-operands", f"this does not use `{state.name}`", s.value.span, "a fold combines a state with one input"
-        )
+    order = s.order.id if s.order else "claimed"
+    operand = fold_operand(build, state, value, order, s.value.span)
     build.line += 1
-    build.steps.append(model.Fold(state.name, value, operands[0], s.order.id if s.order else "claimed", s.span))  # type: ignore[arg-type]
+    build.steps.append(model.Fold(state.name, value, operand, order, s.span))  # type: ignore[arg-type]
 
 
 def _append(env: Env, s: ast.Append) -> None:

@@ -18,6 +18,8 @@ class Token:
     current: dict[str, Expr] = field(default_factory=dict)  # states: their value at this line
     outputs: list[recurrence.Output] = field(default_factory=list)
     folds: list[recurrence.Fold] = field(default_factory=list)
+    operators: dict[Expr, Expr] = field(default_factory=dict)  # folded states and operands, as the folds below see them
+    entered: set[str] = field(default_factory=set)  # states, and the lets that a state enters
     lines: list[recurrence.Line] = field(default_factory=list)
     after: dict[str, Expr] = field(default_factory=dict)  # states with a `next` of their own: folded along a tree
     windows: list[model.Hidden] = field(default_factory=list)  # those whose newest value has no meaning yet
@@ -29,8 +31,10 @@ def derive(layer: model.Model) -> recurrence.Recurrence:
     leaves = {s.name: ops.var(s.name, s.axes, s.dtype) for s in layer.states}
     token.current.update(leaves)
     for s in layer.states:
-        token.meaning[leaves[s.name]] = leaves[s.name]
-        token.meaning[ops.var(f"{s.name}@start", s.axes, s.dtype)] = leaves[s.name]
+        before = ops.var(f"{s.name}@start", s.axes, s.dtype)
+        token.meaning |= dict.fromkeys((leaves[s.name], before), leaves[s.name])
+        token.operators[before] = leaves[s.name]
+        token.entered |= {s.name, before.name}
     for h in layer.hidden:
         token.meaning[hidden_leaf(h)] = _earlier(h, leaves)
     token.windows = [h for h in layer.hidden if h.kind == "window"]
@@ -93,8 +97,11 @@ def _now(e: Expr, token: Token) -> Expr:
 def _take(step: model.Step, token: Token, states: dict[str, model.State]) -> None:
     """One line: what it reads is what its leaves mean now; what it changes is what they mean below."""
     if isinstance(step, model.Let):
-        value = _now(step.value, token)
-        token.meaning[ops.var(step.name, step.value.axes, step.value.type.dtype)] = value
+        value, leaf = _now(step.value, token), ops.var(step.name, step.value.axes, step.value.type.dtype)
+        token.meaning[leaf] = value
+        if token.entered & {v.name for v in variables(step.value)}:
+            token.entered.add(step.name)
+            (token.operators[leaf],) = substitute((step.value,), token.operators)
         if "@" not in step.name:
             token.lines.append(recurrence.Line(step.name, value, step.span))
     elif isinstance(step, model.Update):
@@ -121,12 +128,16 @@ def _set(token: Token, states: dict[str, model.State], values: Sequence[tuple[st
 
 def _fold(step: model.Fold, token: Token, states: dict[str, model.State]) -> None:
     """Left folds are plain updates; below a fold along a tree its state is a leaf of its own."""
-    operand, value = _now(step.operand, token), _now(step.value, token)
-    token.folds.append(recurrence.Fold(step.state, operand, step.order, step.span))
+    s, value = states[step.state], _now(step.value, token)
+    own = ops.var(f"{s.name}@operand", step.operand.axes, step.operand.type.dtype)
+    (operator,) = substitute((step.value,), {**token.operators, step.operand: own})
+    lets = (v for v in variables(operator) if v in token.meaning and v.name not in token.entered)
+    (operator,) = substitute((operator,), {v: token.meaning[v] for v in lets})
+    token.folds.append(recurrence.Fold(step.state, _now(step.operand, token), own, operator, step.order, step.span))
+    token.operators |= {ops.var(s.name, s.axes, s.dtype): operator, step.operand: token.operators.get(step.operand, own)}
     if step.order != "tree":
         _set(token, states, [(step.state, value)], step.span)
         return
-    s = states[step.state]
     token.after[step.state] = value
     _set(token, states, [(step.state, ops.var(f"{step.state}@next", s.axes, s.dtype))], step.span)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask, walk
 from seqc.ir.meaning import keeps
-from seqc.ir.recurrence import Recurrence
+from seqc.ir.recurrence import Fold, Recurrence
 from seqc.ir.rules import extent
 
 Array = NDArray[Any]
@@ -186,7 +186,7 @@ def run(
     current = dict(states) if states is not None else initial_states(rec, params, once, sizes, head)
     steps = len(next(iter(given.values()))) if given else 0
     fixed = {**params, **once, **_numbers(sizes, head)}
-    trees: dict[str, Any] = {f.state: _Tree(rec, f.state, f.operand, fixed, sizes) for f in rec.folds if f.order == "tree"}
+    trees: dict[str, Any] = {f.state: _Tree(f, fixed, sizes) for f in rec.folds if f.order == "tree"}
     results: dict[str, list[Array]] = {o.name: [] for o in rec.outputs}
     for t in range(steps):
         leaves = {**fixed, **{n: v[t] for n, v in given.items()}, **current}
@@ -205,18 +205,17 @@ def run(
 class _Tree:
     """A fold along the balanced tree over the tokens so far; an odd leaf passes up unchanged."""
 
-    def __init__(self, rec: Recurrence, state: str, operand: Expr, fixed: Mapping[str, Array], sizes: Mapping[str, int]):
-        self.join = next(s.next for s in rec.states if s.name == state)
-        self.state, self.operand, self.fixed, self.sizes = state, operand, fixed, sizes
+    def __init__(self, fold: Fold, fixed: Mapping[str, Array], sizes: Mapping[str, int]):
+        self.fold, self.fixed, self.sizes = fold, fixed, sizes
         self.items: list[Array] = []
 
     def push(self, leaves: Mapping[str, Array]) -> Array:
         A = Reals(self.sizes)
-        self.items.append(evaluate(A, (self.operand,), leaves)[0])
+        self.items.append(evaluate(A, (self.fold.operand,), leaves)[0])
         level = list(self.items)
         while len(level) > 1:
             joined = [
-                evaluate(A, (self.join,), {**self.fixed, self.state: left, self.operand.name: right})[0]
+                evaluate(A, (self.fold.operator,), {**self.fixed, self.fold.state: left, self.fold.leaf.name: right})[0]
                 for left, right in zip(level[::2], level[1::2], strict=False)
             ]
             level = joined + (level[-1:] if len(level) % 2 else [])

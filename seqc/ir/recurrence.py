@@ -51,10 +51,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Fold:
-    """A state whose `next` claims to be an associative operator on it and `operand`, or is folded along a tree."""
+    """A state that a line folds with `operand`, by an operator that the text claims to be associative, or in an order of its own.
+
+    operator: the state after the line, over the states before the token and the operands as leaves: `leaf` is this fold's own.
+    Folds that read each other's states, or each other's operands, are one operator on all of them.
+    """
 
     state: str
     operand: Expr
+    leaf: Expr
+    operator: Expr
     order: Literal["claimed", "left", "tree"]
     span: Span
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 from seqc.analysis.chain import Refusal
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.recurrence import Line, Output, Recurrence, State
+from seqc.ir.recurrence import Fold, Line, Output, Recurrence, State
 
 Pair = tuple[Expr, Expr | None]  # real and imaginary part; None is zero
 POWERS = 8  # the largest whole exponent of a complex power
@@ -26,6 +27,7 @@ def in_pairs(rec: Recurrence) -> Recurrence:
         if i.dtype == "complex":
             raise Refusal(f"the input `{i.name}` is complex", ops.var(i.name, i.axes, i.dtype))
     roots = [e for s in rec.states for e in (s.init, s.next)] + [o.value for o in rec.outputs] + [e.value for e in rec.lines]
+    roots += [e for f in rec.folds for e in (f.operand, f.leaf, f.operator)]
     parts = _Parts(roots)
     states: list[State] = []
     for s in rec.states:
@@ -38,7 +40,21 @@ def in_pairs(rec: Recurrence) -> Recurrence:
         states.append(replace(s, name=f"{s.name}.im", dtype="real", init=first_im or zero, next=ops.broadcast(next_im or zero, s.axes)))
     outputs = tuple(_output(o, parts) for o in rec.outputs)
     lines = [Line(e.name, part, e.span) for e in rec.lines for part in parts.of(e.value) if part is not None]
-    return replace(rec, states=tuple(states), outputs=outputs, lines=tuple(lines))
+    folds = tuple(part for f in rec.folds for part in _folded(f, parts))
+    return replace(rec, states=tuple(states), outputs=outputs, lines=tuple(lines), folds=folds)
+
+
+def _folded(f: Fold, parts: _Parts) -> tuple[Fold, ...]:
+    """A fold of a complex state as folds of its parts, which read each other."""
+    triples = tuple(zip(*(parts.of(e) for e in (f.operand, f.leaf, f.operator)), strict=True))
+    if f.leaf.type.dtype != "complex":
+        return (replace(f, operand=triples[0][0], leaf=triples[0][1], operator=triples[0][2]),)
+    zero = ops.broadcast(ops.number(0), f.leaf.axes)
+    names = (f"{f.state}.re", f"{f.state}.im")
+    return tuple(
+        replace(f, state=n, operand=operand or zero, leaf=leaf, operator=operator or zero)
+        for n, (operand, leaf, operator) in zip(names, triples, strict=True)
+    )
 
 
 def _output(o: Output, parts: _Parts) -> Output:
@@ -145,6 +161,16 @@ def _exp(x: Pair) -> Pair:
     return ops.mul(size, ops.unary("cos", x[1])), ops.mul(size, ops.unary("sin", x[1]))
 
 
+def _expm1(x: Pair) -> Pair:
+    """e^(a + ib) - 1 = expm1(a) cos b - 2 sin(b/2)^2 + i e^a sin b: no part loses digits where both are small."""
+    small = ops.unary("expm1", x[0])
+    if x[1] is None:
+        return small, None
+    half = ops.unary("sin", ops.mul(ops.number(Fraction(1, 2)), x[1]))
+    re = ops.sub(ops.mul(small, ops.unary("cos", x[1])), ops.mul(ops.number(2), ops.mul(half, half)))
+    return re, ops.mul(ops.exp(x[0]), ops.unary("sin", x[1]))
+
+
 def _abs(x: Pair) -> Pair:
     if x[1] is None:
         return ops.unary("abs", x[0]), None
@@ -197,7 +223,7 @@ def _contracted(args: list[Pair], axes: tuple[str, ...]) -> Pair:
 
 
 RULES: Mapping[str, Callable[..., Pair]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _neg, "exp": _exp, "abs": _abs, "complex": _complex,
+    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _neg, "exp": _exp, "expm1": _expm1, "abs": _abs, "complex": _complex,
     "re": lambda x: (x[0], None), "im": lambda x: (x[1] or ops.broadcast(ops.number(0), x[0].axes), None),
     "conj": lambda x: (x[0], None if x[1] is None else ops.neg(x[1])),
 }  # fmt: skip

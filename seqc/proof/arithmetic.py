@@ -21,7 +21,7 @@ from seqc.ir.meaning import keeps
 from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
-from seqc.proof.field import MODULI, QUARTER, Integers, L, P, Residues, raised
+from seqc.proof.field import MODULI, QUARTER, REAL, Integers, L, P, Residues, raised
 from seqc.proof.number import LEVELS, Number, Rule, of, values_of
 from seqc.proof.oracles import Oracles
 
@@ -61,20 +61,28 @@ class Field(Composed[Number]):
         return Number(of(), lambda level: MODULI[level].residue(value)[None])
 
     def named(self, name: str) -> Number:
-        return self.given([self.oracles.draw(f"{name} {level}", MODULI[level], (1,)) for level in range(LEVELS)])
+        residues = [self.oracles.draw(f"{name} {level}", MODULI[level], (1,)) for level in range(LEVELS)]
+        return self.given([*residues, np.array([{"pi": np.pi, "inf": np.inf}[name]])])
 
     def oracle(self, name: str, *arguments: Number) -> Number:
         """A random function of the arguments' values."""
         ask = self.oracles.function
         return Number(values_of(*arguments), lambda level, *xs: ask(name, MODULI[level], *np.broadcast_arrays(*xs)))
 
-    def _keyed(self, name: str, value: Callable[..., Residues], *arguments: tuple[Number, int]) -> Number:
+    def _keyed(self, name: str, value: Callable[..., Residues], real: Callable[..., Any], *arguments: tuple[Number, int]) -> Number:
         """A value given by the residues of its arguments, each with a level; its exponential is a random function of it."""
 
+        def needs(level: int) -> tuple[tuple[Number, int], ...]:
+            if level == REAL:
+                return tuple((x, REAL) for x, _ in arguments)
+            return ((found, 0),) if level else arguments
+
         def rule(level: int, *xs: Residues) -> Residues:
+            if level == REAL:
+                return np.asarray(real(*xs))
             return self.oracles.function(f"exponent of {name}", MODULI[level], *xs) if level else value(*xs)
 
-        found = Number(lambda level: ((found, 0),) if level else arguments, rule)
+        found = Number(needs, rule)
         return found
 
     # --- Logarithms ----------------------------------------------------------------------------------------------
@@ -88,10 +96,11 @@ class Field(Composed[Number]):
             return x
 
         def rule(level: int, own: Residues, *argument: Residues) -> Residues:
-            if not level:
+            if level in (0, REAL):
                 return own
             log = self.oracles.function("log in a product", MODULI[level], *argument)
-            return MODULI[level].add(own, np.where(argument[0] == 0, np.uint64(0), log))
+            total: Residues = MODULI[level].add(own, np.where(argument[0] == 0, np.uint64(0), log))
+            return total
 
         extra = x.extra
         return Number(lambda level: ((x, level), (extra, 0)) if level else ((x, 0),), rule, x.whole)
@@ -104,7 +113,8 @@ class Field(Composed[Number]):
 
     def _branch_power(self, x: Number, n: Number) -> Number:
         """x^n for an n that is no whole number."""
-        return self._keyed("power", lambda base, exponent: P.powers(self._branch(base), exponent), (x, 0), (self.plain(n), 1))
+        powers = lambda base, exponent: P.powers(self._branch(base), exponent)  # noqa: E731
+        return self._keyed("power", powers, lambda base, exponent: np.abs(base) ** exponent, (x, 0), (self.plain(n), 1))
 
     def _raised_extra(self, extra: Number, n: Number) -> Number:
         """s^n - 1 for s - 1: what a multiple of log(s) is the logarithm of."""
@@ -162,30 +172,39 @@ class Field(Composed[Number]):
         return Number(of(x), lambda level, a: MODULI[level].neg(a), None if x.whole is None else -x.whole, extra)
 
     def _exp(self, x: Number) -> Number:
-        extra = x.extra
+        extra, ends = x.extra, self.oracles.ordered  # the exponential of -inf is 0, where real numbers say that it is one
 
         def needs(level: int) -> tuple[tuple[Number, int], ...]:
+            if level == REAL:
+                return ((x, REAL),)
             if level == LEVELS - 1:
                 return ((found, 0),)
-            return ((x, level + 1),) if extra is None else ((x, level + 1), (extra, level))
+            return ((x, level + 1), *(((x, REAL),) if ends else ()), *(((extra, level),) if extra is not None else ()))
 
-        def rule(level: int, below: Residues, more: Residues | None = None) -> Residues:
+        def rule(level: int, below: Residues, *more: Residues) -> Residues:
+            if level == REAL:
+                return np.exp(below)
             if level == LEVELS - 1:
                 return self.oracles.function("exponent of exp", MODULI[level], below)
             power = raised(level, below)
-            return power if more is None else MODULI[level].add(power, MODULI[level].mul(power, more))
+            if ends:
+                power = power if level else np.where(np.isneginf(more[0]), np.uint64(0), power)
+                more = more[1:]
+            return MODULI[level].add(power, MODULI[level].mul(power, more[0])) if more else power
 
         found = Number(needs, rule)
         return found
 
     def _log(self, x: Number) -> Number:
         def rule(level: int, value: Residues) -> Residues:
+            if level == REAL:
+                return np.log(np.abs(value))
             return np.zeros_like(value) if level else self.oracles.function("log", P, value)
 
-        return Number(values_of(x), rule, None, _shifted(self.plain(x), -1))
+        return Number(lambda level: ((x, REAL if level == REAL else 0),), rule, None, _shifted(self.plain(x), -1))
 
     def _sqrt(self, x: Number) -> Number:
-        return self._keyed("sqrt", lambda value: P.power(self._branch(value), pow(2, -1, L.value)), (x, 0))
+        return self._keyed("sqrt", lambda value: P.power(self._branch(value), pow(2, -1, L.value)), lambda v: np.sqrt(np.abs(v)), (x, 0))
 
     def _turned(self, exponent: Residues) -> tuple[Residues, Residues]:
         """z = g^(k x) and 1/z: e^(i x) and its conjugate."""
@@ -194,11 +213,11 @@ class Field(Composed[Number]):
 
     def _cos(self, x: Number) -> Number:
         half = P.residue(Fraction(1, 2))[None]
-        return self._keyed("cos", lambda exponent: P.mul(P.add(*self._turned(exponent)), half), (self.plain(x), 1))
+        return self._keyed("cos", lambda exponent: P.mul(P.add(*self._turned(exponent)), half), np.cos, (self.plain(x), 1))
 
     def _sin(self, x: Number) -> Number:
         half = P.residue(Fraction(1, 2 * QUARTER))[None]
-        return self._keyed("sin", lambda exponent: P.mul(P.sub(*self._turned(exponent)), half), (self.plain(x), 1))
+        return self._keyed("sin", lambda exponent: P.mul(P.sub(*self._turned(exponent)), half), np.sin, (self.plain(x), 1))
 
     def _rounded(self, name: str, x: Number) -> Number:
         return self.oracle(name, x) if x.whole is None else x
@@ -219,16 +238,22 @@ class Field(Composed[Number]):
         if not part:
             return Number(of(self.plain(x)), lambda level, a: MODULI[level].power(a, steps))
         share = int(L.residue(part))
-        return self._keyed("power", lambda base: P.mul(P.power(base, steps), P.power(self._branch(base), share)), (x, 0))
+        value = lambda base: P.mul(P.power(base, steps), P.power(self._branch(base), share))  # noqa: E731
+        return self._keyed("power", value, lambda base: np.abs(base) ** float(exponent), (x, 0))
 
     # --- Choices -------------------------------------------------------------------------------------------------
 
     def compare(self, relation: str, x: Number, y: Number) -> Number:
-        """1 or 0: by the numbers if they are whole, else by the coset of the difference, half of which are positive."""
+        """1 or 0: by the numbers if they are whole, else by the coset of the difference, half of which are positive.
+
+        Cosets know no transitive order. Where one is needed, comparisons go by the real numbers behind the residues.
+        """
         if x.whole is not None and y.whole is not None:
             order = np.sign(x.whole - y.whole)
         elif relation == "eq":
             order = (x.p != y.p).astype(np.int64)
+        elif self.oracles.ordered:
+            order = np.where(x.p == y.p, 0, np.sign(np.nan_to_num(x.residue(REAL) - y.residue(REAL)))).astype(np.int64)
         else:
             order = np.array([1, 1, -1, -1, 0])[self.oracles.cosets(P.sub(x.p, y.p))]
         holds = {"lt": order < 0, "le": order <= 0, "gt": order > 0, "ge": order >= 0, "eq": order == 0}[relation]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from seqc.analysis.monoid import by_order
 from seqc.forms.base import final, initial, state_lead
 from seqc.ir import ops
 from seqc.ir.execute import execute
@@ -19,7 +20,7 @@ from seqc.proof import reference
 from seqc.proof.arithmetic import Field
 from seqc.proof.candidate import Candidate
 from seqc.proof.dual import Dual, Duals
-from seqc.proof.field import L, P, Q, Residues
+from seqc.proof.field import MODULI, P, Residues
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
 from seqc.proof.trial import Trial, draw, flat, is_chunked, laid_out
@@ -36,8 +37,8 @@ class Bench:
 
     def __init__(self, rec: Recurrence, trial: Trial, seed: str):
         self.rec, self.trial = rec, trial
-        self.oracles = Oracles(seed)
         self.sizes = trial.sizes(chunked=False)
+        self.oracles = Oracles(seed, by_order(rec, self.sizes))
         self.draws = draw(rec, trial, self.oracles)
         self._adjoints: dict[tuple[str, str], dict[str, Residues]] = {}
         self._units: dict[str, dict[str, Number]] = {}
@@ -82,7 +83,7 @@ class Bench:
     @cached_property
     def oracles_per_token(self) -> int:
         """How often one token's step asks a random function."""
-        oracles = Oracles(self.oracles.seed)
+        oracles = Oracles(self.oracles.seed, self.oracles.ordered)
         run, last = reference.run(Field(oracles, self.sizes), self.rec, self._given(self.draws.values), self.trial.points, 0, 1)
         for value in (*run[0].values(), *last.values()):
             value.residue(0)
@@ -157,7 +158,7 @@ class Bench:
     def _directions(self, form: Candidate) -> dict[str, Any]:
         A = Field(self.oracles, self.sizes)
         residues = ((leaf.name, self.direction(n)) for leaf, n in zip(form.directions, form.wrt, strict=True))
-        return {name: A.given((p, L.reduce(p), Q.reduce(p))) for name, p in residues}
+        return {name: A.given([modulus.reduce(p) for modulus in MODULI]) for name, p in residues}
 
     def direction(self, name: str) -> Residues:
         """The random direction of an input; zero for whole numbers."""

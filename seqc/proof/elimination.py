@@ -72,7 +72,7 @@ def _pivoted(work: Residues, k: int) -> Residues:
 def unit_lower_inverse(modulus: Modulus, x: Residues) -> Residues:
     """(1 + x)^-1 over the last two dimensions: row by row if x is strictly lower triangular, else by elimination."""
     n = x.shape[-1]
-    unit = np.broadcast_to(np.eye(n, dtype=np.uint64), x.shape)
+    unit = np.broadcast_to(np.eye(n, dtype=x.dtype), x.shape)
     if np.triu(x).any():
         return solve(modulus, modulus.add(unit, x), unit)
     out = unit.copy()

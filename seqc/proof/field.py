@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,10 +172,51 @@ def _folded(join: Callable[[Residues, Residues], Residues], rows: Residues, empt
     return np.asarray(total)
 
 
+class RealNumbers:
+    """float64 with the methods of a modulus: what comparisons go by where an order is needed. Division by 0 gives 0 here too."""
+
+    bits = 0  # of no modulus
+
+    def residue(self, value: int | Fraction) -> Any:
+        return np.asarray(float(value))
+
+    def residues(self, integers: Integers) -> Any:
+        return integers.astype(float)
+
+    def reduce(self, x: Residues) -> Any:
+        """Any 64-bit numbers, spread over (-2, 2)."""
+        return (x >> np.uint64(11)).astype(float) * 2.0**-51 - 2
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def sub(self, x: Any, y: Any) -> Any:
+        return x - y
+
+    def neg(self, x: Any) -> Any:
+        return -x
+
+    def mul(self, x: Any, y: Any) -> Any:
+        return x * y
+
+    def inverse(self, x: Any) -> Any:
+        return np.where(x == 0, 0.0, 1 / np.where(x == 0, 1.0, x))
+
+    def power(self, x: Any, n: int) -> Any:
+        return self.inverse(x) ** -n if n < 0 else x**n
+
+    def sum(self, x: Any, axes: tuple[int, ...]) -> Any:
+        return x.sum(axis=axes)
+
+    def cumsum(self, x: Any, axis: int) -> Any:
+        return np.cumsum(x, axis)
+
+
 P = Modulus(61, 8235)  # values
 L = Modulus(59, 2059)  # their exponents: P.value = 4 L.value + 1
 Q = Modulus(59, 2060, 12)  # the exponents of these: L.value - 1
-MODULI = (P, L, Q)
+REAL = 3  # behind the levels of residues: the number itself, rounded
+MODULI: tuple[Any, ...] = (P, L, Q, RealNumbers())  # by level
 BASES = (2**4, 2**12)  # what is raised to an exponent mod p and mod l: of order L.value and Q.prime
 QUARTER = pow(2, L.value, P.value)  # a square root of -1: the cosets of the powers of 2^4 are those of its powers
 

@@ -2,12 +2,14 @@
 
 An exponential's residue mod p is a power of g, whose exponent is a residue mod l; its residue mod l, in case that it
 stands in an exponent itself, a power of a generator mod l, whose exponent counts modulo l - 1. So a value has a residue
-at each level, and exp takes the one below.
+at each level, and exp takes the one below. Behind the levels stands the real number itself, rounded: what an order goes by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import numpy as np
 
 from seqc.proof.field import Integers, Residues
 
@@ -31,7 +33,7 @@ class Number:
 
     def __init__(self, needs: Needs, rule: Rule, whole: Integers | None = None, extra: Number | None = None):
         self._needs, self._rule = needs, rule
-        self._known: list[Residues | None] = [None] * LEVELS
+        self._known: list[Residues | None] = [None] * (LEVELS + 1)
         self.whole, self.extra = whole, extra
 
     @property
@@ -52,7 +54,8 @@ class Number:
             if waiting:
                 stack.extend(waiting)
                 continue
-            top._known[k] = top._rule(k, *(n._known[j] for n, j in needs))
+            with np.errstate(all="ignore"):  # real numbers may overflow, and are then compared as infinite
+                top._known[k] = top._rule(k, *(n._known[j] for n, j in needs))
             stack.pop()
         found = self._known[level]
         assert found is not None

@@ -26,10 +26,13 @@ def _mix(x: Residues) -> Residues:
 
 
 class Oracles:
-    """The random functions and draws of one seed. `calls` counts by name what was asked of functions."""
+    """The random functions and draws of one seed. `calls` counts by name what was asked of functions.
 
-    def __init__(self, seed: str):
-        self.seed = seed
+    ordered: whether comparisons have to be those of an order (see `seqc.proof.arithmetic.Field.compare`).
+    """
+
+    def __init__(self, seed: str, ordered: bool = False):
+        self.seed, self.ordered = seed, ordered
         self.calls: Counter[str] = Counter()
         self._cosets: dict[bytes, Integers] = {}
 

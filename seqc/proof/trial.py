@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
 from seqc.ir.rules import extent
 from seqc.proof.arithmetic import Field
-from seqc.proof.field import MODULI, L, P, Residues, raised
+from seqc.proof.field import MODULI, REAL, L, P, Residues, raised
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
 
@@ -117,7 +117,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     leaves += [(p.name, (*param_axes(p.scope), *p.axes), Domain()) for p in rec.params]
     leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
-        values[name] = _within(field, domain, residues(name, axes))
+        values[name] = within(field, domain, residues(name, axes))
     units = {s.name for s in rec.states if s.role == "stabiliser"}
     directions = [n for n, _, domain in leaves if not domain.integer and n not in map(initial, units)]
     tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
@@ -146,8 +146,11 @@ def param_axes(scope: str) -> tuple[str, ...]:
     return {"head": (HEADS,), "group": (GROUPS,), "layer": ()}[scope]
 
 
-def _within(field: Field, domain: Domain, drawn: list[Residues]) -> Number:
-    """A value of the domain's sign: positive numbers are the generator's powers. Whole numbers are small ones."""
+def within(field: Field, domain: Domain, drawn: list[Residues]) -> Number:
+    """A value of the domain's sign: positive numbers are the generator's powers. Whole numbers are small ones.
+
+    drawn: residues by level, and real numbers behind them, which come to lie inside the domain.
+    """
     if domain.integer:
         low = int(domain.low) if domain.low > float("-inf") else 0
         high = int(domain.high) if domain.high < low + 8 else low + 7
@@ -156,7 +159,14 @@ def _within(field: Field, domain: Domain, drawn: list[Residues]) -> Number:
         drawn = [raised(0, drawn[0] % np.uint64(L.value)), *drawn[1:]]
     elif domain.high <= 0:
         drawn = [P.neg(raised(0, drawn[0] % np.uint64(L.value))), *drawn[1:]]
-    return field.given(drawn)
+    return field.given([*drawn[:REAL], _inside(domain, drawn[REAL])])
+
+
+def _inside(domain: Domain, x: Any) -> Any:
+    """Real numbers of (-2, 2), moved into the domain."""
+    if isfinite(domain.low) and isfinite(domain.high):
+        return domain.low + (domain.high - domain.low) * (x + 2) / 4
+    return domain.low + np.abs(x) if isfinite(domain.low) else domain.high - np.abs(x) if isfinite(domain.high) else x
 
 
 def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: Trial) -> dict[str, Any]:
