@@ -16,7 +16,7 @@ from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask
 from seqc.ir.kernel import Kernel
-from seqc.ir.program import GROUPS, HEADS, LEAD, ROWS
+from seqc.ir.program import GROUPS, HEADS, LEAD
 from seqc.ir.rules import union
 from seqc.schedule.linear import layout
 from seqc.schedule.rows import accumulates
@@ -85,10 +85,8 @@ class Printer(Operands):
             product, sign = product.args[0], -sign
         if product.op.name != "mul" and z.op.name == "mul" and sign > 0:
             z, product = product, z
-        if product.op.name != "mul" or self.axes(z) != want or not all(self.is_tensor(a) for a in (z, *product.args)):
+        if not want or product.op.name != "mul" or self.axes(z) != want or not all(self.is_tensor(a) for a in (z, *product.args)):
             return None
-        if len(want) < 4 and ROWS not in want:
-            return None  # a small tensor
         x, y = (self.operand(a, want)[0] for a in product.args)
         return z, (x, y), sign
 

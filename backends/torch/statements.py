@@ -165,27 +165,27 @@ class _Writer:
 
     def loop(self, loop: Loop) -> list[str]:
         printer, found = self.printer, self.places(loop)
-        started = {p.start: p for p in found.values() if p.start}
+        started = {p.start: p.rows for p in found.values() if p.start}
         written = {p.written for p in found.values()}
-        first, last = ("-1", "0") if loop.reverse else ("0", "-1")
         lines = [f"{p.rows} = {printer.like}.new_empty({p.shape})" for p in found.values()]
         for name, init, _, _ in loop.carried:
-            where = f"{started[name].rows}[{first}]" if name in started else name
-            lines.append(f"{where} = {self._merged(loop, init)}")
+            value = self._merged(loop, init)
+            if name in started:
+                value = f"{started[name]}[{-1 if loop.reverse else 0}].copy_({value})"
+            lines.append(f"{name} = {value}")
         listed = [(outer, value) for outer, value in loop.stacked if outer.name not in found]
         lines += [f"{outer.name} = []" for outer, _ in listed]
         inner: list[str] = []
         for s in loop.body:
             inner += (into(printer, s.value, s.name) or []) if s.name in written else self.assign(s, 8)
         inner += [f"{outer.name}.append({value})" for outer, value in listed]
-        inner, widened = _widened_outside(inner + _steps(loop, started), [name for _, name in loop.sliced])
+        inner, widened = _widened_outside(inner + _steps(loop), [name for _, name in loop.sliced])
         lines += self._head(loop, list(found.values()), widened)
         lines += [f"    {line}" for line in inner]
-        ends = {name: f"{name}.clone()" for name, _, new, _ in loop.carried if new in written}  # a row would keep all rows in memory
-        ends |= {name: f"{p.rows}[{last}].clone()" for name, p in started.items()}
-        for name, init, _, end in loop.carried:
+        for name, init, new, end in loop.carried:
             if end in self.read:
-                lines.append(f"{end} = {self._parted(loop, ends.get(name, name), printer.axes(init))}")
+                value = f"{name}.clone()" if new in written else name  # a row would keep all rows in memory
+                lines.append(f"{end} = {self._parted(loop, value, printer.axes(init))}")
         for outer, _ in loop.stacked:
             axes = printer.axes(outer)
             if outer.name in found:
@@ -200,9 +200,7 @@ class _Writer:
     def _head(self, loop: Loop, found: list[Place], widened: Mapping[str, str]) -> list[str]:
         """The loop's first lines: tensors give their slices along the first axis, which is the loop's."""
         slices = [(name, self._slices(loop, leaf, widened.get(name, ""))) for leaf, name in loop.sliced]
-        for p in found:
-            slices += [(p.start, p.rows + _rows(loop, p, False))] if p.start else []
-            slices.append((p.written, p.rows + _rows(loop, p, True)))
+        slices += [(p.written, p.rows + _rows(loop, p, True)) for p in found]
         if not slices:
             return [f"for _ in range({self.printer.length(loop.axis)}):"]
         names, outer = ", ".join(name for name, _ in slices), [text for _, text in slices]
@@ -241,10 +239,10 @@ class _Writer:
         return f"{text}.unflatten({axes.index(BATCH)}, ({self.printer.length(BATCH)}, {self.printer.length(HEADS)}))"
 
 
-def _steps(loop: Loop, started: Mapping[str, Place]) -> list[str]:
-    """What the next step starts from; of values that are written in place the slices say so."""
-    pairs = [(name, new) for name, _, new, _ in loop.carried if name not in started]
-    return [f"{', '.join(name for name, _ in pairs)} = {', '.join(new for _, new in pairs)}"] if pairs else []
+def _steps(loop: Loop) -> list[str]:
+    names = ", ".join(name for name, _, _, _ in loop.carried)
+    values = ", ".join(new for _, _, new, _ in loop.carried)
+    return [f"{names} = {values}"] if loop.carried else []
 
 
 def _widened_outside(lines: list[str], names: list[str]) -> tuple[list[str], dict[str, str]]:

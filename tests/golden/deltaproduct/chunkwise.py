@@ -38,12 +38,12 @@ def forward(q, k, v, beta, S_0, valid):
     del T, x_3, a
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     U = q.new_empty((chunks, B * H, 2 * tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
-    steps = zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[:-1], S_start[1:], U, strict=True)
-    for a_out_i, u_i, W_i, S, S_next, U_i in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
-    S_T = S_start[-1].clone().unflatten(0, (B, H))
+        S = S_next
+    S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W, W_i, a_out, a_out_i, u, u_i
@@ -77,11 +77,11 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     P = (q @ a.mT).masked_fill(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     U = q.new_empty((chunks, B * H, 2 * tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
-    steps = zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[:-1], S_start[1:], U, strict=True)
-    for a_out_i, u_i, W_i, S, S_next, U_i in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
+        S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W_i, a_out_i, u, u_i
@@ -90,22 +90,14 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     del P
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
-    d_S_start2[-1] = d_S_T.flatten(0, 1)
-    steps = zip(
-        d_S_start.flatten(1, 2),
-        d_U.flatten(1, 2),
-        a_out.flatten(1, 2),
-        W.flatten(1, 2),
-        d_S_start2[1:],
-        d_S_start2[:-1],
-        d_u_part,
-        strict=True,
-    )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S, d_S_next, d_u_part_i in reversed([*steps]):
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
         torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
         torch.add(d_S_start_i, d_S, out=d_S_next)
         d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
-    d_S_first = d_S_start2[0].clone().unflatten(0, (B, H))
+        d_S = d_S_next
+    d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
     del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i
@@ -162,11 +154,11 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     P = (q @ a.mT).masked_fill(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     U = q.new_empty((chunks, B * H, 2 * tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
-    steps = zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[:-1], S_start[1:], U, strict=True)
-    for a_out_i, u_i, W_i, S, S_next, U_i in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
+        S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W_i, a_out_i, u, u_i
@@ -174,21 +166,13 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     d_U = P.mT @ d_o
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
-    d_S_start2[-1] = d_S_T.flatten(0, 1)
-    steps = zip(
-        d_S_start.flatten(1, 2),
-        d_U.flatten(1, 2),
-        a_out.flatten(1, 2),
-        W.flatten(1, 2),
-        d_S_start2[1:],
-        d_S_start2[:-1],
-        d_u_part,
-        strict=True,
-    )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S, d_S_next, d_u_part_i in reversed([*steps]):
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
         torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
         torch.add(d_S_start_i, d_S, out=d_S_next)
         d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
+        d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
     del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i
@@ -221,21 +205,21 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     del x_13, d_d_A_2, x_18
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     d_d_U_part = q.new_empty((chunks, B * H, 2 * tokens, V))
-    d_d_S_start_part[0] = d_d_S_0.flatten(0, 1)
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
     steps = zip(
         d_d_S_start2.flatten(1, 2),
         d_d_u_part.flatten(1, 2),
         W.flatten(1, 2),
         a_out.flatten(1, 2),
-        d_d_S_start_part[:-1],
         d_d_S_start_part[1:],
         d_d_U_part,
         strict=True,
     )
-    for d_d_S_start2_i, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_U_part_i in steps:
+    for d_d_S_start2_i, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
         torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
         torch.add(torch.baddbmm(d_d_S_start2_i, a_out_i_3.mT, d_d_U_part_i), d_d_S, out=d_d_S_next)
-    d_d_S_first = d_d_S_start_part[-1].clone().unflatten(0, (B, H))
+        d_d_S = d_d_S_next
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     d_d_U_part = d_d_U_part.unflatten(1, (B, H))
     del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i
@@ -250,22 +234,22 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     del x_19, d_S_start2, x_20, x_8
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part_2 = q.new_empty((chunks, B * H, 2 * tokens, V))
-    d_S_2_start[-1] = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
+    d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
     steps = zip(
         d_S_start_3.flatten(1, 2),
         d_U_2.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
-        d_S_2_start[1:],
         d_S_2_start[:-1],
         d_u_part_2,
         strict=True,
     )
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, d_S_2, d_S_2_next, d_u_part_2_i in reversed([*steps]):
+    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
         torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
         torch.add(d_S_start_3_i, d_S_2, out=d_S_2_next)
         d_S_2_next.baddbmm_(W_i_4.mT, d_u_part_2_i, alpha=-1)
-    d_S_first_2 = d_S_2_start[0].clone().unflatten(0, (B, H))
+        d_S_2 = d_S_2_next
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
     d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
     del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i

@@ -44,22 +44,14 @@ def forward(q, k, v, beta, g, S_0, valid):
     del T, G, a, x_3
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     U = q.new_empty((chunks, B * H, tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
-    steps = zip(
-        keep.flatten(1, 2)[..., None, None],
-        a_out.flatten(1, 2),
-        u.flatten(1, 2),
-        W.flatten(1, 2),
-        S_start[:-1],
-        S_start[1:],
-        U,
-        strict=True,
-    )
-    for keep_i, a_out_i, u_i, W_i, S, S_next, U_i in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
-    S_T = S_start[-1].clone().unflatten(0, (B, H))
+        S = S_next
+    S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i, u, u_i
@@ -105,21 +97,13 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     del A, x_3, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     U = q.new_empty((chunks, B * H, tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
-    steps = zip(
-        keep.flatten(1, 2)[..., None, None],
-        a_out.flatten(1, 2),
-        u.flatten(1, 2),
-        W.flatten(1, 2),
-        S_start[:-1],
-        S_start[1:],
-        U,
-        strict=True,
-    )
-    for keep_i, a_out_i, u_i, W_i, S, S_next, U_i in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
+        S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W_i, a_out_i, keep_i, u, u_i
@@ -128,23 +112,23 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     del q_in, P
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part = q.new_empty((chunks, B * H, tokens, V))
-    d_S_start2[-1] = d_S_T.flatten(0, 1)
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
     steps = zip(
         d_S_start.flatten(1, 2),
         d_U.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
-        d_S_start2[1:],
         d_S_start2[:-1],
         d_u_part,
         strict=True,
     )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S, d_S_next, d_u_part_i in reversed([*steps]):
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
         torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
         torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
         d_S_next.addcmul_(d_S, keep_i_2)
-    d_S_first = d_S_start2[0].clone().unflatten(0, (B, H))
+        d_S = d_S_next
+    d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
     del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
@@ -176,7 +160,7 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     x_18 = torch.addcmul(-(x_14 * E_2).sum(-2), x_16, e_3, value=-1) + (x_17 * E).sum(-2)
     x_19 = (x_12 * b).sum(-1) * e_2 - (x_17 * E).sum(-1)
     del E_2, x_14, E, b, e_2, x_12, x_17
-    x_20 = runtime.place((x_16 * e_3).sum(-1) + d_keep_part * keep, -1, -1, tokens)
+    x_20 = runtime.place(torch.addcmul((x_16 * e_3).sum(-1), d_keep_part, keep), -1, -1, tokens)
     del d_keep_part, e_3, keep, x_16
     d_G = x_15 + x_18 + runtime.shift(x_19, -1, -1) + x_20
     del x_15, x_18, x_19, x_20
@@ -222,21 +206,13 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     del A, x_3, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     U = q.new_empty((chunks, B * H, tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
-    steps = zip(
-        keep.flatten(1, 2)[..., None, None],
-        a_out.flatten(1, 2),
-        u.flatten(1, 2),
-        W.flatten(1, 2),
-        S_start[:-1],
-        S_start[1:],
-        U,
-        strict=True,
-    )
-    for keep_i, a_out_i, u_i, W_i, S, S_next, U_i in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
+        S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W_i, a_out_i, keep_i, u, u_i
@@ -244,22 +220,22 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     d_U = P.mT @ d_o
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part = q.new_empty((chunks, B * H, tokens, V))
-    d_S_start2[-1] = d_S_T.flatten(0, 1)
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
     steps = zip(
         d_S_start.flatten(1, 2),
         d_U.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
-        d_S_start2[1:],
         d_S_start2[:-1],
         d_u_part,
         strict=True,
     )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S, d_S_next, d_u_part_i in reversed([*steps]):
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
         torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
         torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
         d_S_next.addcmul_(d_S, keep_i_2)
+        d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
     del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
@@ -301,23 +277,23 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     del x_29, x_20
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     d_d_U_part = q.new_empty((chunks, B * H, tokens, V))
-    d_d_S_start_part[0] = d_d_S_0.flatten(0, 1)
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
     steps = zip(
         d_d_S_start2.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
         d_d_u_part.flatten(1, 2),
         W.flatten(1, 2),
         a_out.flatten(1, 2),
-        d_d_S_start_part[:-1],
         d_d_S_start_part[1:],
         d_d_U_part,
         strict=True,
     )
-    for d_d_S_start2_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_U_part_i in steps:
+    for d_d_S_start2_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
         torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
         torch.addcmul(d_d_S_start2_i, d_d_S, keep_i_3, out=d_d_S_next)
         d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
-    d_d_S_first = d_d_S_start_part[-1].clone().unflatten(0, (B, H))
+        d_d_S = d_d_S_next
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     d_d_U_part = d_d_U_part.unflatten(1, (B, H))
     del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
@@ -342,23 +318,23 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     del x_11, x_32, d_S_start2, x_10, x_38
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part_2 = q.new_empty((chunks, B * H, tokens, V))
-    d_S_2_start[-1] = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
+    d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
     steps = zip(
         d_S_start_3.flatten(1, 2),
         d_U_2.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
-        d_S_2_start[1:],
         d_S_2_start[:-1],
         d_u_part_2,
         strict=True,
     )
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2, d_S_2_next, d_u_part_2_i in reversed([*steps]):
+    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
         torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
         torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1, out=d_S_2_next)
         d_S_2_next.addcmul_(d_S_2, keep_i_4)
-    d_S_first_2 = d_S_2_start[0].clone().unflatten(0, (B, H))
+        d_S_2 = d_S_2_next
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
     d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
     del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
@@ -478,7 +454,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_103 = (d_a_out_part * a).sum(-1) * valid[..., None, :]
     del d_G_4, x_64, d_keep_part, d_a_out_part
     x_104 = torch.addcmul(d_d_G[..., -1][..., None] * x_103, d_d_G, x_103, value=-1)
-    x_105 = runtime.place(d_keep * keep + (x_104 * e_3).sum(-1), -1, -1, tokens)
+    x_105 = runtime.place(torch.addcmul((x_104 * e_3).sum(-1), d_keep, keep), -1, -1, tokens)
     x_106 = d_P * x_7
     x_107 = torch.addcmul(-(d_d_G[..., None, :] * x_106), d_d_G[..., None], x_106)
     del x_103, d_keep, d_P, x_106
@@ -507,7 +483,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_121 = (x_79 * b).sum(-1) * e_2 - (x_119 * E).sum(-1)
     del E_2, x_116, E, b, e_2, x_119, x_79
     d_keep_2 = d_keep_part_2 + d_keep_part_3
-    x_122 = runtime.place((x_118 * e_3).sum(-1) + d_keep_2 * keep, -1, -1, tokens)
+    x_122 = runtime.place(torch.addcmul((x_118 * e_3).sum(-1), d_keep_2, keep), -1, -1, tokens)
     del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_118
     d_G_6 = x_117 + x_120 + runtime.shift(x_121, -1, -1) + x_122
     del x_117, x_120, x_121, x_122

@@ -30,14 +30,14 @@ def forward(q, k, v, S_0, z_0, valid):
     del k_out_S, R_S
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     z_start = q.new_empty((chunks + 1, B * H, K))
-    S_start[0] = S_0.flatten(0, 1)
-    z_start[0] = z_0.flatten(0, 1)
-    steps = zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[:-1], S_start[1:], z_start[:-1], z_start[1:], strict=True)
-    for pre_i, pre2_i, S, S_next, z, z_next in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    z = z_start[0].copy_(z_0.flatten(0, 1))
+    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
         torch.add(S, pre_i, out=S_next)
         torch.add(z, pre2_i, out=z_next)
-    S_T = S_start[-1].clone().unflatten(0, (B, H))
-    z_T = z_start[-1].clone().unflatten(0, (B, H))
+        S, z = S_next, z_next
+    S_T = S.clone().unflatten(0, (B, H))
+    z_T = z.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     z_start = z_start[:-1].unflatten(1, (B, H))
     del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
@@ -64,12 +64,12 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     z_start = q.new_empty((chunks + 1, B * H, K))
-    S_start[0] = S_0.flatten(0, 1)
-    z_start[0] = z_0.flatten(0, 1)
-    steps = zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[:-1], S_start[1:], z_start[:-1], z_start[1:], strict=True)
-    for pre_i, pre2_i, S, S_next, z, z_next in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    z = z_start[0].copy_(z_0.flatten(0, 1))
+    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
         torch.add(S, pre_i, out=S_next)
         torch.add(z, pre2_i, out=z_next)
+        S, z = S_next, z_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     z_start = z_start[:-1].unflatten(1, (B, H))
     del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
@@ -83,22 +83,15 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     d_z_start = (x_3[..., None, :] @ q)[..., 0, :]
     d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
     d_pre2_part = q.new_empty((chunks + 1, B * H, K))
-    d_pre_part[-1] = d_S_T.flatten(0, 1)
-    d_pre2_part[-1] = d_z_T.flatten(0, 1)
-    steps = zip(
-        d_S_start.flatten(1, 2),
-        d_z_start.flatten(1, 2),
-        d_pre_part[1:],
-        d_pre_part[:-1],
-        d_pre2_part[1:],
-        d_pre2_part[:-1],
-        strict=True,
-    )
-    for d_S_start_i, d_z_start_i, d_S, d_S_next, d_z, d_z_next in reversed([*steps]):
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
+    d_z = d_pre2_part[-1].copy_(d_z_T.flatten(0, 1))
+    steps = zip(d_S_start.flatten(1, 2), d_z_start.flatten(1, 2), d_pre_part[:-1], d_pre2_part[:-1], strict=True)
+    for d_S_start_i, d_z_start_i, d_S_next, d_z_next in reversed([*steps]):
         torch.add(d_S_start_i, d_S, out=d_S_next)
         torch.add(d_z_start_i, d_z, out=d_z_next)
-    d_S_first = d_pre_part[0].clone().unflatten(0, (B, H))
-    d_z_first = d_pre2_part[0].clone().unflatten(0, (B, H))
+        d_S, d_z = d_S_next, d_z_next
+    d_S_first = d_S.clone().unflatten(0, (B, H))
+    d_z_first = d_z.clone().unflatten(0, (B, H))
     d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
     d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
     del d_S, d_S_next, d_S_start, d_S_start_i, d_z, d_z_next, d_z_start, d_z_start_i
@@ -128,12 +121,12 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     z_start = q.new_empty((chunks + 1, B * H, K))
-    S_start[0] = S_0.flatten(0, 1)
-    z_start[0] = z_0.flatten(0, 1)
-    steps = zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[:-1], S_start[1:], z_start[:-1], z_start[1:], strict=True)
-    for pre_i, pre2_i, S, S_next, z, z_next in steps:
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    z = z_start[0].copy_(z_0.flatten(0, 1))
+    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
         torch.add(S, pre_i, out=S_next)
         torch.add(z, pre2_i, out=z_next)
+        S, z = S_next, z_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     z_start = z_start[:-1].unflatten(1, (B, H))
     del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
@@ -144,9 +137,10 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     d_S_start = q.mT @ x_2
     del pre3, pre4, z_read0
     d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
-    d_pre_part[-1] = d_S_T.flatten(0, 1)
-    for d_S_start_i, d_S, d_S_next in reversed([*zip(d_S_start.flatten(1, 2), d_pre_part[1:], d_pre_part[:-1], strict=True)]):
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
+    for d_S_start_i, d_S_next in reversed([*zip(d_S_start.flatten(1, 2), d_pre_part[:-1], strict=True)]):
         torch.add(d_S_start_i, d_S, out=d_S_next)
+        d_S = d_S_next
     d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
     del d_S, d_S_next, d_S_start, d_S_start_i
     d_d_k_out_S = d_d_k * valid[..., None, :, None]
@@ -154,22 +148,15 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     d_d_pre2_part = (d_d_k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     d_d_z_start_part = q.new_empty((chunks + 1, B * H, K))
-    d_d_S_start_part[0] = d_d_S_0.flatten(0, 1)
-    d_d_z_start_part[0] = d_d_z_0.flatten(0, 1)
-    steps = zip(
-        d_d_pre_part.flatten(1, 2),
-        d_d_pre2_part.flatten(1, 2),
-        d_d_S_start_part[:-1],
-        d_d_S_start_part[1:],
-        d_d_z_start_part[:-1],
-        d_d_z_start_part[1:],
-        strict=True,
-    )
-    for d_d_pre_part_i, d_d_pre2_part_i, d_d_S, d_d_S_next, d_d_z, d_d_z_next in steps:
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    d_d_z = d_d_z_start_part[0].copy_(d_d_z_0.flatten(0, 1))
+    steps = zip(d_d_pre_part.flatten(1, 2), d_d_pre2_part.flatten(1, 2), d_d_S_start_part[1:], d_d_z_start_part[1:], strict=True)
+    for d_d_pre_part_i, d_d_pre2_part_i, d_d_S_next, d_d_z_next in steps:
         torch.add(d_d_pre_part_i, d_d_S, out=d_d_S_next)
         torch.add(d_d_pre2_part_i, d_d_z, out=d_d_z_next)
-    d_d_S_first = d_d_S_start_part[-1].clone().unflatten(0, (B, H))
-    d_d_z_first = d_d_z_start_part[-1].clone().unflatten(0, (B, H))
+        d_d_S, d_d_z = d_d_S_next, d_d_z_next
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
+    d_d_z_first = d_d_z.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     d_d_z_start_part = d_d_z_start_part[:-1].unflatten(1, (B, H))
     del d_d_S, d_d_S_next, d_d_pre2_part, d_d_pre2_part_i, d_d_pre_part, d_d_pre_part_i, d_d_z, d_d_z_next
@@ -203,22 +190,15 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     d_z_start_3 = (d_d_q.mT @ x_15[..., None])[..., 0] + (x_24[..., None, :] @ q)[..., 0, :]
     d_pre_part_2 = q.new_empty((chunks + 1, B * H, K, V))
     d_pre2_part_2 = q.new_empty((chunks + 1, B * H, K))
-    d_pre_part_2[-1] = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
-    d_pre2_part_2[-1] = q.new_full((B, H, K), 0.0).flatten(0, 1)
-    steps = zip(
-        d_S_start_3.flatten(1, 2),
-        d_z_start_3.flatten(1, 2),
-        d_pre_part_2[1:],
-        d_pre_part_2[:-1],
-        d_pre2_part_2[1:],
-        d_pre2_part_2[:-1],
-        strict=True,
-    )
-    for d_S_start_3_i, d_z_start_3_i, d_S_2, d_S_2_next, d_z_2, d_z_2_next in reversed([*steps]):
+    d_S_2 = d_pre_part_2[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    d_z_2 = d_pre2_part_2[-1].copy_(q.new_full((B, H, K), 0.0).flatten(0, 1))
+    steps = zip(d_S_start_3.flatten(1, 2), d_z_start_3.flatten(1, 2), d_pre_part_2[:-1], d_pre2_part_2[:-1], strict=True)
+    for d_S_start_3_i, d_z_start_3_i, d_S_2_next, d_z_2_next in reversed([*steps]):
         torch.add(d_S_start_3_i, d_S_2, out=d_S_2_next)
         torch.add(d_z_start_3_i, d_z_2, out=d_z_2_next)
-    d_S_first_2 = d_pre_part_2[0].clone().unflatten(0, (B, H))
-    d_z_first_2 = d_pre2_part_2[0].clone().unflatten(0, (B, H))
+        d_S_2, d_z_2 = d_S_2_next, d_z_2_next
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
+    d_z_first_2 = d_z_2.clone().unflatten(0, (B, H))
     d_pre_part_2 = d_pre_part_2[1:].unflatten(1, (B, H))
     d_pre2_part_2 = d_pre2_part_2[1:].unflatten(1, (B, H))
     del d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_z_2, d_z_2_next, d_z_start_3, d_z_start_3_i

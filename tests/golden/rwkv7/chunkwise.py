@@ -46,22 +46,22 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
     del R
     S_start = r.new_empty((chunks + 1, B * H, K, V))
     U = r.new_empty((chunks, B * H, tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
+    S = S_start[0].copy_(S_0.flatten(0, 1))
     steps = zip(
         keep.flatten(1, 2)[..., None],
         a_out.flatten(1, 2),
         u.flatten(1, 2),
         W.flatten(1, 2),
         pre.flatten(1, 2),
-        S_start[:-1],
         S_start[1:],
         U,
         strict=True,
     )
-    for keep_i, a_out_i, u_i, W_i, pre_i, S, S_next, U_i in steps:
+    for keep_i, a_out_i, u_i, W_i, pre_i, S_next, U_i in steps:
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.add(torch.baddbmm(keep_i * S, a_out_i.mT, U_i), pre_i, out=S_next)
-    S_T = S_start[-1].clone().unflatten(0, (B, H))
+        S = S_next
+    S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i, pre, pre_i, u, u_i
@@ -104,21 +104,21 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     del A
     S_start = r.new_empty((chunks + 1, B * H, K, V))
     U = r.new_empty((chunks, B * H, tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
+    S = S_start[0].copy_(S_0.flatten(0, 1))
     steps = zip(
         keep.flatten(1, 2)[..., None],
         a_out.flatten(1, 2),
         u.flatten(1, 2),
         W.flatten(1, 2),
         pre.flatten(1, 2),
-        S_start[:-1],
         S_start[1:],
         U,
         strict=True,
     )
-    for keep_i, a_out_i, u_i, W_i, pre_i, S, S_next, U_i in steps:
+    for keep_i, a_out_i, u_i, W_i, pre_i, S_next, U_i in steps:
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.add(torch.baddbmm(keep_i * S, a_out_i.mT, U_i), pre_i, out=S_next)
+        S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W_i, a_out_i, keep_i, pre, pre_i, u, u_i
@@ -127,23 +127,23 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     del q_in, P
     d_pre_part = r.new_empty((chunks + 1, B * H, K, V))
     d_u_part = r.new_empty((chunks, B * H, tokens, V))
-    d_pre_part[-1] = d_S_T.flatten(0, 1)
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
     steps = zip(
         d_S_start.flatten(1, 2),
         d_U.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
-        d_pre_part[1:],
         d_pre_part[:-1],
         d_u_part,
         strict=True,
     )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S, d_S_next, d_u_part_i in reversed([*steps]):
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
         torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
         torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
         d_S_next.addcmul_(d_S, keep_i_2)
-    d_S_first = d_pre_part[0].clone().unflatten(0, (B, H))
+        d_S = d_S_next
+    d_S_first = d_S.clone().unflatten(0, (B, H))
     d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
     del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
@@ -232,21 +232,21 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     del A
     S_start = r.new_empty((chunks + 1, B * H, K, V))
     U = r.new_empty((chunks, B * H, tokens, V))
-    S_start[0] = S_0.flatten(0, 1)
+    S = S_start[0].copy_(S_0.flatten(0, 1))
     steps = zip(
         keep.flatten(1, 2)[..., None],
         a_out.flatten(1, 2),
         u.flatten(1, 2),
         W.flatten(1, 2),
         pre.flatten(1, 2),
-        S_start[:-1],
         S_start[1:],
         U,
         strict=True,
     )
-    for keep_i, a_out_i, u_i, W_i, pre_i, S, S_next, U_i in steps:
+    for keep_i, a_out_i, u_i, W_i, pre_i, S_next, U_i in steps:
         torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
         torch.add(torch.baddbmm(keep_i * S, a_out_i.mT, U_i), pre_i, out=S_next)
+        S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
     del S, S_next, U_i, W_i, a_out_i, keep_i, pre, pre_i, u, u_i
@@ -254,22 +254,22 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     d_U = P.mT @ d_o
     d_pre_part = r.new_empty((chunks + 1, B * H, K, V))
     d_u_part = r.new_empty((chunks, B * H, tokens, V))
-    d_pre_part[-1] = d_S_T.flatten(0, 1)
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
     steps = zip(
         d_S_start.flatten(1, 2),
         d_U.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
-        d_pre_part[1:],
         d_pre_part[:-1],
         d_u_part,
         strict=True,
     )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S, d_S_next, d_u_part_i in reversed([*steps]):
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
         torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
         torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
         d_S_next.addcmul_(d_S, keep_i_2)
+        d_S = d_S_next
     d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
     del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
@@ -321,23 +321,23 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     del d_d_A_3, x_31, x_24
     d_d_S_start_part = r.new_empty((chunks + 1, B * H, K, V))
     d_d_U_part = r.new_empty((chunks, B * H, tokens, V))
-    d_d_S_start_part[0] = d_d_S_0.flatten(0, 1)
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
     steps = zip(
         d_d_pre_part.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
         d_d_u_part.flatten(1, 2),
         W.flatten(1, 2),
         a_out.flatten(1, 2),
-        d_d_S_start_part[:-1],
         d_d_S_start_part[1:],
         d_d_U_part,
         strict=True,
     )
-    for d_d_pre_part_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_U_part_i in steps:
+    for d_d_pre_part_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
         torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
         torch.addcmul(d_d_pre_part_i, d_d_S, keep_i_3, out=d_d_S_next)
         d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
-    d_d_S_first = d_d_S_start_part[-1].clone().unflatten(0, (B, H))
+        d_d_S = d_d_S_next
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     d_d_U_part = d_d_U_part.unflatten(1, (B, H))
     del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_U_part_i, d_d_pre_part, d_d_pre_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
@@ -358,23 +358,23 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     del x_32, x_8, x_35, x_7
     d_pre_part_2 = r.new_empty((chunks + 1, B * H, K, V))
     d_u_part_2 = r.new_empty((chunks, B * H, tokens, V))
-    d_pre_part_2[-1] = r.new_full((B, H, K, V), 0.0).flatten(0, 1)
+    d_S_2 = d_pre_part_2[-1].copy_(r.new_full((B, H, K, V), 0.0).flatten(0, 1))
     steps = zip(
         d_S_start_3.flatten(1, 2),
         d_U_2.flatten(1, 2),
         a_out.flatten(1, 2),
         W.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
-        d_pre_part_2[1:],
         d_pre_part_2[:-1],
         d_u_part_2,
         strict=True,
     )
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2, d_S_2_next, d_u_part_2_i in reversed([*steps]):
+    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
         torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
         torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1, out=d_S_2_next)
         d_S_2_next.addcmul_(d_S_2, keep_i_4)
-    d_S_first_2 = d_pre_part_2[0].clone().unflatten(0, (B, H))
+        d_S_2 = d_S_2_next
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_pre_part_2 = d_pre_part_2[1:].unflatten(1, (B, H))
     d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
     del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
