@@ -180,13 +180,19 @@ def _measured(package: ModuleType, arguments: tuple[Tensor, ...], run: Run, prog
 def _seconds(package: ModuleType, arguments: tuple[Tensor, ...], form: str, gradient: bool) -> float:
     import torch
 
-    given = _given(arguments, gradient)
+    given = taken(package, _given(arguments, gradient))
     start = time.perf_counter()
     with torch.set_grad_enabled(gradient):
         out, _ = _function(package)(*given, form=form)
         if gradient:
             torch.autograd.backward(sum(o.float().sum() for o in (out if isinstance(out, tuple) else (out,))))
     return time.perf_counter() - start
+
+
+def taken(package: ModuleType, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Those of the drawn arguments that the package's function takes: it makes the one without entries, which shows sizes, itself."""
+    signature = package.ops.signature(0)
+    return tuple(x for v, x in zip((*signature.inputs, *signature.params), arguments, strict=True) if v.axes[:1] != ("0",))
 
 
 def _auto(package: ModuleType, arguments: tuple[Tensor, ...], gradient: bool) -> str:

@@ -28,12 +28,18 @@ def contract(p: Operands, e: Expr) -> Text:
 
 def accumulated(p: Operands, want: tuple[str, ...], x: Expr, product: Expr, sign: int) -> Text | None:
     """x + product or x - product in one call, for plain batches of matrices; None where the product would lie otherwise than x."""
-    factors = _factors(p, product)
-    moved = [a for a, b in zip(want, p.axes(product), strict=True) if a != b and a in product.axes]
-    if factors is None or moved:
+    factors = factors_of(p, want, product)
+    if factors is None:
         return None
-    texts = [text for text, _ in (p.expr(x), *factors)]
-    return f"torch.baddbmm({', '.join(texts)}{', alpha=-1' if sign < 0 else ''})", ATOM
+    return f"torch.baddbmm({', '.join((p.expr(x)[0], *factors))}{', alpha=-1' if sign < 0 else ''})", ATOM
+
+
+def factors_of(p: Operands, want: tuple[str, ...], product: Expr) -> tuple[str, str] | None:
+    """The two matrices of a product that lies as `want` says."""
+    factors = _factors(p, product)
+    if factors is None or any(a != b and a in product.axes for a, b in zip(want, p.axes(product), strict=True)):
+        return None
+    return factors[0][0], factors[1][0]
 
 
 def _sides(e: Expr) -> tuple[list[str], list[str], list[str]]:

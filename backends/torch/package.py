@@ -81,7 +81,7 @@ def _kernels(layer: Layer, p: Programs) -> str:
     texts = []
     for program, name, doc in parts:
         kernel = linearise(program, p.hints, order)
-        texts.append(print_kernel(kernel, name, (doc,)))
+        texts.append(print_kernel(kernel, name, (doc,), in_place=True))
     body = "\n\n".join(texts)
     return _head(layer, *p.form.notes) + _imports(body) + "\n\n" + body
 

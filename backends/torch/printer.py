@@ -16,7 +16,7 @@ from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask
 from seqc.ir.kernel import Kernel
-from seqc.ir.program import GROUPS, HEADS, LEAD, ROWS
+from seqc.ir.program import GROUPS, HEADS, LEAD
 from seqc.ir.rules import union
 from seqc.schedule.linear import layout
 from seqc.schedule.rows import accumulates
@@ -66,26 +66,29 @@ class Printer(Operands):
         want = self.axes(e)
         if (total := accumulates(e)) and (one_call := accumulated(self, want, *total)):
             return one_call
-        x, y = e.args
-        if sign in "+-" and y.op.name == "neg":
-            sign, y = "-" if sign == "+" else "+", y.args[0]
-        fused = self._fused(sign, x, y, want) if sign in "+-" else None
-        if fused is not None:
-            return fused, ATOM
-        left = wrap(*self.operand(x, want), level)
-        right = wrap(*self.operand(y, want), level + (sign in "-/"))
+        if found := self.added_product(e):
+            z, (x, y), factor = found
+            return f"torch.addcmul({self.expr(z)[0]}, {x}, {y}{', value=-1' if factor < 0 else ''})", ATOM
+        first, second = e.args
+        if sign in "+-" and second.op.name == "neg":
+            sign, second = "-" if sign == "+" else "+", second.args[0]
+        left = wrap(*self.operand(first, want), level)
+        right = wrap(*self.operand(second, want), level + (sign in "-/"))
         return f"{left} {sign} {right}", level
 
-    def _fused(self, sign: str, x: Expr, y: Expr, want: tuple[str, ...]) -> str | None:
-        """z + x * y in one pass over memory, where all three are tensors and z is as wide as the result."""
-        if y.op.name != "mul" and x.op.name == "mul" and sign == "+":
-            x, y = y, x
-        if y.op.name != "mul" or self.axes(x) != want or not all(self.is_tensor(a) for a in (x, *y.args)):
+    def added_product(self, e: Expr) -> tuple[Expr, tuple[str, str], int] | None:
+        """z, x, y and a sign of a sum z + x * y or z - x * y that is one pass over memory: of tensors, z as wide as the result."""
+        if e.op.name not in ("add", "sub"):
             return None
-        if len(want) < (3 if ROWS in want else 4):
-            return None  # a small tensor
-        texts = [self.operand(a, want)[0] for a in (x, *y.args)]
-        return f"torch.addcmul({', '.join(texts)}{', value=-1' if sign == '-' else ''})"
+        (z, product), sign, want = e.args, 1 if e.op.name == "add" else -1, self.axes(e)
+        if product.op.name == "neg":
+            product, sign = product.args[0], -sign
+        if product.op.name != "mul" and z.op.name == "mul" and sign > 0:
+            z, product = product, z
+        if not want or product.op.name != "mul" or self.axes(z) != want or not all(self.is_tensor(a) for a in (z, *product.args)):
+            return None
+        x, y = (self.operand(a, want)[0] for a in product.args)
+        return z, (x, y), sign
 
     def _constant(self, e: Expr) -> Text:
         return {"pi": ("math.pi", ATOM), "inf": ("math.inf", ATOM)}[str(e.attr)]

@@ -82,8 +82,9 @@ def unit_lower_inverse(a: Tensor) -> Tensor:
 
 
 def spread(x: Tensor, each: int, dim: int) -> Tensor:
-    """Every group's value for each of its heads."""
-    return x if each == 1 else x.repeat_interleave(each, dim)
+    """Every group's value for each of its heads; dim counts from the end. Of a single group it is a view."""
+    wide = x.unsqueeze(dim)
+    return wide.expand(*wide.shape[:dim], each, *wide.shape[dim:][1:]).flatten(dim - 1, dim)
 
 
 def _floor(x: Tensor) -> float:

@@ -165,15 +165,20 @@ def _store(value: Value, y: Tensor, out: Tensor, start: int, stop: int, chunk: i
     if chunk and value.lead != "BT":
         y = y.transpose(2, 3)
     y = y.transpose(0, 1)
-    if chunk:
-        y = y.flatten(1, 2)
-    out[:, start:stop] = y[:, : stop - start]
+    out = out[:, start:stop]
+    if chunk and (stop - start) % chunk:
+        y = y.flatten(1, 2)[:, : stop - start]
+    elif chunk:
+        out = out.unflatten(1, (-1, chunk))
+    out.copy_(y)
 
 
 def _valid(length: Tensor | None, rows: int, start: int, stop: int, chunk: int, like: Tensor) -> Tensor:
     """1 for tokens, 0 behind the end of the sequence: [tokens, B] or [chunks, B, tokens]."""
     n = stop - start
     padded = n + (-n % chunk if chunk else 0)
+    if length is None and padded == n:
+        return like.new_ones((n // chunk, rows, chunk) if chunk else (n, rows))
     position = torch.arange(start, start + padded, device=like.device)
     end = torch.full((rows,), stop, device=like.device) if length is None else length.clamp(max=stop)
     valid = (position < end[:, None]).to(like.dtype)
@@ -215,7 +220,8 @@ def _backward_rows(
     dtype = compute_dtype(tuple(tensors))
     params = [p.to(dtype) for p in tensors[n : n + m]]
     first = [s.to(dtype) for s in tensors[n + m :]]
-    grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in tensors[: n + m]]
+    given = zip(signature.arguments, tensors[: n + m], strict=False)
+    grads = [(torch.empty if "T" in v.lead else torch.zeros)(x.shape, dtype=dtype, device=x.device) for v, x in given]
     d_states = [d.to(dtype) for d in d_states]
     slabs = _walk(sizes["@T"], slab_tokens(signature, sizes))
     for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):

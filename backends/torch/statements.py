@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from seqc.backends.torch.operands import ATOM, wrap
+from seqc.backends.torch.places import Place, into, places
 from seqc.backends.torch.printer import Printer
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, variables
@@ -17,9 +18,12 @@ WIDTH = 140
 DEAD = 4  # tensors that may be waiting to be let go of: their memory serves the next ones while it is in the cache
 
 
-def print_kernel(kernel: Kernel, name: str, doc: Iterable[str]) -> str:
-    """The kernel as a function `name(inputs...) -> tuple of outputs`."""
-    writer = _Writer(kernel)
+def print_kernel(kernel: Kernel, name: str, doc: Iterable[str], *, in_place: bool = False) -> str:
+    """The kernel as a function `name(inputs...) -> tuple of outputs`.
+
+    in_place: its loops may write into tensors made before them, which is faster and nothing that autograd could differentiate.
+    """
+    writer = _Writer(kernel, in_place)
     body = writer.body()
     results = ", ".join(writer.as_declared(leaf) for _, leaf in kernel.outputs)
     head = [f"def {name}({', '.join(i.name for i in kernel.inputs)}):"]
@@ -67,24 +71,29 @@ def _reads(s: Statement) -> set[str]:
     return own | {leaf.name for leaf, _ in s.sliced} | {new for _, _, new, _ in s.carried}
 
 
-def _names(s: Statement) -> list[str]:
-    """The names of a statement's tensors that outlive it, a loop's last slices included."""
-    return [s.name] if isinstance(s, Assign) else [name for _, name in s.sliced] + [leaf.name for leaf, _ in s.stacked]
-
-
 class _Writer:
     """The lines of one function; names for what a line has no room for."""
 
-    def __init__(self, kernel: Kernel):
-        self.kernel, self.printer = kernel, Printer(kernel)
+    def __init__(self, kernel: Kernel, in_place: bool):
+        self.kernel, self.printer, self.in_place = kernel, Printer(kernel), in_place
         self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
         self.read = self.results.union(*map(_reads, kernel.body))
         self.taken = {*self.read, *(s.name for s in _assigns(kernel))}
 
+    def places(self, loop: Loop) -> dict[str, Place]:
+        return places(self.printer, loop) if self.in_place else {}
+
+    def names(self, s: Statement) -> list[str]:
+        """The names of a statement's tensors that outlive it, a loop's last slices included."""
+        if isinstance(s, Assign):
+            return [s.name]
+        slots = [name for p in self.places(s).values() for name in (p.start, p.written) if name]
+        return [name for _, name in s.sliced] + slots + [leaf.name for leaf, _ in s.stacked]
+
     def body(self) -> list[str]:
         """All statements; names that nothing reads any more are deleted a few at a time."""
-        last = {name: i for i, s in enumerate(self.kernel.body) for name in (*_names(s), *_reads(s))}
-        own = {name for s in self.kernel.body for name in _names(s)} - self.results
+        last = {name: i for i, s in enumerate(self.kernel.body) for name in (*self.names(s), *_reads(s))}
+        own = {name for s in self.kernel.body for name in self.names(s)} - self.results
         lines: list[str] = []
         dead: list[str] = []
         for i, s in enumerate(self.kernel.body):
@@ -155,27 +164,46 @@ class _Writer:
         return [line]
 
     def loop(self, loop: Loop) -> list[str]:
-        printer = self.printer
-        lines = [f"{name} = {self._merged(loop, init)}" for name, init, _, _ in loop.carried]
-        lines += [f"{outer.name} = []" for outer, _ in loop.stacked]
-        lines += self._head(loop)
+        printer, found = self.printer, self.places(loop)
+        started = {p.start: p.rows for p in found.values() if p.start}
+        written = {p.written for p in found.values()}
+        lines = [f"{p.rows} = {printer.like}.new_empty({p.shape})" for p in found.values()]
+        for name, init, _, _ in loop.carried:
+            value = self._merged(loop, init)
+            if name in started:
+                value = f"{started[name]}[{-1 if loop.reverse else 0}].copy_({value})"
+            lines.append(f"{name} = {value}")
+        listed = [(outer, value) for outer, value in loop.stacked if outer.name not in found]
+        lines += [f"{outer.name} = []" for outer, _ in listed]
         inner: list[str] = []
         for s in loop.body:
-            inner += self.assign(s, 8)
-        inner += [f"{outer.name}.append({value})" for outer, value in loop.stacked]
-        lines += [f"    {line}" for line in inner + _steps(loop)]
+            inner += (into(printer, s.value, s.name) or []) if s.name in written else self.assign(s, 8)
+        inner += [f"{outer.name}.append({value})" for outer, value in listed]
+        inner, widened = _widened_outside(inner + _steps(loop), [name for _, name in loop.sliced])
+        lines += self._head(loop, list(found.values()), widened)
+        lines += [f"    {line}" for line in inner]
+        for name, init, new, end in loop.carried:
+            if end in self.read:
+                value = f"{name}.clone()" if new in written else name  # a row would keep all rows in memory
+                lines.append(f"{end} = {self._parted(loop, value, printer.axes(init))}")
         for outer, _ in loop.stacked:
-            order = f"{outer.name}[::-1]" if loop.reverse else outer.name
-            whole = f"torch.stack({order}, {self._along(loop, printer.axes(outer))})"
-            lines.append(f"{outer.name} = {self._parted(loop, whole, printer.axes(outer))}")
-        last = [(last, self._parted(loop, name, printer.axes(init))) for name, init, _, last in loop.carried if last in self.read]
-        return lines + [f"{name} = {value}" for name, value in last]
+            axes = printer.axes(outer)
+            if outer.name in found:
+                whole = outer.name + _rows(loop, found[outer.name], False)
+            else:
+                order = f"{outer.name}[::-1]" if loop.reverse else outer.name
+                whole = f"torch.stack({order}, {self._along(loop, axes)})"
+            value = self._parted(loop, whole, axes)
+            lines += [f"{outer.name} = {value}"] if value != outer.name else []
+        return lines
 
-    def _head(self, loop: Loop) -> list[str]:
+    def _head(self, loop: Loop, found: list[Place], widened: Mapping[str, str]) -> list[str]:
         """The loop's first lines: tensors give their slices along the first axis, which is the loop's."""
-        if not loop.sliced:
+        slices = [(name, self._slices(loop, leaf, widened.get(name, ""))) for leaf, name in loop.sliced]
+        slices += [(p.written, p.rows + _rows(loop, p, True)) for p in found]
+        if not slices:
             return [f"for _ in range({self.printer.length(loop.axis)}):"]
-        names, outer = ", ".join(name for _, name in loop.sliced), [self._slices(loop, leaf) for leaf, _ in loop.sliced]
+        names, outer = ", ".join(name for name, _ in slices), [text for _, text in slices]
         start, end = ("reversed([*", "])") if loop.reverse else ("", "")
         steps = outer[0] if len(outer) == 1 else f"zip({', '.join(outer)}, strict=True)"
         line = f"for {names} in {start}{steps}{end}:"
@@ -187,12 +215,12 @@ class _Writer:
         line = f"for {names} in {start}steps{end}:"
         if len(line) + 4 <= WIDTH:
             return [*lines, line]
-        return [*lines, f"for step in {start}steps{end}:", *_unpacked([name for _, name in loop.sliced])]
+        return [*lines, f"for step in {start}steps{end}:", *_unpacked([name for name, _ in slices])]
 
-    def _slices(self, loop: Loop, outer: Expr) -> str:
-        """What gives a value's slices one after the other: the tensor itself if its first axis is the loop's."""
+    def _slices(self, loop: Loop, outer: Expr, more: str) -> str:
+        """What gives a value's slices one after the other: the tensor itself if its first axis is the loop's. more: axes of length 1."""
         at = self._along(loop, self.printer.axes(outer))
-        return self._merged(loop, outer) if at == 0 else f"{self._merged(loop, outer)}.unbind({at})"
+        return self._merged(loop, outer) + more + (f".unbind({at})" if at else "")
 
     def _along(self, loop: Loop, axes: tuple[str, ...]) -> int:
         """Where the loop's axis stands once sequences and heads are one axis, if the loop has them so."""
@@ -220,3 +248,19 @@ def _steps(loop: Loop) -> list[str]:
     names = ", ".join(name for name, _, _, _ in loop.carried)
     values = ", ".join(new for _, _, new, _ in loop.carried)
     return [f"{names} = {values}"] if loop.carried else []
+
+
+def _widened_outside(lines: list[str], names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """A loop's body, and the axes of length 1 that all its readers of a slice append to it: they are appended once, before the loop."""
+    widened = {}
+    for name in names:
+        uses = re.compile(rf"(?<![\w.]){name}\b(\[[^]]*])?")
+        found = {m.group(1) or "" for line in lines for m in uses.finditer(line)}
+        if len(found) == 1 and re.fullmatch(r"\[\.\.\.(, None)+]", suffix := found.pop()):
+            lines, widened[name] = [uses.sub(name, line) for line in lines], suffix
+    return lines, widened
+
+
+def _rows(loop: Loop, place: Place, written: bool) -> str:
+    """Of the rows of a carried value those that steps start from, or those that they write."""
+    return ("[1:]" if written != loop.reverse else "[:-1]") if place.start else ""

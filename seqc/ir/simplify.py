@@ -89,7 +89,7 @@ def power(args: tuple[Expr, ...], attr: Any) -> Expr | None:
 
 
 def contract(args: tuple[Expr, ...], attr: Any) -> Expr | None:
-    """Numbers and signs leave; a zero makes zero; a lone argument that keeps its axes is itself."""
+    """Numbers and signs leave; a zero makes zero; a lone argument that keeps its axes is itself; heads that share all share the product."""
     if any(ops.is_zero(a) for a in args):
         return _zero(attr)
     if len(args) == 1 and args[0].axes == attr:
@@ -108,6 +108,24 @@ def contract(args: tuple[Expr, ...], attr: Any) -> Expr | None:
     if len(args) == 2 and not (set(args[0].axes) | set(args[1].axes)) - set(attr):
         product = ops.mul(*args)
         return product if product.axes == attr else None
+    return _shared(args, attr) if len(args) > 1 else None
+
+
+def _shared(args: tuple[Expr, ...], out: tuple[str, ...]) -> Expr | None:
+    """A product of values that are all spread from groups over their heads: formed once for each group."""
+    inner = [_of_group(a) for a in args]
+    groups, heads = inner[0][1] if inner[0] else ("", "")
+    if any(x is None or x[1] != (groups, heads) for x in inner) or heads not in out:
+        return None
+    return ops.spread(ops.contract((x[0] for x in inner if x), (groups if a == heads else a for a in out)), groups, heads)
+
+
+def _of_group(e: Expr) -> tuple[Expr, tuple[str, str]] | None:
+    """The value of a group, and its axis and that of the heads, where e is that value for each head, with other axes renamed or not."""
+    if e.op.name == "spread":
+        return e.args[0], e.attr
+    if e.op.name == "rename" and (found := _of_group(e.args[0])) and not set(found[1]) & {a for pair in e.attr for a in pair}:
+        return ops.rename(found[0], dict(e.attr)), found[1]
     return None
 
 

@@ -252,7 +252,7 @@ def _word(node: Expr) -> str:
     return {"decay": "E", "exp": "e", "cumsum": "L"}.get(node.op.name, "x")
 
 
-def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr], table: Mapping[Expr, Expr]) -> Loop:
+def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr], table: dict[Expr, Expr]) -> Loop:
     """A Carry as a loop; a value that is seen without the axis gets a name of its own inside."""
     state = {k.name for k in stage.carried}
     merged = merges(stage, leaves)
@@ -279,5 +279,11 @@ def _loop(stage: Carry, hints: Mapping[Expr, str], namer: _Namer, leaves: Mappin
 
     inits = [substitute((k.init,), dict(table))[0] for k in stage.carried]
     carried = tuple((k.name, init, name_of(n), k.final) for k, init, n in zip(stage.carried, inits, nexts, strict=True))
-    stacked = tuple((leaves[e.name], name_of(i)) for e, i in zip(stage.equations, emitted, strict=True))
+    rows: dict[str, Expr] = {}  # what is emitted under two names is stacked once
+    for e, i in zip(stage.equations, emitted, strict=True):
+        leaf = leaves[e.name]
+        first = rows.setdefault(name_of(i), leaf)
+        if first is not leaf:
+            table[leaf] = ops.var(first.name, leaf.axes, leaf.type.dtype)
+    stacked = tuple((leaf, name) for name, leaf in rows.items())
     return Loop(stage.axis, stage.reverse, carried, tuple(sliced), tuple(body), stacked, merged)

@@ -37,9 +37,9 @@ def program(reverse: bool, kept: ops.Expr = keep, heads: bool = True) -> Program
     return Program("loop", (W, a, u, kept, S_0), (stage,), outputs)
 
 
-def check(p: Program) -> str:
+def check(p: Program, in_place: bool = False) -> str:
     order = axis_order(p, [v.axes for v in p.inputs])
-    text = print_kernel(linearise(p, {}, order), "compute", ("A loop.",))
+    text = print_kernel(linearise(p, {}, order), "compute", ("A loop.",), in_place=in_place)
     rng = np.random.default_rng(0)
     given = {v.name: rng.standard_normal([SIZES[x] for x in v.axes]) for v in p.inputs}
     want = execute(p, Reals, given, SIZES)
@@ -57,14 +57,90 @@ def test_batches_of_matrices_are_multiplied_and_added_in_one_call(reverse: bool)
     assert text.count("torch.baddbmm(") == 2 and "alpha=-1" in text, text
 
 
-def test_a_value_without_heads_keeps_both_axes() -> None:
-    text = check(program(False, var("keep", (CHUNKS, BATCH))))
+@pytest.mark.parametrize("in_place", (False, True))
+def test_a_value_without_heads_keeps_both_axes(in_place: bool) -> None:
+    text = check(program(False, var("keep", (CHUNKS, BATCH))), in_place)
     assert "baddbmm" not in text and ".flatten(" not in text, text
 
 
-def test_a_sum_over_heads_keeps_both_axes() -> None:
-    text = check(program(False, heads=False))
+@pytest.mark.parametrize("in_place", (False, True))
+def test_a_sum_over_heads_keeps_both_axes(in_place: bool) -> None:
+    text = check(program(False, heads=False), in_place)
     assert ".flatten(" not in text, text
+
+
+# --- Values that are written where they end up ---------------------------------------------------------------------------
+
+
+def carry(reverse: bool, new: ops.Expr, *emitted: Equation, more: tuple[Carried, ...] = ()) -> Program:
+    """A loop over chunks that carries S; its results are all that it emits, and the last values."""
+    carried = (Carried("S", S_0, new, "S_T"), *more)
+    leaves = [var(e.name, (CHUNKS, *e.value.axes)) for e in emitted] + [var(k.final, k.init.axes) for k in carried]
+    outputs = tuple(Equation(f"{leaf.name}_out", ops.mul(ops.number(2), leaf)) for leaf in leaves)
+    return Program("loop", (W, a, u, keep, S_0), (Carry(CHUNKS, reverse, carried, emitted),), outputs)
+
+
+def kept(name: str = "S") -> ops.Expr:
+    return ops.mul(inside(keep, CHUNKS), var(name, S.axes))
+
+
+WRITE = ops.contract((inside(a, CHUNKS), inside(u, CHUNKS)), S.axes)
+
+
+@pytest.mark.parametrize("reverse", (False, True))
+def test_states_and_values_go_to_rows_made_before_the_loop(reverse: bool) -> None:
+    text = check(program(reverse), in_place=True)
+    assert text.count("new_empty(") == 2 and "torch.stack" not in text and "append" not in text, text
+    assert text.count("out=") == 2 and text.count("baddbmm_(") == 1, text
+
+
+@pytest.mark.parametrize("reverse", (False, True))
+def test_the_last_state_does_not_keep_all_rows_in_memory(reverse: bool) -> None:
+    p = carry(reverse, ops.add(kept(), WRITE), Equation("first", S))
+    assert "clone()" in check(p, in_place=True)
+    p = carry(reverse, after := ops.add(kept(), WRITE), Equation("after", after))
+    assert "S.clone()" in check(p, in_place=True)
+
+
+@pytest.mark.parametrize("reverse", (False, True))
+def test_a_state_before_and_after_each_step(reverse: bool) -> None:
+    after = ops.add(kept(), WRITE)
+    text = check(carry(reverse, after, Equation("first", S), Equation("after", after)), in_place=True)
+    assert text.count("new_empty(") == 1 and text.count("torch.stack(") == 1, text
+
+
+def test_a_value_under_two_names_is_stacked_once() -> None:
+    value = ops.mul(S, S)
+    p = carry(False, ops.add(kept(), value), Equation("one", value), Equation("other", value), Equation("first", S), Equation("again", S))
+    assert check(p, in_place=True).count("new_empty(") == 2
+    assert check(p).count("torch.stack(") == 2
+
+
+def test_two_states_with_one_next_value_are_stacked() -> None:
+    """Their rows would be the same, and their first values are not."""
+    other = Carried("Z", ops.mul(S_0, S_0), ops.add(kept(), WRITE), "Z_T")
+    p = carry(False, ops.add(kept(), WRITE), Equation("first", S), Equation("first_Z", var("Z", S.axes)), more=(other,))
+    assert "new_empty(" not in check(p, in_place=True)
+
+
+def test_states_that_exchange_their_values() -> None:
+    Z = var("Z", S.axes)
+    other = Carried("Z", ops.mul(S_0, S_0), ops.add(kept("S"), Z), "Z_T")
+    p = carry(False, ops.sub(kept("Z"), S), Equation("first", S), Equation("first_Z", Z), more=(other,))
+    assert check(p, in_place=True).count("new_empty(") == 2
+
+
+def test_what_no_call_writes_is_stacked() -> None:
+    text = check(carry(True, ops.unary("tanh", ops.add(kept(), WRITE)), Equation("first", S)), in_place=True)
+    assert "torch.stack(" in text and "new_empty(" not in text, text
+
+
+def test_axes_of_length_one_are_appended_once() -> None:
+    text = check(carry(False, ops.add(kept(), WRITE), Equation("first", S)), in_place=True)
+    assert "keep.flatten(1, 2)[..., None, None]" in text and "keep_i[" not in text, text
+    thin = ops.sum_over(S, ("K", "V"))
+    text = check(carry(False, ops.add(kept(), WRITE), Equation("thin", ops.mul(inside(keep, CHUNKS), thin))), in_place=True)
+    assert "keep_i[" in text, text  # another reader takes it as it is
 
 
 def test_values_are_let_go_of() -> None:

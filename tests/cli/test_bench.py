@@ -72,6 +72,11 @@ def test_json_and_auto() -> None:
     assert token["auto_forward"] == "recurrent" and token["auto_both"] is None and token["forms"][0]["both_ms"] is None
 
 
+def test_a_layer_with_sizes_that_no_input_shows() -> None:
+    data = document("jrt", *SMALL)
+    assert "recurrent" in [f["form"] for f in data["forms"]] and data["auto_forward"] in [f["form"] for f in data["forms"]]
+
+
 def test_inputs_keep_their_domains() -> None:
     for name in ("gla", "deltaproduct"):
         package = seqc.load(name)

@@ -199,3 +199,19 @@ def test_a_dead_node_leaves_the_table() -> None:
     for i in range(2, 2000):
         e = ops.mul(number(i), ops.add(x, number(i)))
         assert e.args[0].attr == i and e.args[1].args[1].attr == i
+
+
+def test_a_product_of_what_heads_share_is_formed_once_per_group() -> None:
+    q, k, E = (var(n, axes) for n, axes in (("q", ("@g", "@t", "K")), ("k", ("@g", "@s", "K")), ("E", ("@h", "@t", "@s"))))
+    of_head = [ops.spread(x, "@g", "@h") for x in (q, ops.rename(k, {"@s": "@r"}))]
+    of_head[1] = ops.rename(of_head[1], {"@r": "@s"})
+    product = ops.contract(of_head, ("@h", "@t", "@s"))
+    assert product is ops.spread(ops.contract((q, k), ("@g", "@t", "@s")), "@g", "@h")
+    sizes = {"@g": 2, "@h": 6, "@t": 3, "@s": 4, "@r": 4, "K": 5}
+    rng = np.random.default_rng(0)
+    given = {v: rng.standard_normal([sizes[a] for a in v.axes]) for v in (q, k, E)}
+    plain = np.einsum("htk,hsk->hts", given[q].repeat(3, 0), given[k].repeat(3, 0))
+    found = evaluate(Reals(sizes), (product,), {v.name: x for v, x in given.items()})[0]
+    np.testing.assert_allclose(found, plain, rtol=1e-12)
+    assert ops.contract((of_head[0], E), ("@h", "@s", "K")).op.name == "contract"  # E is a head's own
+    assert ops.contract(of_head, ("@t", "@s")).op.name == "contract"  # a sum over heads

@@ -17,9 +17,12 @@ from . import runtime
 
 def forward(q, k, v, beta, S_0, valid):
     """The outputs and last states."""
+    chunks = q.shape[0]
     B = q.shape[1]
     H = q.shape[2]
     tokens = q.shape[3]
+    K = q.shape[4]
+    V = v.shape[5]
     mask_1 = runtime.mask(tokens, 2 * tokens, 1, 2, 2, 1, q)
     x = torch.stack((k[..., 0, :], k[..., 1, :]), -2)
     b = x.flatten(-3, -2)
@@ -34,29 +37,30 @@ def forward(q, k, v, beta, S_0, valid):
     a_out = torch.stack((valid, valid), -1).flatten(-2, -1)[..., None, :, None] * a
     P = (q @ a.mT).masked_fill(~mask_1, 0.0)
     del T, x_3, a
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    for a_out_i, u_i, W_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), strict=True):
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(S, a_out_i.mT, U_i)
-        S_start.append(S)
-        U.append(U_i)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    S_T = S.unflatten(0, (B, H))
-    del W, W_i, a_out, a_out_i, u, u_i
+    S_T = S.clone().unflatten(0, (B, H))
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W, W_i, a_out, a_out_i, u, u_i
     o_c = q @ S_start + P @ U  # deltaproduct.seq:11
     return o_c, S_T
 
 
 def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     """The adjoints of all arguments, derived from `forward`."""
+    chunks = q.shape[0]
     B = q.shape[1]
     H = q.shape[2]
     tokens = q.shape[3]
+    K = q.shape[4]
     n = k.shape[4]
+    V = v.shape[5]
     mask_1 = runtime.mask(tokens, 2 * tokens, 1, 2, 2, 1, q)
     x = torch.stack((k[..., 0, :], k[..., 1, :]), -2)
     b = x.flatten(-3, -2)
@@ -72,35 +76,32 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     x_5 = torch.stack((valid, valid), -1).flatten(-2, -1)
     a_out = x_5[..., None, :, None] * a
     P = (q @ a.mT).masked_fill(~mask_1, 0.0)
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    for a_out_i, u_i, W_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), strict=True):
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(S, a_out_i.mT, U_i)
-        S_start.append(S)
-        U.append(U_i)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del W_i, a_out_i, u, u_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W_i, a_out_i, u, u_i
     d_S_start = q.mT @ d_o
     d_U = P.mT @ d_o
     del P
-    d_S = d_S_T.flatten(0, 1)
-    d_S_start2 = []
-    d_u_part = []
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2 in reversed([*steps]):
-        d_u_part_i = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        d_S_next = torch.baddbmm(d_S_start_i + d_S, W_i_2.mT, d_u_part_i, alpha=-1)
-        d_S_start2.append(d_S)
-        d_u_part.append(d_u_part_i)
+    d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
+        torch.add(d_S_start_i, d_S, out=d_S_next)
+        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
         d_S = d_S_next
-    d_S_start2 = torch.stack(d_S_start2[::-1], 0).unflatten(1, (B, H))
-    d_u_part = torch.stack(d_u_part[::-1], 0).unflatten(1, (B, H))
-    d_S_first = d_S.unflatten(0, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S_start, d_S_start_i, d_U, d_U_i
+    d_S_first = d_S.clone().unflatten(0, (B, H))
+    d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
+    d_u_part = d_u_part.unflatten(1, (B, H))
+    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i
     d_a_out_part = U @ d_S_start2.mT
     d_W_part = -(d_u_part @ S_start.mT)
     d_P = d_o @ U.mT
@@ -130,6 +131,7 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
 
 def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, d_d_beta, d_d_S_0):
     """The adjoints of the arguments of `backward`, derived from it."""
+    chunks = q.shape[0]
     B = q.shape[1]
     H = q.shape[2]
     tokens = q.shape[3]
@@ -151,33 +153,30 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_5 = torch.stack((valid, valid), -1).flatten(-2, -1)
     a_out = x_5[..., None, :, None] * a
     P = (q @ a.mT).masked_fill(~mask_1, 0.0)
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    for a_out_i, u_i, W_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), strict=True):
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(S, a_out_i.mT, U_i)
-        S_start.append(S)
-        U.append(U_i)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del W_i, a_out_i, u, u_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W_i, a_out_i, u, u_i
     d_S_start = q.mT @ d_o
     d_U = P.mT @ d_o
-    d_S = d_S_T.flatten(0, 1)
-    d_S_start2 = []
-    d_u_part = []
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2 in reversed([*steps]):
-        d_u_part_i = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        d_S_next = torch.baddbmm(d_S_start_i + d_S, W_i_2.mT, d_u_part_i, alpha=-1)
-        d_S_start2.append(d_S)
-        d_u_part.append(d_u_part_i)
+    d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
+        torch.add(d_S_start_i, d_S, out=d_S_next)
+        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
         d_S = d_S_next
-    d_S_start2 = torch.stack(d_S_start2[::-1], 0).unflatten(1, (B, H))
-    d_u_part = torch.stack(d_u_part[::-1], 0).unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S_start, d_S_start_i, d_U, d_U_i
+    d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
+    d_u_part = d_u_part.unflatten(1, (B, H))
+    del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i
     d_a_out_part = U @ d_S_start2.mT
     d_W_part = -(d_u_part @ S_start.mT)
     x_6_part = runtime.place(d_d_k[..., 0, :] * beta[..., 0][..., None], -2, 0, 2)
@@ -205,20 +204,26 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_19 = T @ d_d_b + x_12 @ b + x_17 @ b
     d_d_u_part = x_18 - x_19 @ S_start
     del x_13, d_d_A_2, x_18
-    d_d_S = d_d_S_0.flatten(0, 1)
-    d_d_S_start_part = []
-    d_d_U_part = []
-    steps = zip(d_d_S_start2.flatten(1, 2), d_d_u_part.flatten(1, 2), W.flatten(1, 2), a_out.flatten(1, 2), strict=True)
-    for d_d_S_start2_i, d_d_u_part_i, W_i_3, a_out_i_3 in steps:
-        d_d_U_part_i = torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1)
-        d_d_S_next = torch.baddbmm(d_d_S_start2_i, a_out_i_3.mT, d_d_U_part_i) + d_d_S
-        d_d_S_start_part.append(d_d_S)
-        d_d_U_part.append(d_d_U_part_i)
+    d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
+    d_d_U_part = q.new_empty((chunks, B * H, 2 * tokens, V))
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    steps = zip(
+        d_d_S_start2.flatten(1, 2),
+        d_d_u_part.flatten(1, 2),
+        W.flatten(1, 2),
+        a_out.flatten(1, 2),
+        d_d_S_start_part[1:],
+        d_d_U_part,
+        strict=True,
+    )
+    for d_d_S_start2_i, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
+        torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
+        torch.add(torch.baddbmm(d_d_S_start2_i, a_out_i_3.mT, d_d_U_part_i), d_d_S, out=d_d_S_next)
         d_d_S = d_d_S_next
-    d_d_S_start_part = torch.stack(d_d_S_start_part, 0).unflatten(1, (B, H))
-    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
-    d_d_S_first = d_d_S.unflatten(0, (B, H))
-    del W_i_3, a_out_i_3, d_d_S_start2, d_d_S_start2_i, d_d_u_part, d_d_u_part_i
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
+    d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
+    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
+    del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
     d_W_part_2 = -(d_u_part @ d_d_S_start_part.mT)
     d_S_start_3 = d_d_q.mT @ d_o - x_19.mT @ d_u_part
@@ -228,20 +233,27 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_20 = d_d_P.mT @ d_o + d_d_P_2.mT @ d_o + d_d_P_3.mT @ d_o
     d_U_2 = x_20 + x_8 @ d_S_start2
     del x_19, d_S_start2, x_20, x_8
-    d_S_2 = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
-    d_S_2_start = []
-    d_u_part_2 = []
-    steps = zip(d_S_start_3.flatten(1, 2), d_U_2.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), strict=True)
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4 in reversed([*steps]):
-        d_u_part_2_i = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
-        d_S_2_next = torch.baddbmm(d_S_start_3_i + d_S_2, W_i_4.mT, d_u_part_2_i, alpha=-1)
-        d_S_2_start.append(d_S_2)
-        d_u_part_2.append(d_u_part_2_i)
+    d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
+    d_u_part_2 = q.new_empty((chunks, B * H, 2 * tokens, V))
+    d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    steps = zip(
+        d_S_start_3.flatten(1, 2),
+        d_U_2.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        d_S_2_start[:-1],
+        d_u_part_2,
+        strict=True,
+    )
+    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
+        torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
+        torch.add(d_S_start_3_i, d_S_2, out=d_S_2_next)
+        d_S_2_next.baddbmm_(W_i_4.mT, d_u_part_2_i, alpha=-1)
         d_S_2 = d_S_2_next
-    d_S_2_start = torch.stack(d_S_2_start[::-1], 0).unflatten(1, (B, H))
-    d_u_part_2 = torch.stack(d_u_part_2[::-1], 0).unflatten(1, (B, H))
-    d_S_first_2 = d_S_2.unflatten(0, (B, H))
-    del W, W_i_4, a_out, a_out_i_4, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
+    d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
+    d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
+    del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i
     d_a_out_part_3 = U @ d_S_2_start.mT
     d_W_part_3 = -(d_u_part_2 @ S_start.mT)
     d_P = d_o @ U.mT

@@ -18,10 +18,13 @@ from . import runtime
 
 def forward(q, k, v, beta, g, S_0, valid):
     """The outputs and last states."""
+    chunks = q.shape[0]
     B = q.shape[1]
     groups = q.shape[2]
     tokens = q.shape[3]
+    K = q.shape[4]
     H = v.shape[2]
+    V = v.shape[4]
     mask_1 = runtime.mask(tokens, tokens, 1, 1, 0, 1, q)
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, q)
     G = (g * valid[..., None, :]).cumsum(-1)
@@ -40,123 +43,26 @@ def forward(q, k, v, beta, g, S_0, valid):
     q_in = torch.exp(G)[..., None] * x_3
     P = (x_3 @ a.mT) * runtime.decay(G, G, mask_2)
     del T, G, a, x_3
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    for keep_i, a_out_i, u_i, W_i in zip(keep.flatten(1, 2), a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), strict=True):
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(keep_i[..., None, None] * S, a_out_i.mT, U_i)
-        S_start.append(S)
-        U.append(U_i)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.mul(keep_i, S, out=S_next)
+        S_next.baddbmm_(a_out_i.mT, U_i)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    S_T = S.unflatten(0, (B, H))
-    del W, W_i, a_out, a_out_i, keep, keep_i, u, u_i
+    S_T = S.clone().unflatten(0, (B, H))
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i, u, u_i
     o_c = q_in @ S_start + P @ U  # gated_deltanet.seq:11
     return o_c, S_T
 
 
 def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     """The adjoints of all arguments, derived from `forward`."""
-    B = q.shape[1]
-    groups = q.shape[2]
-    tokens = q.shape[3]
-    H = v.shape[2]
-    mask_1 = runtime.mask(tokens, tokens, 1, 1, 0, 1, q)
-    mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, q)
-    G = (g * valid[..., None, :]).cumsum(-1)
-    keep = torch.exp(G[..., -1])
-    x = runtime.spread(k, H // groups, -3)
-    e = torch.exp(g)
-    b = x * e[..., None]
-    a = beta[..., None] * x
-    x_2 = b @ a.mT
-    x_3 = runtime.shift(G, -1, 1)
-    E = runtime.decay(x_3, G, mask_1)
-    A = x_2 * E
-    T = runtime.unit_lower_inverse(A)
-    e_2 = torch.exp(x_3)
-    x_4 = e_2[..., None] * b
-    W = T @ x_4
-    u = T @ v
-    e_3 = torch.exp(G[..., -1][..., None] - G)
-    x_5 = e_3 * valid[..., None, :]
-    a_out = x_5[..., None] * a
-    e_4 = torch.exp(G)
-    x_6 = runtime.spread(q, H // groups, -3)
-    q_in = e_4[..., None] * x_6
-    x_7 = x_6 @ a.mT
-    E_2 = runtime.decay(G, G, mask_2)
-    P = x_7 * E_2
-    del A, x_3, G
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    for keep_i, a_out_i, u_i, W_i in zip(keep.flatten(1, 2), a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), strict=True):
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(keep_i[..., None, None] * S, a_out_i.mT, U_i)
-        S_start.append(S)
-        U.append(U_i)
-        S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del W_i, a_out_i, keep_i, u, u_i
-    d_S_start = q_in.mT @ d_o
-    d_U = P.mT @ d_o
-    del q_in, P
-    d_S = d_S_T.flatten(0, 1)
-    d_S_start2 = []
-    d_u_part = []
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2), strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2 in reversed([*steps]):
-        d_u_part_i = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        d_S_next = torch.addcmul(torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1), d_S, keep_i_2[..., None, None])
-        d_S_start2.append(d_S)
-        d_u_part.append(d_u_part_i)
-        d_S = d_S_next
-    d_S_start2 = torch.stack(d_S_start2[::-1], 0).unflatten(1, (B, H))
-    d_u_part = torch.stack(d_u_part[::-1], 0).unflatten(1, (B, H))
-    d_S_first = d_S.unflatten(0, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S_start, d_S_start_i, d_U, d_U_i, keep_i_2
-    d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
-    d_a_out_part = U @ d_S_start2.mT
-    d_W_part = -(d_u_part @ S_start.mT)
-    d_P = d_o @ U.mT
-    x_8 = d_P * E_2
-    d_q_in = d_o @ S_start.mT
-    d_q = torch.addcmul(x_8 @ a, d_q_in, e_4[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
-    d_T = d_u_part @ v.mT + d_W_part @ x_4.mT
-    del d_S_start2, U, S_start, x_4
-    x_9 = (T.mT @ d_T @ T.mT).tril(-1)
-    x_10 = x_9 * E
-    x_11 = torch.addcmul(x_8.mT @ x_6, d_a_out_part, x_5[..., None]) - x_10.mT @ b
-    x_12 = T.mT @ d_W_part
-    del d_T, x_5, x_8, d_W_part
-    x_13 = x_12 * e_2[..., None] - x_10 @ a
-    d_k = torch.addcmul(x_11 * beta[..., None], x_13, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of k
-    d_v = T.mT @ d_u_part  # the gradient of v
-    d_beta = (x_11 * x).sum(-1)  # the gradient of beta
-    del x_10, T, d_u_part, x_11
-    x_14 = d_P * x_7
-    x_15 = torch.addcmul((x_14 * E_2).sum(-1), (d_q_in * x_6).sum(-1), e_4)
-    del d_P, x_7, d_q_in, e_4, x_6
-    x_16 = (d_a_out_part * a).sum(-1) * valid[..., None, :]
-    x_17 = x_9 * x_2
-    del a, d_a_out_part, x_2, x_9
-    x_18 = torch.addcmul(-(x_14 * E_2).sum(-2), x_16, e_3, value=-1) + (x_17 * E).sum(-2)
-    x_19 = (x_12 * b).sum(-1) * e_2 - (x_17 * E).sum(-1)
-    del E_2, x_14, E, b, e_2, x_12, x_17
-    x_20 = runtime.place((x_16 * e_3).sum(-1) + d_keep_part * keep, -1, -1, tokens)
-    del d_keep_part, e_3, keep, x_16
-    d_G = x_15 + x_18 + runtime.shift(x_19, -1, -1) + x_20
-    del x_15, x_18, x_19, x_20
-    d_g = torch.addcmul((x_13 * x).sum(-1) * e, d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])  # the gradient of g
-    return d_q, d_k, d_v, d_beta, d_g, d_S_first
-
-
-def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, d_d_beta, d_d_g, d_d_S_0):
-    """The adjoints of the arguments of `backward`, derived from it."""
+    chunks = q.shape[0]
     B = q.shape[1]
     groups = q.shape[2]
     tokens = q.shape[3]
@@ -190,33 +96,150 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     E_2 = runtime.decay(G, G, mask_2)
     P = x_7 * E_2
     del A, x_3, G
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    for keep_i, a_out_i, u_i, W_i in zip(keep.flatten(1, 2), a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), strict=True):
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(keep_i[..., None, None] * S, a_out_i.mT, U_i)
-        S_start.append(S)
-        U.append(U_i)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.mul(keep_i, S, out=S_next)
+        S_next.baddbmm_(a_out_i.mT, U_i)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del W_i, a_out_i, keep_i, u, u_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W_i, a_out_i, keep_i, u, u_i
     d_S_start = q_in.mT @ d_o
     d_U = P.mT @ d_o
-    d_S = d_S_T.flatten(0, 1)
-    d_S_start2 = []
-    d_u_part = []
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2), strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2 in reversed([*steps]):
-        d_u_part_i = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        d_S_next = torch.addcmul(torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1), d_S, keep_i_2[..., None, None])
-        d_S_start2.append(d_S)
-        d_u_part.append(d_u_part_i)
+    del q_in, P
+    d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    d_u_part = q.new_empty((chunks, B * H, tokens, V))
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(
+        d_S_start.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        keep.flatten(1, 2)[..., None, None],
+        d_S_start2[:-1],
+        d_u_part,
+        strict=True,
+    )
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
+        torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
+        d_S_next.addcmul_(d_S, keep_i_2)
         d_S = d_S_next
-    d_S_start2 = torch.stack(d_S_start2[::-1], 0).unflatten(1, (B, H))
-    d_u_part = torch.stack(d_u_part[::-1], 0).unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S_start, d_S_start_i, d_U, d_U_i, keep_i_2
+    d_S_first = d_S.clone().unflatten(0, (B, H))
+    d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
+    d_u_part = d_u_part.unflatten(1, (B, H))
+    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
+    d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
+    d_a_out_part = U @ d_S_start2.mT
+    d_W_part = -(d_u_part @ S_start.mT)
+    d_P = d_o @ U.mT
+    x_8 = d_P * E_2
+    d_q_in = d_o @ S_start.mT
+    d_q = torch.addcmul(x_8 @ a, d_q_in, e_4[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
+    d_T = d_u_part @ v.mT + d_W_part @ x_4.mT
+    del d_S_start2, U, S_start, x_4
+    x_9 = (T.mT @ d_T @ T.mT).tril(-1)
+    x_10 = x_9 * E
+    x_11 = torch.addcmul(x_8.mT @ x_6, d_a_out_part, x_5[..., None]) - x_10.mT @ b
+    x_12 = T.mT @ d_W_part
+    del d_T, x_5, x_8, d_W_part
+    x_13 = x_12 * e_2[..., None] - x_10 @ a
+    d_k = torch.addcmul(x_11 * beta[..., None], x_13, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of k
+    d_v = T.mT @ d_u_part  # the gradient of v
+    d_beta = (x_11 * x).sum(-1)  # the gradient of beta
+    del x_10, T, d_u_part, x_11
+    x_14 = d_P * x_7
+    x_15 = torch.addcmul((x_14 * E_2).sum(-1), (d_q_in * x_6).sum(-1), e_4)
+    del d_P, x_7, d_q_in, e_4, x_6
+    x_16 = (d_a_out_part * a).sum(-1) * valid[..., None, :]
+    x_17 = x_9 * x_2
+    del a, d_a_out_part, x_2, x_9
+    x_18 = torch.addcmul(-(x_14 * E_2).sum(-2), x_16, e_3, value=-1) + (x_17 * E).sum(-2)
+    x_19 = (x_12 * b).sum(-1) * e_2 - (x_17 * E).sum(-1)
+    del E_2, x_14, E, b, e_2, x_12, x_17
+    x_20 = runtime.place(torch.addcmul((x_16 * e_3).sum(-1), d_keep_part, keep), -1, -1, tokens)
+    del d_keep_part, e_3, keep, x_16
+    d_G = x_15 + x_18 + runtime.shift(x_19, -1, -1) + x_20
+    del x_15, x_18, x_19, x_20
+    d_g = torch.addcmul((x_13 * x).sum(-1) * e, d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])  # the gradient of g
+    return d_q, d_k, d_v, d_beta, d_g, d_S_first
+
+
+def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, d_d_beta, d_d_g, d_d_S_0):
+    """The adjoints of the arguments of `backward`, derived from it."""
+    chunks = q.shape[0]
+    B = q.shape[1]
+    groups = q.shape[2]
+    tokens = q.shape[3]
+    K = q.shape[4]
+    H = v.shape[2]
+    V = v.shape[4]
+    mask_1 = runtime.mask(tokens, tokens, 1, 1, 0, 1, q)
+    mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, q)
+    G = (g * valid[..., None, :]).cumsum(-1)
+    keep = torch.exp(G[..., -1])
+    x = runtime.spread(k, H // groups, -3)
+    e = torch.exp(g)
+    b = x * e[..., None]
+    a = beta[..., None] * x
+    x_2 = b @ a.mT
+    x_3 = runtime.shift(G, -1, 1)
+    E = runtime.decay(x_3, G, mask_1)
+    A = x_2 * E
+    T = runtime.unit_lower_inverse(A)
+    e_2 = torch.exp(x_3)
+    x_4 = e_2[..., None] * b
+    W = T @ x_4
+    u = T @ v
+    e_3 = torch.exp(G[..., -1][..., None] - G)
+    x_5 = e_3 * valid[..., None, :]
+    a_out = x_5[..., None] * a
+    e_4 = torch.exp(G)
+    x_6 = runtime.spread(q, H // groups, -3)
+    q_in = e_4[..., None] * x_6
+    x_7 = x_6 @ a.mT
+    E_2 = runtime.decay(G, G, mask_2)
+    P = x_7 * E_2
+    del A, x_3, G
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.mul(keep_i, S, out=S_next)
+        S_next.baddbmm_(a_out_i.mT, U_i)
+        S = S_next
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W_i, a_out_i, keep_i, u, u_i
+    d_S_start = q_in.mT @ d_o
+    d_U = P.mT @ d_o
+    d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    d_u_part = q.new_empty((chunks, B * H, tokens, V))
+    d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(
+        d_S_start.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        keep.flatten(1, 2)[..., None, None],
+        d_S_start2[:-1],
+        d_u_part,
+        strict=True,
+    )
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
+        torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
+        d_S_next.addcmul_(d_S, keep_i_2)
+        d_S = d_S_next
+    d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
+    d_u_part = d_u_part.unflatten(1, (B, H))
+    del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
     d_W_part = -(d_u_part @ S_start.mT)
@@ -253,20 +276,28 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_32 = x_29 + x_27 @ x_4 + T @ x_31
     d_d_u_part = x_20 + x_27 @ v - x_32 @ S_start
     del x_29, x_20
-    d_d_S = d_d_S_0.flatten(0, 1)
-    d_d_S_start_part = []
-    d_d_U_part = []
-    steps = zip(d_d_S_start2.flatten(1, 2), keep.flatten(1, 2), d_d_u_part.flatten(1, 2), W.flatten(1, 2), a_out.flatten(1, 2), strict=True)
-    for d_d_S_start2_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3 in steps:
-        d_d_U_part_i = torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1)
-        d_d_S_next = torch.baddbmm(torch.addcmul(d_d_S_start2_i, d_d_S, keep_i_3[..., None, None]), a_out_i_3.mT, d_d_U_part_i)
-        d_d_S_start_part.append(d_d_S)
-        d_d_U_part.append(d_d_U_part_i)
+    d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
+    d_d_U_part = q.new_empty((chunks, B * H, tokens, V))
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    steps = zip(
+        d_d_S_start2.flatten(1, 2),
+        keep.flatten(1, 2)[..., None, None],
+        d_d_u_part.flatten(1, 2),
+        W.flatten(1, 2),
+        a_out.flatten(1, 2),
+        d_d_S_start_part[1:],
+        d_d_U_part,
+        strict=True,
+    )
+    for d_d_S_start2_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
+        torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
+        torch.addcmul(d_d_S_start2_i, d_d_S, keep_i_3, out=d_d_S_next)
+        d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
         d_d_S = d_d_S_next
-    d_d_S_start_part = torch.stack(d_d_S_start_part, 0).unflatten(1, (B, H))
-    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
-    d_d_S_first = d_d_S.unflatten(0, (B, H))
-    del W_i_3, a_out_i_3, d_d_S_start2, d_d_S_start2_i, d_d_u_part, d_d_u_part_i, keep_i_3
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
+    d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
+    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
+    del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
     d_W_part_2 = -(d_u_part @ d_d_S_start_part.mT)
     d_keep_part_2 = (d_d_S_start_part * d_S_start2).sum((-2, -1))
@@ -286,20 +317,28 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     d_d_P_4 = x_39 * x_7
     d_U_2 = x_38 + d_d_P_4.mT @ d_o + x_10 @ d_S_start2
     del x_11, x_32, d_S_start2, x_10, x_38
-    d_S_2 = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
-    d_S_2_start = []
-    d_u_part_2 = []
-    steps = zip(d_S_start_3.flatten(1, 2), d_U_2.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2), strict=True)
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4 in reversed([*steps]):
-        d_u_part_2_i = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
-        d_S_2_next = torch.addcmul(torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1), d_S_2, keep_i_4[..., None, None])
-        d_S_2_start.append(d_S_2)
-        d_u_part_2.append(d_u_part_2_i)
+    d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
+    d_u_part_2 = q.new_empty((chunks, B * H, tokens, V))
+    d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    steps = zip(
+        d_S_start_3.flatten(1, 2),
+        d_U_2.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        keep.flatten(1, 2)[..., None, None],
+        d_S_2_start[:-1],
+        d_u_part_2,
+        strict=True,
+    )
+    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
+        torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
+        torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1, out=d_S_2_next)
+        d_S_2_next.addcmul_(d_S_2, keep_i_4)
         d_S_2 = d_S_2_next
-    d_S_2_start = torch.stack(d_S_2_start[::-1], 0).unflatten(1, (B, H))
-    d_u_part_2 = torch.stack(d_u_part_2[::-1], 0).unflatten(1, (B, H))
-    d_S_first_2 = d_S_2.unflatten(0, (B, H))
-    del W, W_i_4, a_out, a_out_i_4, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
+    d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
+    d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
+    del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
     d_keep_part_3 = (d_S_2_start * S_start).sum((-2, -1))
     d_a_out_part_3 = U @ d_S_2_start.mT
     d_W_part_3 = -(d_u_part_2 @ S_start.mT)
@@ -416,7 +455,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_103 = (d_a_out_part * a).sum(-1) * valid[..., None, :]
     del d_G_4, x_64, d_keep_part, d_a_out_part
     x_104 = torch.addcmul(d_d_G[..., -1][..., None] * x_103, d_d_G, x_103, value=-1)
-    x_105 = runtime.place(d_keep * keep + (x_104 * e_3).sum(-1), -1, -1, tokens)
+    x_105 = runtime.place(torch.addcmul((x_104 * e_3).sum(-1), d_keep, keep), -1, -1, tokens)
     x_106 = d_P * x_7
     x_107 = torch.addcmul(-(d_d_G[..., None, :] * x_106), d_d_G[..., None], x_106)
     del x_103, d_keep, d_P, x_106
@@ -445,7 +484,7 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     x_121 = (x_79 * b).sum(-1) * e_2 - (x_119 * E).sum(-1)
     del E_2, x_116, E, b, e_2, x_119, x_79
     d_keep_2 = d_keep_part_2 + d_keep_part_3
-    x_122 = runtime.place((x_118 * e_3).sum(-1) + d_keep_2 * keep, -1, -1, tokens)
+    x_122 = runtime.place(torch.addcmul((x_118 * e_3).sum(-1), d_keep_2, keep), -1, -1, tokens)
     del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_118
     d_G_6 = x_117 + x_120 + runtime.shift(x_121, -1, -1) + x_122
     del x_117, x_120, x_121, x_122

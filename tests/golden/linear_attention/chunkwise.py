@@ -16,9 +16,12 @@ import torch
 
 def forward(q, k, v, S_0, z_0, valid):
     """The outputs and last states."""
+    chunks = q.shape[0]
     B = q.shape[1]
     H = q.shape[2]
     tokens = q.shape[3]
+    K = q.shape[4]
+    V = v.shape[4]
     k_out_S = valid[..., None, :, None] * k
     pre = k_out_S.mT @ v
     pre2 = (k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
@@ -26,21 +29,19 @@ def forward(q, k, v, S_0, z_0, valid):
     pre3 = R_S @ v
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
     del k_out_S, R_S
-    S = S_0.flatten(0, 1)
-    z = z_0.flatten(0, 1)
-    S_start = []
-    z_start = []
-    for pre_i, pre2_i in zip(pre.flatten(1, 2), pre2.flatten(1, 2), strict=True):
-        S_next = S + pre_i
-        z_next = z + pre2_i
-        S_start.append(S)
-        z_start.append(z)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    z_start = q.new_empty((chunks + 1, B * H, K))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    z = z_start[0].copy_(z_0.flatten(0, 1))
+    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
+        torch.add(S, pre_i, out=S_next)
+        torch.add(z, pre2_i, out=z_next)
         S, z = S_next, z_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    z_start = torch.stack(z_start, 0).unflatten(1, (B, H))
-    S_T = S.unflatten(0, (B, H))
-    z_T = z.unflatten(0, (B, H))
-    del pre, pre2, pre2_i, pre_i
+    S_T = S.clone().unflatten(0, (B, H))
+    z_T = z.clone().unflatten(0, (B, H))
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    z_start = z_start[:-1].unflatten(1, (B, H))
+    del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
     S_read0 = q @ S_start + pre3
     z_read0 = (q @ z_start[..., None])[..., 0] + pre4
     del S_start, pre3, pre4, z_start
@@ -50,28 +51,29 @@ def forward(q, k, v, S_0, z_0, valid):
 
 def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     """The adjoints of all arguments, derived from `forward`."""
+    chunks = q.shape[0]
     B = q.shape[1]
     H = q.shape[2]
     tokens = q.shape[3]
+    K = q.shape[4]
+    V = v.shape[4]
     k_out_S = valid[..., None, :, None] * k
     pre = k_out_S.mT @ v
     pre2 = (k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
     R_S = (q @ k.mT).tril()
     pre3 = R_S @ v
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    S = S_0.flatten(0, 1)
-    z = z_0.flatten(0, 1)
-    S_start = []
-    z_start = []
-    for pre_i, pre2_i in zip(pre.flatten(1, 2), pre2.flatten(1, 2), strict=True):
-        S_next = S + pre_i
-        z_next = z + pre2_i
-        S_start.append(S)
-        z_start.append(z)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    z_start = q.new_empty((chunks + 1, B * H, K))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    z = z_start[0].copy_(z_0.flatten(0, 1))
+    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
+        torch.add(S, pre_i, out=S_next)
+        torch.add(z, pre2_i, out=z_next)
         S, z = S_next, z_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    z_start = torch.stack(z_start, 0).unflatten(1, (B, H))
-    del pre, pre2, pre2_i, pre_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    z_start = z_start[:-1].unflatten(1, (B, H))
+    del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
     S_read0 = q @ S_start + pre3
     z_read0 = (q @ z_start[..., None])[..., 0] + pre4
     x = z_read0 + 1e-10
@@ -80,21 +82,20 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     x_3 = (-(d_o * S_read0 / x[..., None] / x[..., None])).sum(-1)
     del pre3, pre4, z_read0, S_read0, x
     d_z_start = (x_3[..., None, :] @ q)[..., 0, :]
-    d_S = d_S_T.flatten(0, 1)
-    d_z = d_z_T.flatten(0, 1)
-    d_pre_part = []
-    d_pre2_part = []
-    for d_S_start_i, d_z_start_i in reversed([*zip(d_S_start.flatten(1, 2), d_z_start.flatten(1, 2), strict=True)]):
-        d_S_next = d_S_start_i + d_S
-        d_z_next = d_z_start_i + d_z
-        d_pre_part.append(d_S)
-        d_pre2_part.append(d_z)
+    d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
+    d_pre2_part = q.new_empty((chunks + 1, B * H, K))
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
+    d_z = d_pre2_part[-1].copy_(d_z_T.flatten(0, 1))
+    steps = zip(d_S_start.flatten(1, 2), d_z_start.flatten(1, 2), d_pre_part[:-1], d_pre2_part[:-1], strict=True)
+    for d_S_start_i, d_z_start_i, d_S_next, d_z_next in reversed([*steps]):
+        torch.add(d_S_start_i, d_S, out=d_S_next)
+        torch.add(d_z_start_i, d_z, out=d_z_next)
         d_S, d_z = d_S_next, d_z_next
-    d_pre_part = torch.stack(d_pre_part[::-1], 0).unflatten(1, (B, H))
-    d_pre2_part = torch.stack(d_pre2_part[::-1], 0).unflatten(1, (B, H))
-    d_S_first = d_S.unflatten(0, (B, H))
-    d_z_first = d_z.unflatten(0, (B, H))
-    del d_S_start, d_S_start_i, d_z_start, d_z_start_i
+    d_S_first = d_S.clone().unflatten(0, (B, H))
+    d_z_first = d_z.clone().unflatten(0, (B, H))
+    d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
+    d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
+    del d_S, d_S_next, d_S_start, d_S_start_i, d_z, d_z_next, d_z_start, d_z_start_i
     d_R_S = torch.addcmul(x_2 @ v.mT, x_3[..., None], q.new_full((tokens,), 1.0))
     x_4 = d_R_S.tril()
     d_q = torch.addcmul(x_2 @ S_start.mT, x_3[..., None], z_start[..., None, :]) + x_4 @ k  # the gradient of q
@@ -107,6 +108,7 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
 
 def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d_d_v, d_d_S_0, d_d_z_0):
     """The adjoints of the arguments of `backward`, derived from it."""
+    chunks = q.shape[0]
     B = q.shape[1]
     H = q.shape[2]
     tokens = q.shape[3]
@@ -118,51 +120,47 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     R_S = (q @ k.mT).tril()
     pre3 = R_S @ v
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    S = S_0.flatten(0, 1)
-    z = z_0.flatten(0, 1)
-    S_start = []
-    z_start = []
-    for pre_i, pre2_i in zip(pre.flatten(1, 2), pre2.flatten(1, 2), strict=True):
-        S_next = S + pre_i
-        z_next = z + pre2_i
-        S_start.append(S)
-        z_start.append(z)
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    z_start = q.new_empty((chunks + 1, B * H, K))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    z = z_start[0].copy_(z_0.flatten(0, 1))
+    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
+        torch.add(S, pre_i, out=S_next)
+        torch.add(z, pre2_i, out=z_next)
         S, z = S_next, z_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    z_start = torch.stack(z_start, 0).unflatten(1, (B, H))
-    del pre, pre2, pre2_i, pre_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    z_start = z_start[:-1].unflatten(1, (B, H))
+    del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
     S_read0 = q @ S_start + pre3
     z_read0 = (q @ z_start[..., None])[..., 0] + pre4
     x = z_read0 + 1e-10
     x_2 = d_o / x[..., None]
     d_S_start = q.mT @ x_2
     del pre3, pre4, z_read0
-    d_S = d_S_T.flatten(0, 1)
-    d_pre_part = []
-    for d_S_start_i in reversed([*d_S_start.flatten(1, 2)]):
-        d_S_next = d_S_start_i + d_S
-        d_pre_part.append(d_S)
+    d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
+    for d_S_start_i, d_S_next in reversed([*zip(d_S_start.flatten(1, 2), d_pre_part[:-1], strict=True)]):
+        torch.add(d_S_start_i, d_S, out=d_S_next)
         d_S = d_S_next
-    d_pre_part = torch.stack(d_pre_part[::-1], 0).unflatten(1, (B, H))
+    d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
+    del d_S, d_S_next, d_S_start, d_S_start_i
     d_d_k_out_S = d_d_k * valid[..., None, :, None]
     d_d_pre_part = d_d_k_out_S.mT @ v + k_out_S.mT @ d_d_v
     d_d_pre2_part = (d_d_k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    del d_S_start, d_S_start_i
-    d_d_S = d_d_S_0.flatten(0, 1)
-    d_d_z = d_d_z_0.flatten(0, 1)
-    d_d_S_start_part = []
-    d_d_z_start_part = []
-    for d_d_pre_part_i, d_d_pre2_part_i in zip(d_d_pre_part.flatten(1, 2), d_d_pre2_part.flatten(1, 2), strict=True):
-        d_d_S_next = d_d_pre_part_i + d_d_S
-        d_d_z_next = d_d_pre2_part_i + d_d_z
-        d_d_S_start_part.append(d_d_S)
-        d_d_z_start_part.append(d_d_z)
+    d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
+    d_d_z_start_part = q.new_empty((chunks + 1, B * H, K))
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    d_d_z = d_d_z_start_part[0].copy_(d_d_z_0.flatten(0, 1))
+    steps = zip(d_d_pre_part.flatten(1, 2), d_d_pre2_part.flatten(1, 2), d_d_S_start_part[1:], d_d_z_start_part[1:], strict=True)
+    for d_d_pre_part_i, d_d_pre2_part_i, d_d_S_next, d_d_z_next in steps:
+        torch.add(d_d_pre_part_i, d_d_S, out=d_d_S_next)
+        torch.add(d_d_pre2_part_i, d_d_z, out=d_d_z_next)
         d_d_S, d_d_z = d_d_S_next, d_d_z_next
-    d_d_S_start_part = torch.stack(d_d_S_start_part, 0).unflatten(1, (B, H))
-    d_d_z_start_part = torch.stack(d_d_z_start_part, 0).unflatten(1, (B, H))
-    d_d_S_first = d_d_S.unflatten(0, (B, H))
-    d_d_z_first = d_d_z.unflatten(0, (B, H))
-    del d_d_pre2_part, d_d_pre2_part_i, d_d_pre_part, d_d_pre_part_i
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
+    d_d_z_first = d_d_z.clone().unflatten(0, (B, H))
+    d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
+    d_d_z_start_part = d_d_z_start_part[:-1].unflatten(1, (B, H))
+    del d_d_S, d_d_S_next, d_d_pre2_part, d_d_pre2_part_i, d_d_pre_part, d_d_pre_part_i, d_d_z, d_d_z_next
     d_d_R_S = (d_d_q @ k.mT).tril()
     x_3 = d_d_R_S.sum(-1) + (d_d_q @ z_start[..., None])[..., 0]
     x_4 = -x_3[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
@@ -191,21 +189,20 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     x_24 = x_20 + (-(x_21 * x_2 / x[..., None])).sum(-1) + x_22 + (-(x_23 * x_2 / x[..., None])).sum(-1)
     del x_11, x_14, x_9, x_20, x_22
     d_z_start_3 = (d_d_q.mT @ x_15[..., None])[..., 0] + (x_24[..., None, :] @ q)[..., 0, :]
-    d_S_2 = q.new_full((B, H, K, V), 0.0).flatten(0, 1)
-    d_z_2 = q.new_full((B, H, K), 0.0).flatten(0, 1)
-    d_pre_part_2 = []
-    d_pre2_part_2 = []
-    for d_S_start_3_i, d_z_start_3_i in reversed([*zip(d_S_start_3.flatten(1, 2), d_z_start_3.flatten(1, 2), strict=True)]):
-        d_S_2_next = d_S_start_3_i + d_S_2
-        d_z_2_next = d_z_start_3_i + d_z_2
-        d_pre_part_2.append(d_S_2)
-        d_pre2_part_2.append(d_z_2)
+    d_pre_part_2 = q.new_empty((chunks + 1, B * H, K, V))
+    d_pre2_part_2 = q.new_empty((chunks + 1, B * H, K))
+    d_S_2 = d_pre_part_2[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    d_z_2 = d_pre2_part_2[-1].copy_(q.new_full((B, H, K), 0.0).flatten(0, 1))
+    steps = zip(d_S_start_3.flatten(1, 2), d_z_start_3.flatten(1, 2), d_pre_part_2[:-1], d_pre2_part_2[:-1], strict=True)
+    for d_S_start_3_i, d_z_start_3_i, d_S_2_next, d_z_2_next in reversed([*steps]):
+        torch.add(d_S_start_3_i, d_S_2, out=d_S_2_next)
+        torch.add(d_z_start_3_i, d_z_2, out=d_z_2_next)
         d_S_2, d_z_2 = d_S_2_next, d_z_2_next
-    d_pre_part_2 = torch.stack(d_pre_part_2[::-1], 0).unflatten(1, (B, H))
-    d_pre2_part_2 = torch.stack(d_pre2_part_2[::-1], 0).unflatten(1, (B, H))
-    d_S_first_2 = d_S_2.unflatten(0, (B, H))
-    d_z_first_2 = d_z_2.unflatten(0, (B, H))
-    del d_S_start_3, d_S_start_3_i, d_z_start_3, d_z_start_3_i
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
+    d_z_first_2 = d_z_2.clone().unflatten(0, (B, H))
+    d_pre_part_2 = d_pre_part_2[1:].unflatten(1, (B, H))
+    d_pre2_part_2 = d_pre2_part_2[1:].unflatten(1, (B, H))
+    del d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_z_2, d_z_2_next, d_z_start_3, d_z_start_3_i
     d_R_S = torch.addcmul(x_2 @ v.mT, x_15[..., None], q.new_full((tokens,), 1.0))
     x_25 = d_R_S.tril()
     d_R_S_2 = x_2 @ d_d_v.mT

@@ -17,9 +17,12 @@ from . import runtime
 
 def forward(r, k, v, g, e, a, bonus, S_0, valid):
     """The outputs and last states."""
+    chunks = r.shape[0]
     B = r.shape[1]
     H = r.shape[2]
     tokens = r.shape[3]
+    K = r.shape[4]
+    V = v.shape[4]
     mask_1 = runtime.mask(tokens, tokens, 1, 1, 0, 1, r)
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, r)
     G = (g * valid[..., None, :, None]).cumsum(-2)
@@ -42,20 +45,27 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
     del x_2, k_out, a_2, G
     pre2 = R @ v
     del R
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    steps = zip(keep.flatten(1, 2), a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), pre.flatten(1, 2), strict=True)
-    for keep_i, a_out_i, u_i, W_i, pre_i in steps:
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(keep_i[..., None] * S, a_out_i.mT, U_i) + pre_i
-        S_start.append(S)
-        U.append(U_i)
+    S_start = r.new_empty((chunks + 1, B * H, K, V))
+    U = r.new_empty((chunks, B * H, tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(
+        keep.flatten(1, 2)[..., None],
+        a_out.flatten(1, 2),
+        u.flatten(1, 2),
+        W.flatten(1, 2),
+        pre.flatten(1, 2),
+        S_start[1:],
+        U,
+        strict=True,
+    )
+    for keep_i, a_out_i, u_i, W_i, pre_i, S_next, U_i in steps:
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.add(torch.baddbmm(keep_i * S, a_out_i.mT, U_i), pre_i, out=S_next)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    S_T = S.unflatten(0, (B, H))
-    del W, W_i, a_out, a_out_i, keep, keep_i, pre, pre_i, u, u_i
+    S_T = S.clone().unflatten(0, (B, H))
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i, pre, pre_i, u, u_i
     o_c = q_in @ S_start + P @ U + pre2  # rwkv7.seq:12
     del P, S_start, U, pre2, q_in
     p = ((r * k) @ bonus[..., None])[..., 0][..., None] * v  # rwkv7.seq:13
@@ -64,9 +74,12 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
 
 def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     """The adjoints of all arguments, derived from `forward`."""
+    chunks = r.shape[0]
     B = r.shape[1]
     H = r.shape[2]
     tokens = r.shape[3]
+    K = r.shape[4]
+    V = v.shape[4]
     mask_1 = runtime.mask(tokens, tokens, 1, 1, 0, 1, r)
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, r)
     G = (g * valid[..., None, :, None]).cumsum(-2)
@@ -90,36 +103,51 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     q_in = e_4 * r
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     del A
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    steps = zip(keep.flatten(1, 2), a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), pre.flatten(1, 2), strict=True)
-    for keep_i, a_out_i, u_i, W_i, pre_i in steps:
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(keep_i[..., None] * S, a_out_i.mT, U_i) + pre_i
-        S_start.append(S)
-        U.append(U_i)
+    S_start = r.new_empty((chunks + 1, B * H, K, V))
+    U = r.new_empty((chunks, B * H, tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(
+        keep.flatten(1, 2)[..., None],
+        a_out.flatten(1, 2),
+        u.flatten(1, 2),
+        W.flatten(1, 2),
+        pre.flatten(1, 2),
+        S_start[1:],
+        U,
+        strict=True,
+    )
+    for keep_i, a_out_i, u_i, W_i, pre_i, S_next, U_i in steps:
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.add(torch.baddbmm(keep_i * S, a_out_i.mT, U_i), pre_i, out=S_next)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del W_i, a_out_i, keep_i, pre, pre_i, u, u_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W_i, a_out_i, keep_i, pre, pre_i, u, u_i
     d_S_start = q_in.mT @ d_o
     d_U = P.mT @ d_o
     del q_in, P
-    d_S = d_S_T.flatten(0, 1)
-    d_pre_part = []
-    d_u_part = []
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2), strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2 in reversed([*steps]):
-        d_u_part_i = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        d_S_next = torch.addcmul(torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1), d_S, keep_i_2[..., None])
-        d_pre_part.append(d_S)
-        d_u_part.append(d_u_part_i)
+    d_pre_part = r.new_empty((chunks + 1, B * H, K, V))
+    d_u_part = r.new_empty((chunks, B * H, tokens, V))
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(
+        d_S_start.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_pre_part[:-1],
+        d_u_part,
+        strict=True,
+    )
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
+        torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
+        d_S_next.addcmul_(d_S, keep_i_2)
         d_S = d_S_next
-    d_pre_part = torch.stack(d_pre_part[::-1], 0).unflatten(1, (B, H))
-    d_u_part = torch.stack(d_u_part[::-1], 0).unflatten(1, (B, H))
-    d_S_first = d_S.unflatten(0, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S_start, d_S_start_i, d_U, d_U_i, keep_i_2
+    d_S_first = d_S.clone().unflatten(0, (B, H))
+    d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
+    d_u_part = d_u_part.unflatten(1, (B, H))
+    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
     d_keep_part = (d_pre_part * S_start).sum(-1)
     d_a_out_part = U @ d_pre_part.mT
     d_W_part = -(d_u_part @ S_start.mT)
@@ -174,6 +202,7 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
 
 def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r, d_d_k, d_d_v, d_d_g, d_d_e, d_d_a, d_d_bonus, d_d_S_0):
     """The adjoints of the arguments of `backward`, derived from it."""
+    chunks = r.shape[0]
     B = r.shape[1]
     H = r.shape[2]
     tokens = r.shape[3]
@@ -202,34 +231,49 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     q_in = e_4 * r
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     del A
-    S = S_0.flatten(0, 1)
-    S_start = []
-    U = []
-    steps = zip(keep.flatten(1, 2), a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), pre.flatten(1, 2), strict=True)
-    for keep_i, a_out_i, u_i, W_i, pre_i in steps:
-        U_i = torch.baddbmm(u_i, W_i, S, alpha=-1)
-        S_next = torch.baddbmm(keep_i[..., None] * S, a_out_i.mT, U_i) + pre_i
-        S_start.append(S)
-        U.append(U_i)
+    S_start = r.new_empty((chunks + 1, B * H, K, V))
+    U = r.new_empty((chunks, B * H, tokens, V))
+    S = S_start[0].copy_(S_0.flatten(0, 1))
+    steps = zip(
+        keep.flatten(1, 2)[..., None],
+        a_out.flatten(1, 2),
+        u.flatten(1, 2),
+        W.flatten(1, 2),
+        pre.flatten(1, 2),
+        S_start[1:],
+        U,
+        strict=True,
+    )
+    for keep_i, a_out_i, u_i, W_i, pre_i, S_next, U_i in steps:
+        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+        torch.add(torch.baddbmm(keep_i * S, a_out_i.mT, U_i), pre_i, out=S_next)
         S = S_next
-    S_start = torch.stack(S_start, 0).unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del W_i, a_out_i, keep_i, pre, pre_i, u, u_i
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = U.unflatten(1, (B, H))
+    del S, S_next, U_i, W_i, a_out_i, keep_i, pre, pre_i, u, u_i
     d_S_start = q_in.mT @ d_o
     d_U = P.mT @ d_o
-    d_S = d_S_T.flatten(0, 1)
-    d_pre_part = []
-    d_u_part = []
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2), strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2 in reversed([*steps]):
-        d_u_part_i = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        d_S_next = torch.addcmul(torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1), d_S, keep_i_2[..., None])
-        d_pre_part.append(d_S)
-        d_u_part.append(d_u_part_i)
+    d_pre_part = r.new_empty((chunks + 1, B * H, K, V))
+    d_u_part = r.new_empty((chunks, B * H, tokens, V))
+    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
+    steps = zip(
+        d_S_start.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_pre_part[:-1],
+        d_u_part,
+        strict=True,
+    )
+    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
+        torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
+        d_S_next.addcmul_(d_S, keep_i_2)
         d_S = d_S_next
-    d_pre_part = torch.stack(d_pre_part[::-1], 0).unflatten(1, (B, H))
-    d_u_part = torch.stack(d_u_part[::-1], 0).unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S_start, d_S_start_i, d_U, d_U_i, keep_i_2
+    d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
+    d_u_part = d_u_part.unflatten(1, (B, H))
+    del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
     d_keep_part = (d_pre_part * S_start).sum(-1)
     d_a_out_part = U @ d_pre_part.mT
     d_W_part = -(d_u_part @ S_start.mT)
@@ -276,20 +320,28 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     x_32 = x_31 + x_27 @ x_2
     d_d_u_part = x_24 + x_27 @ -x_3 - x_32 @ S_start
     del d_d_A_3, x_31, x_24
-    d_d_S = d_d_S_0.flatten(0, 1)
-    d_d_S_start_part = []
-    d_d_U_part = []
-    steps = zip(d_d_pre_part.flatten(1, 2), keep.flatten(1, 2), d_d_u_part.flatten(1, 2), W.flatten(1, 2), a_out.flatten(1, 2), strict=True)
-    for d_d_pre_part_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3 in steps:
-        d_d_U_part_i = torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1)
-        d_d_S_next = torch.baddbmm(torch.addcmul(d_d_pre_part_i, d_d_S, keep_i_3[..., None]), a_out_i_3.mT, d_d_U_part_i)
-        d_d_S_start_part.append(d_d_S)
-        d_d_U_part.append(d_d_U_part_i)
+    d_d_S_start_part = r.new_empty((chunks + 1, B * H, K, V))
+    d_d_U_part = r.new_empty((chunks, B * H, tokens, V))
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    steps = zip(
+        d_d_pre_part.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_d_u_part.flatten(1, 2),
+        W.flatten(1, 2),
+        a_out.flatten(1, 2),
+        d_d_S_start_part[1:],
+        d_d_U_part,
+        strict=True,
+    )
+    for d_d_pre_part_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
+        torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
+        torch.addcmul(d_d_pre_part_i, d_d_S, keep_i_3, out=d_d_S_next)
+        d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
         d_d_S = d_d_S_next
-    d_d_S_start_part = torch.stack(d_d_S_start_part, 0).unflatten(1, (B, H))
-    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
-    d_d_S_first = d_d_S.unflatten(0, (B, H))
-    del W_i_3, a_out_i_3, d_d_pre_part, d_d_pre_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
+    d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
+    d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
+    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
+    del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_U_part_i, d_d_pre_part, d_d_pre_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
     d_a_out_part_2 = d_d_U_part @ d_pre_part.mT
     d_W_part_2 = -(d_u_part @ d_d_S_start_part.mT)
     d_keep_part_2 = (d_d_S_start_part * d_pre_part).sum(-1)
@@ -305,20 +357,28 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     d_d_P_4 = runtime.decayed_gram(r, d_d_a_3, G, G, mask_2)
     d_U_2 = x_35 + d_d_P_4.mT @ d_o + x_7 @ d_pre_part
     del x_32, x_8, x_35, x_7
-    d_S_2 = r.new_full((B, H, K, V), 0.0).flatten(0, 1)
-    d_pre_part_2 = []
-    d_u_part_2 = []
-    steps = zip(d_S_start_3.flatten(1, 2), d_U_2.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2), strict=True)
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4 in reversed([*steps]):
-        d_u_part_2_i = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
-        d_S_2_next = torch.addcmul(torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1), d_S_2, keep_i_4[..., None])
-        d_pre_part_2.append(d_S_2)
-        d_u_part_2.append(d_u_part_2_i)
+    d_pre_part_2 = r.new_empty((chunks + 1, B * H, K, V))
+    d_u_part_2 = r.new_empty((chunks, B * H, tokens, V))
+    d_S_2 = d_pre_part_2[-1].copy_(r.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    steps = zip(
+        d_S_start_3.flatten(1, 2),
+        d_U_2.flatten(1, 2),
+        a_out.flatten(1, 2),
+        W.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_pre_part_2[:-1],
+        d_u_part_2,
+        strict=True,
+    )
+    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
+        torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
+        torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1, out=d_S_2_next)
+        d_S_2_next.addcmul_(d_S_2, keep_i_4)
         d_S_2 = d_S_2_next
-    d_pre_part_2 = torch.stack(d_pre_part_2[::-1], 0).unflatten(1, (B, H))
-    d_u_part_2 = torch.stack(d_u_part_2[::-1], 0).unflatten(1, (B, H))
-    d_S_first_2 = d_S_2.unflatten(0, (B, H))
-    del W, W_i_4, a_out, a_out_i_4, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4
+    d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
+    d_pre_part_2 = d_pre_part_2[1:].unflatten(1, (B, H))
+    d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
+    del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
     d_keep_part_3 = (d_pre_part_2 * S_start).sum(-1)
     d_a_out_part_3 = U @ d_pre_part_2.mT
     d_W_part_3 = -(d_u_part_2 @ S_start.mT)
