@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +17,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and one worker p
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = tuple(sorted(p.stem for p in (ROOT / "specs").glob("*.seq")))
-# The layers that every test of a form runs; the others have their oracles, and the tests of every text.
+# The layers that `make check` runs through everything; `make test` runs all of them.
 LAYERS = (
     "comba", "deltanet", "deltaproduct", "gated_deltanet", "gated_deltaproduct", "gla", "kda", "linear_attention", "mamba2", "retnet",
     "rwkv7",
 )  # fmt: skip
+EVERY = (*LAYERS, *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED if n not in LAYERS))
+every = pytest.mark.parametrize("name", EVERY)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` all tests of one layer run in one worker, so that it is compiled and imported once."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
+        if name in SHIPPED:
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,21 +55,30 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModuleType]:
-    """Compiles a spec (a shipped layer's name or a path) and imports its package; chunk_size 8 keeps tests small."""
-    from seqc.compiler import check_file, compile_checked
+    """Compiles a spec (a shipped layer's name or a path) and imports its package; chunk_size 8 keeps tests small.
+
+    All workers share one folder, so that a layer is compiled by whichever needs it first.
+    """
+    from seqc.compiler import check_file, compile_checked, fingerprint
     from seqc.emit.write import write_package
     from seqc.options import Options
 
-    root = tmp_path_factory.mktemp("packages")
+    base, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    root = (base.parent if worker != "alone" else base) / "packages"
 
     @cache
     def compiled(spec: str, chunk_size: int) -> ModuleType:
         options = Options(chunk_size=chunk_size)
         path = Path(spec) if spec.endswith(".seq") else ROOT / "specs" / f"{spec}.seq"
-        result = compile_checked(check_file(path, options), options)
-        assert result.certificate.ok, result.certificate.failures
-        name = f"{path.stem}_{chunk_size}_{result.digest[:8]}"
-        write_package(result.files, root / name)
+        checked = check_file(path, options)
+        name = f"{path.stem}_{chunk_size}_{fingerprint(checked, options)[:8]}"
+        if not (root / name).exists():
+            result = compile_checked(checked, options)
+            assert result.certificate.ok, result.certificate.failures
+            own = root / worker / name
+            write_package(result.files, own)
+            with suppress(OSError):  # another worker was first
+                own.rename(root / name)
         return import_package(root / name, name)
 
     return lambda spec, chunk_size=8: compiled(spec, chunk_size)

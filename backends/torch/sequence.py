@@ -131,7 +131,8 @@ def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     """Tokens that a kernel takes at once."""
     rows = ROWS
     if signature.written:
-        rows = max(1, WRITTEN // max(1, signature.chunk * sum(prod(sizes[a] for a in v.axes) for v in signature.states)))
+        numbers = sum(prod([sizes[a] for a in v.axes]) for v in signature.states)  # torch.compile follows no generator into prod
+        rows = max(1, WRITTEN // max(1, signature.chunk * numbers))
     chunks = max(1, rows // max(1, sizes["@B"] * sizes["@H"]))
     return signature.chunk * chunks if signature.chunk else ROWS
 

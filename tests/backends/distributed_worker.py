@@ -97,9 +97,13 @@ def check(name: str, spec: dict[str, Any], rank: int) -> None:
         trained = copy.deepcopy(plain)
         for p, w in zip(trained.parameters(), last, strict=True):
             p.copy_(w)
-        token = [z[:, 0] if when == "token" else z for z, (when, _) in zip(mine, kinds, strict=True)]
-        y, _ = sharded.step(*token, sharded.init_state(BATCH // WORLD))
-        torch.testing.assert_close(y, trained.step(*token, trained.init_state(BATCH // WORLD))[0], rtol=1e-9, atol=1e-11)
+        least = spec["ahead"]
+        ys = []
+        for m in (sharded, trained):
+            state = m(*(z[:, :least] if when == "token" else z for z, (when, _) in zip(mine, kinds, strict=True)))[1] if least else None
+            token = [z[:, least] if when == "token" else z for z, (when, _) in zip(mine, kinds, strict=True)]
+            ys.append(m.step(*token, state or m.init_state(BATCH // WORLD))[0])
+        torch.testing.assert_close(*ys, rtol=1e-9, atol=1e-11)
 
     with torch.device("meta"):
         bare = package.Layer(MODEL, **spec["sizes"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import isfinite
 from types import ModuleType
 from typing import Any
@@ -14,13 +15,15 @@ import torch
 from conftest import ROOT
 from torch import Tensor
 
-from seqc.compiler import Checked, check_file, prepared
+from seqc.compiler import Checked, check_file, check_source, prepared
+from seqc.diagnostics import SpecError
 from seqc.forms.base import unseen
 from seqc.ir import interp
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
 from seqc.ir.recurrence import Recurrence, State
 from seqc.ir.rules import extent
+from seqc.options import Options
 
 LENGTHS = (5, 3, 4, 2, 6)
 
@@ -35,10 +38,12 @@ class Call:
     params: tuple[Tensor, ...]
     states: tuple[Tensor, ...]
     cu_seqlens: Tensor | None
-    rec: Recurrence = field(init=False)  # as forms take it, with stabilisers
+    rec: Recurrence = field(init=False, repr=False)  # as forms take it, with stabilisers
+    units: dict[str, Tensor] = field(init=False, repr=False)  # of the first states, random, by stabiliser
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rec", prepared(self.checked))
+        object.__setattr__(self, "units", self._units() if self.states else {})
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
@@ -59,32 +64,29 @@ class Call:
         states = [torch.complex(rest.pop(0), rest.pop(0)) if s.dtype == "complex" else rest.pop(0) for s in rec.states]
         return (*(out if isinstance(out, tuple) else (out,)), *states)
 
-
     def in_units(self, states: list[Tensor]) -> tuple[Tensor, ...]:
-        """First states as the package takes them: S e^-m, and a random m, where the state has a stabiliser."""
-        rec = self.rec
-        if not states or not any(s.stabiliser for s in rec.states):
-            return tuple(states)
-        g = torch.Generator().manual_seed(7)
-        units = {s.name: self._unit(s, g) for s in rec.states if s.role == "stabiliser"}
+        """First states as the package takes them: S e^-m, and m, where the state has a stabiliser."""
         found = []
-        for s, x in zip(rec.states, states, strict=False):
-            m = units.get(s.stabiliser or "")
-            found.append(x if m is None else x * torch.exp(-_beside(m, rec, s)).to(x.dtype))
-        return (*found, *units.values())
+        for s, x in zip(self.rec.states, states, strict=False):
+            m = self.units.get(s.stabiliser or "")
+            found.append(x if m is None else x * torch.exp(-_beside(m, self.rec, s)).to(x.dtype))
+        return (*found, *(self.units.values() if states else ()))
 
-    def _unit(self, m: State, g: torch.Generator) -> Tensor:
-        lead = {"head": (len(self.states[0]), self.sizes["heads"]), "layer": (len(self.states[0]),)}[m.scope]
-        return torch.randn((*lead, *(extent(self.sizes, a) for a in m.axes)), generator=g, dtype=torch.float64)
+    def _units(self) -> dict[str, Tensor]:
+        g, dtype = torch.Generator().manual_seed(7), next((x.real.dtype for x in self.states if x.dtype != torch.int64), torch.float64)
+        lead = {"head": (len(self.states[0]), self.sizes["heads"]), "layer": (len(self.states[0]),)}
+        shapes = {m.name: (*lead[m.scope], *(extent(self.sizes, a) for a in m.axes)) for m in self.rec.states if m.role == "stabiliser"}
+        return {name: torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
 
     def in_text_units(self, states: tuple[Tensor, ...]) -> list[Tensor]:
         """Last states as the text has them."""
-        rec = self.rec
-        if not any(s.stabiliser for s in rec.states):
-            return list(states)
-        by_name = {s.name: x for s, x in zip(rec.states, states, strict=True)}
-        mine = [s for s in rec.states if s.role != "stabiliser"]
-        return [by_name[s.name] * torch.exp(_beside(by_name[s.stabiliser], rec, s)) if s.stabiliser else by_name[s.name] for s in mine]
+        by_name = {s.name: x for s, x in zip(self.rec.states, states, strict=True)}
+        found = []
+        for s in self.rec.states:
+            if s.role != "stabiliser":
+                x = by_name[s.name]
+                found.append(x * torch.exp(_beside(by_name[s.stabiliser], self.rec, s)) if s.stabiliser else x)
+        return found
 
 
 def _beside(m: Tensor, rec: Recurrence, s: State) -> Tensor:
@@ -101,13 +103,14 @@ def checked(name: str) -> Checked:
 
 
 def draw(domain: Domain, shape: tuple[int, ...], generator: torch.Generator, extreme: float, dtype: torch.dtype) -> Tensor:
-    """A value inside its domain. extreme: how far an unbounded log decay reaches (e^-20 per step at 20)."""
+    """A value inside its domain. extreme: how far an unbounded log decay reaches (e^-20 per step at 20), and a wide interval beyond 1."""
     u = torch.rand(shape, generator=generator, dtype=torch.float64)
     low, high = domain.low, domain.high
     if domain.unit:
         x = torch.nn.functional.normalize(torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1)
     elif isfinite(low) and isfinite(high):
-        x = low + (high - low) * (0.02 + 0.96 * u)
+        middle, reach = (low + high) / 2, min((high - low) / 2, 1 + extreme)
+        x = middle + 2 * reach * (0.02 + 0.96 * u - 0.5)
     elif isfinite(high):
         x = high - extreme * u - 1e-3
     elif isfinite(low):
@@ -117,34 +120,86 @@ def draw(domain: Domain, shape: tuple[int, ...], generator: torch.Generator, ext
     return x.to(dtype)
 
 
+def lengths_of(c: Checked, lengths: tuple[int, ...]) -> dict[str, int]:
+    """`lengths` for the layer's axes in turn. Sizes that are compiled in, and what those are made of, are the text's; a size with a
+    formula follows from the others; an axis that counts to a number has its length from the rules."""
+    rec, values = c.recurrence, dict(c.recurrence.values)
+    axes = dict.fromkeys(base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
+    axes |= dict.fromkeys(n for n in unseen(rec) if n not in ("depth", "depths"))
+    kept = {n for s in c.model.sizes if s.name in values for n in re.findall(r"[A-Za-z_]\w*", s.formula or "")} | set(values)
+    sizes = dict(c.sizes) | dict.fromkeys(axes, 2) | dict(zip(axes, lengths * 3, strict=False))
+    sizes |= {n: c.sizes[n] for n in kept if n in c.sizes}
+    free = {s.name: sizes[s.name] for s in c.model.sizes if s.name in axes and s.name not in kept and (s.formula or "").isdigit()}
+    linked = [s.name for s in c.model.sizes if s.name in axes and s.name not in kept | set(free) and s.name in c.sizes]
+    if not linked:
+        return sizes
+    try:
+        found = check_source(c.source, Options(sizes=tuple(free.items())), ROOT / "specs").sizes
+    except SpecError:  # a half of an odd number, say
+        free = {n: 2 * x for n, x in free.items()}
+        found = check_source(c.source, Options(sizes=tuple(free.items())), ROOT / "specs").sizes
+    return sizes | free | {n: found[n] for n in linked}
+
+
 def call(
     name: str, T: int, *, seed: int = 0, B: int = 2, heads: int = 2, groups: int | None = None, ends: tuple[int, ...] | None = None,
     extreme: float = 1.0, dtype: torch.dtype = torch.float64, lengths: tuple[int, ...] = LENGTHS, grad: bool = True,
-    spec: Checked | None = None, own_sizes: bool = False,
+    spec: Checked | None = None,
 ) -> Call:  # fmt: skip
-    """A random call: `ends` packs sequences into one row; own_sizes takes the text's sizes, not `lengths`."""
+    """A random call: `ends` packs sequences into one row."""
     c = spec or checked(name)
     rec = c.recurrence
     g = torch.Generator().manual_seed(seed)
-    axes = dict.fromkeys(base(a) for x in (*rec.inputs, *rec.params, *rec.states, *rec.outputs) for a in x.axes)
-    sizes = dict(c.sizes) if own_sizes else dict(zip(axes, lengths * 3, strict=False)) | dict(rec.values)
-    sizes = dict.fromkeys(axes, 2) | sizes
+    sizes = lengths_of(c, lengths)
     groups = groups or (1 if any(i.scope == "group" for i in rec.inputs) else heads)
+    sizes |= {"heads": heads, "groups": groups}
     B = 1 if ends else B
     N = len(ends) - 1 if ends else B
-    lead = {"head": (B, T, heads), "group": (B, T, groups), "layer": (B, T), "sequence": (N, heads)}
-    inputs = tuple(draw(i.domain, lead[i.scope] + tuple(extent(sizes, a) for a in i.axes), g, extreme, dtype) for i in rec.inputs)
+
+    def inputs(T: int, B: int, extreme: float) -> tuple[Tensor, ...]:
+        lead = {"head": (B, T, heads), "group": (B, T, groups), "layer": (B, T), "sequence": (N, heads)}
+        return tuple(draw(i.domain, lead[i.scope] + tuple(extent(sizes, a) for a in i.axes), g, extreme, dtype) for i in rec.inputs)
+
+    given = inputs(T, B, extreme)
     shapes = [(heads, *(extent(sizes, a) for a in p.axes)) for p in rec.params]
     params = tuple(torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes)
-    wide = torch.promote_types(dtype, torch.float32)
-    shapes = [(N, *{"head": (heads,), "group": (groups,), "layer": ()}[s.scope], *(extent(sizes, a) for a in s.axes)) for s in rec.states]
-    kinds = [(torch.complex128, wide.to_complex()) if s.dtype == "complex" else (torch.float64, wide) for s in rec.states]
-    states = tuple((torch.randn(x, generator=g, dtype=made) / 3).to(kept) for x, (made, kept) in zip(shapes, kinds, strict=True))
-    states = tuple(torch.arange(N) if s.integer else x for s, x in zip(rec.states, states, strict=True))
-    for x in (*inputs, *params, *states):
+    past = tuple(accumulate(range(4, N + 4), initial=0))
+    before = [x if i.scope == "sequence" else y for i, x, y in zip(rec.inputs, given, inputs(past[-1], 1, 1.0), strict=True)]
+    states = reached(Call(c, sizes, tuple(before), params, (), torch.tensor(past)), g, torch.promote_types(dtype, torch.float32))
+    for x in (*given, *params, *states):
         x.requires_grad_(grad and (x.is_floating_point() or x.is_complex()))
-    cu = torch.tensor(ends) if ends else None
-    return Call(c, {**sizes, "heads": heads, "groups": groups}, inputs, params, states, cu)
+    return Call(c, sizes, given, params, states, torch.tensor(ends) if ends else None)
+
+
+def reached(past: Call, generator: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The states after a past of its own for each sequence, every entry times a number near 1: as general as states are, yet what
+    is positive, a denominator say, stays so, and clocks differ."""
+    rec, found = past.checked.recurrence, []
+    for s, x in zip(rec.states, interpreted(past)[len(rec.outputs) :], strict=True):
+        value = torch.as_tensor(x)
+        if s.integer:
+            found.append(value.round().long())
+            continue
+        value = value * (0.9 + 0.2 * torch.rand(value.shape, generator=generator, dtype=torch.float64))
+        found.append(value.to(dtype.to_complex() if s.dtype == "complex" else dtype))
+    return tuple(found)
+
+
+def split(c: Call, t: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs of the first t tokens, and of the others; what is given once per sequence goes to both."""
+    once = [i.scope == "sequence" for i in c.checked.recurrence.inputs]
+    first = tuple(x if o else x[:, :t] for x, o in zip(c.inputs, once, strict=True))
+    return first, tuple(x if o else x[:, t:] for x, o in zip(c.inputs, once, strict=True))
+
+
+def changed(c: Call, tokens: slice, only: int | None = None) -> tuple[Tensor, ...]:
+    """The arguments with other inputs at some tokens, inside their domains still; only: the one input that changes."""
+    inputs = list(c.inputs)
+    for n, (i, x) in enumerate(zip(c.checked.recurrence.inputs, c.inputs, strict=True)):
+        if i.scope != "sequence" and only in (None, n):
+            inputs[n] = x.clone()
+            inputs[n][:, tokens] = x[:, tokens].flip(1) * 0.5
+    return (*inputs, *c.params, *c.states)
 
 
 def interpreted(c: Call) -> tuple[np.ndarray, ...]:
@@ -189,12 +244,14 @@ def _wide(x: Tensor) -> np.ndarray:
     return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).numpy()
 
 
-def gradients(results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, ...]:
+def gradients(
+    results: tuple[Tensor, ...], arguments: tuple[Tensor, ...], seed: int = 1, create_graph: bool = False
+) -> tuple[Tensor, ...]:  # fmt: skip
     """The gradients of a random linear functional of the results."""
     g = torch.Generator().manual_seed(seed)
     total = sum((r * torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype)).sum().real for r in results)
     arguments = tuple(x for x in arguments if x.requires_grad)
-    found = torch.autograd.grad(total, arguments, allow_unused=True, retain_graph=True)  # type: ignore[arg-type]
+    found = torch.autograd.grad(total, arguments, allow_unused=True, retain_graph=True, create_graph=create_graph)  # type: ignore[arg-type]
     return tuple(torch.zeros_like(x) if d is None else d for d, x in zip(found, arguments, strict=True))
 
 

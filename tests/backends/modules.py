@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from conftest import LAYERS, ROOT
+from conftest import LAYERS, ROOT, SHIPPED
 from layers import checked
 from torch import Tensor
 
@@ -16,10 +17,10 @@ from seqc.frontend.project_types import Project
 from seqc.ir.model import Model
 
 MODEL = 16
-MODULES = tuple(n for n in LAYERS if "\n  project " in (ROOT / "specs" / f"{n}.seq").read_text("utf-8"))
+MODULES = tuple(n for n in SHIPPED if "\n  project " in (ROOT / "specs" / f"{n}.seq").read_text("utf-8"))
 Package = Callable[..., ModuleType]
 
-each = pytest.mark.parametrize("name", MODULES)
+each = pytest.mark.parametrize("name", [n if n in LAYERS else pytest.param(n, marks=pytest.mark.slow) for n in MODULES])
 
 
 def small_sizes(model: Model) -> dict[str, int]:
@@ -39,6 +40,12 @@ def kinds(name: str) -> list[tuple[str, tuple[str, ...]]]:
     project = checked(name).model.project
     assert isinstance(project, Project)
     return [(g.when, g.axes) for g in project.inputs]
+
+
+def ahead(name: str, layer: Any) -> int:
+    """How many tokens the first call has to hold: those that `first` looks at."""
+    found = re.search(r"\bfirst\[(\w+)\]", checked(name).source.text)
+    return int(getattr(layer, found[1])) if found else 0
 
 
 def inputs(layer: Any, name: str, batch: int = 2, tokens: int = 11, seed: int = 1) -> tuple[Tensor, ...]:

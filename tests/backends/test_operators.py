@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LAYERS
-from layers import call, distance, gradients
+from conftest import every
+from layers import Call, call, distance, gradients
 
 CHUNK = 8
 
@@ -17,14 +17,28 @@ def overloads(package, name: str) -> dict[str, object]:
     return {f"{f}{suffix}": getattr(namespace, f"{f}{suffix}").default for f in forms for suffix in ("", "_backward", "_double_backward")}
 
 
-@pytest.mark.parametrize("name", LAYERS)
+def arguments(package, c: Call, form: str) -> tuple[torch.Tensor | None, ...]:
+    """What the registered operator is given in a call: complex states as pairs, states with their stabilisers, and sizes as axes."""
+    seen: list[tuple[torch.Tensor | None, ...]] = []
+    signature, registered = package.ops.OPERATOR.forms[form]
+
+    def spy(*a: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        seen.append(a)
+        return registered.op(*a)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(package.ops.OPERATOR.forms, form, (signature, registered._replace(op=spy)))
+        c.run(package, form)
+    return tuple(x if x is None or x.dtype == torch.int64 else x.detach().requires_grad_(x.requires_grad) for x in seen[0])
+
+
+@every
 def test_opcheck(package, name: str) -> None:
     p = package(name)
     for form in p.FORMS:
-        c = call(name, CHUNK + 3)
-        torch.library.opcheck(overloads(p, name)[form], (*c.arguments, None))
-        c = call(name, CHUNK + 3, ends=(0, 4, 4, CHUNK + 3), grad=False)
-        torch.library.opcheck(overloads(p, name)[form], (*c.arguments, c.cu_seqlens), test_utils=("test_schema", "test_faketensor"))
+        torch.library.opcheck(overloads(p, name)[form], arguments(p, call(name, CHUNK + 3), form))
+        given = arguments(p, call(name, CHUNK + 3, ends=(0, 4, 4, CHUNK + 3), grad=False), form)
+        torch.library.opcheck(overloads(p, name)[form], given, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "linear_attention", "rwkv7"])
@@ -58,9 +72,8 @@ def test_compiles_with_the_default_backend(package, name: str) -> None:
         assert distance(x, y) < 1e-4
 
 
-@pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
-@pytest.mark.parametrize("name", LAYERS)
-def test_the_backward_calls_no_autograd(package, name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@every
+def test_the_backward_calls_no_autograd(package, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every differentiable matrix product patched to raise in its gradient, gradients still come out."""
 
     class Refusing(torch.autograd.Function):
@@ -77,9 +90,10 @@ def test_the_backward_calls_no_autograd(package, name: str, form: str, monkeypat
     wanted = gradients(c.run(p, "reference"), c.arguments)
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda x, y: Refusing.apply(x, y))
     monkeypatch.setattr(torch.Tensor, "backward", None)
-    results = c.run(p, form)
-    for x, y in zip(gradients(results, c.arguments), wanted, strict=True):
-        assert distance(x, y) < 1e-9
+    for form in p.FORMS:
+        results = c.run(p, form)
+        for x, y in zip(gradients(results, c.arguments), wanted, strict=True):
+            assert distance(x, y) < 1e-9, form
     with pytest.raises(AssertionError, match="asked of autograd"):
         x = torch.ones(2, 2, requires_grad=True)
         torch.autograd.grad((x @ x).sum(), x)
@@ -113,18 +127,20 @@ def _kernel_arguments(p, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", LAYERS)
+@every
 def test_narrow_types_compute_in_float32(package, name: str, dtype: torch.dtype) -> None:
     """The state is float32 and the only loss is that of the arguments and results."""
     p = package(name)
     c = call(name, 2 * CHUNK + 3, dtype=dtype, grad=False)
-    wide = tuple(x.double() for x in c.arguments)
-    found, wanted = c.run(p, "chunkwise"), c.run(p, "chunkwise", wide)
+    wide = tuple(x.to(torch.promote_types(x.dtype, torch.float64)) if x.dtype != torch.int64 else x for x in c.arguments)
     k = len(c.checked.recurrence.outputs)
-    for x, y in zip(found, wanted, strict=True):
-        assert distance(x, y) < {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
-    assert all(x.dtype == dtype for x in found[:k])
-    assert all(x.dtype == torch.float32 for x in found[k:])
+    for form in p.FORMS:
+        found, wanted = c.run(p, form), c.run(p, form, wide)
+        for x, y in zip(found, wanted, strict=True):
+            assert distance(x, y) < {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype], form
+        assert all(x.dtype == dtype for x in found[:k])
+        for s, x in zip(c.checked.recurrence.states, found[k:], strict=True):
+            assert x.dtype == (torch.int64 if s.integer else torch.complex64 if s.dtype == "complex" else torch.float32)
 
 
 @pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
