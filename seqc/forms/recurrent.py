@@ -24,6 +24,7 @@ from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, HEADS, TOKENS, Carried, Carry, Equation, Program
 from seqc.ir.recurrence import Recurrence
 
+LONGEST = 4096  # operations of one state's step, above which only the loop over tokens is offered
 # Ops that no Program of this edition can be printed with, in the words of a reason.
 NEEDS = {"implicit": "an implicit step", "append": "a growing memory", "drop_last": "a growing memory"}
 
@@ -54,6 +55,9 @@ def regrouped(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
         if f.order == "left":
             repair = "without `by left` the operator is claimed to be associative"
             return Refuses(f"`{f.state}` is folded in order, token after token", f.span, (repair,))
+    for s in rec.states:
+        if sum(1 for _ in walk(s.next)) > LONGEST:
+            return Refuses(f"a token changes `{s.name}` in so many operations that a form would take minutes to derive", s.span)
     return applies(rec, sizes)
 
 

@@ -65,9 +65,12 @@ def _taking_in(rec: Recurrence, sizes: Mapping[str, int]) -> list[State]:
     """The states that keep their value, up to factors, and add to it what an exponential without a bound multiplies."""
     found = []
     for s in rec.states:
-        stack, keeps, takes = [s.next], False, False
+        stack, keeps, takes, met = [s.next], False, False, set[int]()
         while stack:
             node = stack.pop()
+            if id(node) in met:
+                continue
+            met.add(id(node))
             keeps = keeps or node is leaf(s)
             takes = takes or (node.op.name == "exp" and _unbounded(node.args[0], domains(rec), sizes))
             match node.op.name:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from small_specs import layer
 
 from seqc.analysis.chain import Chain
 from seqc.analysis.structure import analyse, leaf
-from seqc.compiler import Checked
+from seqc.compiler import Checked, check_source, judge
 from seqc.forms import Applies, Refuses
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.ir.expr import Expr, variables
@@ -16,6 +17,7 @@ from seqc.ir.interp import Reals, evaluate
 from seqc.ir.meaning import arrange
 from seqc.ir.rules import extent
 from seqc.ir.text import show
+from seqc.source import Source
 
 # body -> per micro-step: the decay and the rows (write, value, read), as text
 NORMAL: dict[str, tuple[str, tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]]] = {
@@ -276,3 +278,13 @@ def test_refusal_names_the_reason_and_the_line(name: str) -> None:
     assert isinstance(verdict, Refuses)
     assert reason in verdict.reason
     assert verdict.span is not None and found.source.line(verdict.span.line).strip().startswith(statement), verdict.span
+
+
+def test_a_step_of_very_many_operations_is_left_to_the_loop_over_tokens() -> None:
+    """Deriving a form takes time with the square of the operations; a text may have thousands, and is answered all the same."""
+    text = (ROOT / "specs/deltaproduct.seq").read_text("utf-8").replace("n = 2", "n = 1024")
+    verdicts = judge(check_source(Source("deltaproduct.seq", text)))
+    assert isinstance(verdicts["recurrent"], Applies)
+    for name in ("chunkwise", "scan", "conv"):
+        refused = verdicts[name]
+        assert isinstance(refused, Refuses) and "so many operations" in refused.reason and refused.span is not None

@@ -143,6 +143,13 @@ def test_the_proof_rejects_a_form_that_forgets_to_change_units() -> None:
     assert {f.form for f in found.failures} == set(lowered)
 
 
+def test_a_step_of_many_turns_is_read_once() -> None:
+    """Every turn reads the memory twice: paths double with each, nodes do not."""
+    text = (ROOT / "specs/deltaproduct.seq").read_text("utf-8").replace("n = 2", "n = 64")
+    c = check_source(Source("deltaproduct.seq", text))
+    assert prepared(c) is c.recurrence
+
+
 def test_declared_states_come_first() -> None:
     names: list[State] = list(prepared(shipped("mlstm")).states)
     assert [s.name for s in names] == ["C", "n", "m"]
