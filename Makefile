@@ -33,7 +33,7 @@ golden: $(VENV)/.dev
 	$(BIN)/python -m pytest --update-golden tests/test_bad.py tests/test_docs.py $(wildcard tests/test_golden.py)
 
 bench: $(VENV)/.run
-	$(BIN)/python examples/time_forms.py specs/*.seq
+	$(BIN)/python examples/time_forms.py
 
 clean:
 	rm -rf generated build dist .typecheck .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,19 +55,20 @@ def rows(name: str, times: Times) -> list[str]:
     """A line per form. Without another form than the recurrent one there is nothing to compare."""
     lines = []
     for form, (forward, both) in sorted(times.items(), key=lambda item: item[1][1]):
-        ratios = ["", ""] if form == BASE else [f"{times[BASE][i] / t:.1f}" for i, t in enumerate((forward, both))]
+        ratios = ["", ""] if form == BASE else [shown(times[BASE][i] / t, 2) for i, t in enumerate((forward, both))]
         cells = (name, form, shown(forward), ratios[0], shown(both), ratios[1])
         lines.append(f"| {' | '.join(cells)} |")
         name = ""
     return lines
 
 
-def shown(ms: float) -> str:
-    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
+def shown(x: float, digits: int = 3) -> str:
+    """A number to some digits, without an exponent."""
+    return f"{x:.0f}" if x >= 10 ** (digits - 1) else f"{x:.{digits}g}"
 
 
 def main() -> int:
-    """Prints a table with one line per layer and form, and below it what could not be timed. Its exit code says whether that is none."""
+    """Prints a table with one line per layer and form, and what could not be timed; the exit code says whether that is none."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("specs", nargs="*", type=Path, default=sorted(SPECS.glob("*.seq")))
     parser.add_argument("--tokens", type=int, default=1024)
@@ -92,7 +93,8 @@ def main() -> int:
     won = sum(min(pair) >= 1 for pair in best.values())
     print(f"\n{len(options.specs)} layers; {len(best)} have a form beside the recurrent one, which is faster in both columns for {won}.")
     print(f"Not so (ratios forward, and with the backward): {', '.join(lost) or 'none'}.")
-    print("\n".join(f"could not be timed: {line}" for line in failed), file=sys.stderr)
+    for line in failed:
+        print(f"could not be timed: {line}", file=sys.stderr)
     return 1 if failed else 0
 
 

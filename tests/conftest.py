@@ -79,7 +79,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModuleTyp
             write_package(result.files, own)
             with suppress(OSError):  # another worker was first
                 own.rename(root / name)
-        return import_package(root / name, name)
+        return sys.modules.get(name) or import_package(root / name, name)  # a layer may be asked for by name and by path
 
     return lambda spec, chunk_size=8: compiled(spec, chunk_size)
 

@@ -399,7 +399,7 @@ def xlstm(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, *, C: Tensor, n
 LOOPS = (
     Oracle(lightning_attention), Oracle(based, sizes={"K": 3, "F": 13}), Oracle(rebased, sizes={"K": 3, "F": 9}, positive=("z",)),
     Oracle(jrt, sizes={"K": 3, "F": 13}, fresh=True), Oracle(jrt_later, of="jrt", sizes={"K": 3, "F": 13}),
-    Oracle(abc, positive=("den",), scale={"s": 0.05}), Oracle(lightnet, positive=("z",)), Oracle(aaren, positive=("den",)),
+    Oracle(abc, positive=("den",), scale={"s": 0.8}), Oracle(lightnet, positive=("z",)), Oracle(aaren, positive=("den",)),
     Oracle(rotary, sizes={"K": 6, "R": 3}),
     Oracle(hgrn2), Oracle(mlstm), Oracle(rwkv5), Oracle(rwkv6), Oracle(gsa), Oracle(mamba3), Oracle(swla), Oracle(log_linear), Oracle(gdn2),
     Oracle(preconditioned, of="precond_gdn", positive=("a",)), Oracle(preconditioned, of="precond_kda", positive=("a",)), Oracle(gated_oja),
@@ -411,7 +411,7 @@ LOOPS = (
 FLOAT = torch.float32
 PEERS = (
     Oracle(gla_of_hgrn2, "hgrn2", FLOAT), Oracle(fla_rwkv6, "rwkv6", FLOAT), Oracle(fla_rwkv5, "rwkv5", FLOAT),
-    Oracle(fla_gsa, "gsa", FLOAT), Oracle(fla_abc, "abc", FLOAT, scale={"s": 0.05}, fresh=True), Oracle(fla_gdn2, "gdn2", FLOAT),
+    Oracle(fla_gsa, "gsa", FLOAT), Oracle(fla_abc, "abc", FLOAT, scale={"s": 0.8}, fresh=True), Oracle(fla_gdn2, "gdn2", FLOAT),
     Oracle(fla_precond, "precond_gdn", FLOAT, positive=("a",)), Oracle(fla_precond, "precond_kda", FLOAT, positive=("a",)),
     Oracle(fla_momentum, "momentum_deltanet", FLOAT), Oracle(fla_log_linear, "log_linear", FLOAT, fresh=True),
     Oracle(fla_mesanet, "mesanet", FLOAT, sizes={"V": 4}, positive=("H",)), Oracle(xlstm, "mlstm"),
