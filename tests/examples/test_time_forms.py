@@ -42,11 +42,11 @@ def test_every_form_is_timed_and_what_fails_is_named(
 
     wrong = tmp_path / "wrong.seq"
     wrong.write_text("seqc 1\n")
-    specs = [str(ROOT / "specs" / "ema.seq"), str(wrong), str(ROOT / "specs" / "gated_oja.seq")]
+    specs = [str(ROOT / "specs" / "ema.seq"), str(wrong), str(ROOT / "tests/language/slstm.seq")]
     monkeypatch.setattr(sys, "argv", ["time_forms.py", *specs, "--tokens", "40", "--repeat", "1"])
     assert time_forms.main() == 1
     out, err = capsys.readouterr()
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")][2:]
-    assert {row[1] for row in table[:3]} == {"conv", "scan", "recurrent"} and table[3][:2] == ["gated_oja", "recurrent"] and len(table) == 4
+    assert {row[1] for row in table[:3]} == {"conv", "scan", "recurrent"} and table[3][:2] == ["slstm", "recurrent"] and len(table) == 4
     assert all(float(row[2]) > 0 and float(row[4]) > 0 for row in table)
     assert "3 layers; 1 have a form beside the recurrent one" in out and "could not be timed: wrong: SpecError" in err
