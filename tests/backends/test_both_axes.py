@@ -12,6 +12,8 @@ from layers import Call, call, distance, gradients, interpreted
 
 from seqc.compiler import check_file
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 CHUNK = 8
 SPECS = ROOT / "tests" / "backends" / "specs"
 TEXTS = {

@@ -13,6 +13,8 @@ from layers import Call, call, distance, gradients, interpreted
 
 from seqc.compiler import check_file
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 CHUNK = 8
 TOLERANCE = 1e-9
 SPECS = ("momentum_of_pairs", "momentum_in_turn", "two_memories", "two_momenta", "signed_decay")

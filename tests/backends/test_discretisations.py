@@ -11,6 +11,8 @@ from torch import Tensor
 from seqc.compiler import check_file
 from seqc.ir import interp
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 PATH = ROOT / "tests" / "backends" / "specs" / "held_input.seq"
 NODES, WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(40))
 # Rates: none at all, far below rounding, on both sides of where the library's sum gives way, large.

@@ -13,6 +13,8 @@ from torch import Tensor
 from seqc.compiler import check_file, judge
 from seqc.forms import Applies, Refuses
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 FOLDER = ROOT / "tests" / "backends" / "specs"
 NAMES = ("softmax_fold", "matrix_fold", "complex_fold", "log_sum_fold", "shared_folds", "clipped")
 CHUNK = 8
