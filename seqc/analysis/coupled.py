@@ -18,7 +18,7 @@ from typing import Any
 from seqc.analysis.chain import Read, Refusal
 from seqc.analysis.components import Component, leaf
 from seqc.analysis.reader import Reader
-from seqc.analysis.terms import factors, product, signed
+from seqc.analysis.terms import factors, product, signed, without
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 
@@ -136,8 +136,8 @@ class _Joint:
             case _:
                 raise Refusal(f"the update of {self.names} is not affine in them: it passes through `{node.op.name}`", node)
         base = next(p for p in parts if id(p) in reader.carry)
-        rest = [p for p in parts if p is not base]
-        if any(id(a) in reader.sees for a in node.args if a is not base):
+        rest = without(parts, base)
+        if sum(id(a) in reader.sees for a in node.args) > 1:
             raise Refusal(f"a factor of {self.names} depends on them", node)
         scale = product(rest)
         along = [a for a in scale.axes if a in (*reader.key, *reader.value)]

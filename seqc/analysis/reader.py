@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 
 from seqc.analysis.chain import Chain, Raw, Read, Refusal
 from seqc.analysis.merge import Merger
-from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, signed
+from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, signed, without
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
@@ -144,7 +144,7 @@ class Reader:
                 base, scale = core.args[0], ops.div(one, core.args[1])
             case _:
                 base = next(a for a in core.args if id(a) in self.carry)
-                rest = [a for a in core.args if a is not base]
+                rest = without(core.args, base)
                 every = union(tuple(a.type for a in rest))
                 summed = core.op.name == "contract" and not set(every) <= set(core.axes)
                 scale = ops.contract(rest, (a for a in every if a in core.axes)) if summed else product(rest)

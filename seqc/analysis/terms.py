@@ -64,6 +64,13 @@ def product(items: Iterable[Expr]) -> Expr:
     return result
 
 
+def without(items: Iterable[Expr], one: Expr) -> list[Expr]:
+    """The items less one of them, once: in h * h the other factor is h again."""
+    rest = list(items)
+    del rest[next(i for i, x in enumerate(rest) if x is one)]
+    return rest
+
+
 def addends(e: Expr) -> list[tuple[Expr, int]]:
     """A sum as signed terms."""
     out: list[tuple[Expr, int]] = []

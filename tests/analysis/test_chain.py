@@ -288,3 +288,11 @@ def test_a_step_of_very_many_operations_is_left_to_the_loop_over_tokens() -> Non
     for name in ("chunkwise", "scan", "conv"):
         refused = verdicts[name]
         assert isinstance(refused, Refuses) and "so many operations" in refused.reason and refused.span is not None
+
+
+def test_a_state_times_itself_is_no_decay() -> None:
+    """Both factors are one node: taking one away must leave the other."""
+    step = "  state   h[N] = 0\n  update  h = h / 2 + u + h * h / 1000000\n  output  o[N] = h\n"
+    text = f"seqc 1\n\nlayer square(N = 3)\n  input   u[N]\n{step}"
+    verdicts = judge(check_source(Source("square.seq", text)))
+    assert {name for name, v in verdicts.items() if isinstance(v, Applies)} == {"recurrent"}
