@@ -93,12 +93,7 @@ def check_file(path: Path, options: Options = Options()) -> Checked:
 
 def prepared(checked: Checked) -> Recurrence:
     """The recurrence as forms take it: over real numbers, without implicit steps, stabilised. Raises Refusal where that is not possible."""
-    return stabilised(_unscaled(checked), checked.sizes)
-
-
-def _unscaled(checked: Checked) -> Recurrence:
-    """The recurrence over real numbers and without implicit steps, its states as the text has them."""
-    return solved(in_pairs(checked.recurrence))
+    return stabilised(solved(in_pairs(checked.recurrence)), checked.sizes)
 
 
 def judge(checked: Checked) -> dict[str, Applies | Refuses]:
@@ -137,7 +132,7 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     built = {form.name: programs(checked, form) for form in applying}
     digest = fingerprint(checked, options)
     rec = prepared(checked)
-    certificate = prove(rec, built, seed=digest, text=_unscaled(checked), sizes=checked.sizes)
+    certificate = prove(rec, built, seed=digest, text=checked.recurrence, sizes=checked.sizes)
     layer = Layer(checked.source, checked.model, rec, checked.sizes, options, digest, verdicts, built, certificate)
     package = BACKENDS[options.backend](layer)
     for file in package:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -132,15 +133,23 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[
     return tuple(values[id(r)] for r in roots)
 
 
-def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Array:
-    """Solves W = body(W), body affine: columns of its linear part from unit vectors, per batch of leading dimensions."""
+def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Any:
+    """Solves W = body(W), body affine: columns of its linear part from unit vectors."""
     (body,), (name, *_) = node.args, node.attr
-    zero = evaluate(A, (body,), {**leaves, str(name): np.zeros([extent(A.sizes, a) for a in body.axes])})[0]
-    n = zero.size
-    columns = [
-        evaluate(A, (body,), {**leaves, str(name): np.eye(n)[i].reshape(zero.shape)})[0].ravel() - zero.ravel() for i in range(n)
-    ]
-    return np.asarray(np.linalg.solve(np.eye(n) - np.stack(columns, 1), zero.ravel()).reshape(zero.shape))
+    shape = [extent(A.sizes, a) for a in body.axes]
+    n, k = prod(shape), len(shape)
+
+    def at(value: Array) -> Any:
+        """The body at a value, its axes as one."""
+        found = evaluate(A, (body,), {**leaves, str(name): A.integers(value.reshape(shape))})[0]
+        return A.structural(lambda x: np.broadcast_to(x, (*x.shape[: x.ndim - k], *shape)).reshape((*x.shape[: x.ndim - k], n)), found)
+
+    zero = at(np.zeros(n, np.int64))
+    columns = [A.binary("sub", at(unit), zero) for unit in np.eye(n, dtype=np.int64)]
+    linear = A.structural(lambda *xs: np.stack(np.broadcast_arrays(*xs), -1), *columns)
+    matrix = A.binary("sub", A.integers(np.eye(n, dtype=np.int64)), linear)
+    solution = A.solve(matrix, A.structural(lambda x: x[..., None], zero))
+    return A.structural(lambda x: x.reshape((*x.shape[:-2], *shape)), solution)
 
 
 def initial_states(

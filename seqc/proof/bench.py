@@ -19,13 +19,14 @@ from seqc.ir.rules import extent
 from seqc.proof import reference
 from seqc.proof.arithmetic import Field
 from seqc.proof.candidate import Candidate
+from seqc.proof.complexes import Complex, Complexes
 from seqc.proof.dual import Dual, Duals
 from seqc.proof.field import MODULI, P, Residues
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
 from seqc.proof.trial import Trial, draw, flat, is_chunked, laid_out
 
-STABILISED = "stabilised"
+STEP = "one token of the text"
 STAGES = ("as lowered", "as printed", "gradient", "gradient of another form", "second gradient")
 
 
@@ -173,20 +174,29 @@ def dot(x: Residues, y: Residues) -> Residues:
 
 
 def step_differs(bench: Bench, text: Recurrence) -> Iterator[str]:
-    """Where one token of the stabilised recurrence is not one token of the text, in values or in a derivative.
+    """Where one token of the recurrence that forms take is not one token of the text, in values or in a derivative.
 
-    The states are any, so that a whole sequence follows token by token.
+    The states are any, so that a whole sequence follows token by token. text: with its complex states, implicit steps and
+    exponentials as they are written.
     """
-    A = Duals(Field(bench.oracles, bench.sizes))
+    duals = Duals(Field(bench.oracles, bench.sizes))
     values = {n: Dual(x, bench.draws.tangents.get(n)) for n, x in bench.draws.values.items()}
     given = bench._given(values)
-    first = bench.unscaled(A, {s.name: given[s.name] for s in bench.rec.states})
-    mine, last = reference.run(A, bench.rec, given, bench.trial.points, 0, 1)
-    theirs, after = reference.run(A, text, {**given, **first}, bench.trial.points, 0, 1)
-    found = {**mine[0], **bench.unscaled(A, last, one=True)}
+    mine, last = reference.run(duals, bench.rec, given, bench.trial.points, 0, 1)
+    found = {**mine[0], **bench.unscaled(duals, last, one=True)}
+    first = {**given, **bench.unscaled(duals, {s.name: given[s.name] for s in bench.rec.states})}
+    theirs, after = reference.run(Complexes(duals), text, _complex(text, first), bench.trial.points, 0, 1)
     for name, x in {**theirs[0], **after}.items():
-        if (found[name].value.p != x.value.p).any() or (_tangent(found[name]) != _tangent(x)).any():
-            yield name
+        parts = [(name, x.re)] if name in found else [(f"{name}.re", x.re), (f"{name}.im", x.im)]
+        for part, y in parts:
+            if (found[part].value.p != y.value.p).any() or (_tangent(found[part]) != _tangent(y)).any():
+                yield part
+
+
+def _complex(text: Recurrence, given: Mapping[str, Dual]) -> dict[str, Complex]:
+    """Values by the text's names: a complex state from its parts."""
+    pairs = {s.name: Complex(given[f"{s.name}.re"], given[f"{s.name}.im"]) for s in text.states if s.dtype == "complex"}
+    return {n: Complex(x) for n, x in given.items()} | pairs
 
 
 def _tangent(x: Dual) -> Residues:

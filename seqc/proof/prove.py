@@ -13,7 +13,7 @@ from dataclasses import replace
 from seqc.forms.base import Lowered
 from seqc.forms.recurrent import RECURRENT
 from seqc.ir.recurrence import Recurrence
-from seqc.proof.bench import STABILISED, STAGES, Bench, differences, step_differs
+from seqc.proof.bench import STEP, STAGES, Bench, differences, step_differs
 from seqc.proof.bound import log2_error
 from seqc.proof.candidate import Built, Candidate, candidate
 from seqc.proof.certificate import Certificate, Failure, Gap
@@ -38,21 +38,21 @@ def prove(
     """The certificate for the forms of a recurrence.
 
     seed: what the points are drawn from; the hash of the content, so that equal contents have equal certificates.
-    text: the recurrence before it was stabilised, if it was: its step is compared with that of `rec`.
+    text: the recurrence as the text has it, of which `rec` is a rewriting over real numbers, without implicit steps, stabilised.
     sizes: the layer's sizes. Those that a form has compiled in are kept, all others are made small.
     """
     lowered = [form if isinstance(form, Lowered) else form.lowered for form in forms.values()]
     axes = small_axes(rec, {a for x in lowered for a in x.fixed}, sizes or {})
     trials = _trials(rec, axes, points)
     candidates = [candidate(name, form) for name, form in forms.items()]
-    scaled = text is not None and any(s.stabiliser for s in rec.states)
+    rewritten = text is not None and text != rec
     gaps: dict[str, Gap] = {}
     failures: dict[tuple[str, str, str], Failure] = {}
     oracles = 0
     for trial in trials:
         bench = Bench(rec, trial, seed)
-        for output in step_differs(bench, text) if text is not None and scaled else ():
-            failures.setdefault((STABILISED, STABILISED, output), Failure(STABILISED, STABILISED, output, trial.shown()))
+        for output in _step(bench, text, gaps) if text is not None and rewritten else ():
+            failures.setdefault((STEP, STEP, output), Failure(STEP, STEP, output, trial.shown()))
         for form in candidates:
             try:
                 oracles = max(oracles, bench.oracles_per_token)
@@ -60,7 +60,7 @@ def prove(
                     failures.setdefault((form.name, stage, output), Failure(form.name, stage, output, trial.shown()))
             except NoFieldMeaning as e:
                 gaps.setdefault(form.name, Gap(form.name, str(e)))
-    stages = (STABILISED, *STAGES) if scaled else STAGES
+    stages = (STEP, *STAGES) if rewritten else STAGES
     found = _smallest(rec, candidates, seed, trials[0], failures) if failures else ()
     wrong = {f.form for f in found} | set(gaps)
     return Certificate(
@@ -68,6 +68,15 @@ def prove(
         sizes=tuple(t.shown() for t in trials), oracles=oracles,
         log2_error=log2_error(rec, max(trials[0].lengths), trials[0].sizes(chunked=False)), gaps=tuple(gaps.values()), failures=found,
     )  # fmt: skip
+
+
+def _step(bench: Bench, text: Recurrence, gaps: dict[str, Gap]) -> tuple[str, ...]:
+    """What differs in a token of the text; what of it has no meaning in the field is a gap."""
+    try:
+        return tuple(step_differs(bench, text))
+    except NoFieldMeaning as e:
+        gaps.setdefault(STEP, Gap(STEP, str(e)))
+        return ()
 
 
 def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int) -> tuple[Trial, ...]:
