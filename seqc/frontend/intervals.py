@@ -116,7 +116,7 @@ def divide(x: Interval, y: Interval) -> Interval:
 
 def power(x: Interval, y: Interval) -> Interval:
     """x^y: whole powers of anything, and any power of a positive number."""
-    if y.low == y.high and y.whole and y.low >= 0:
+    if y.low == y.high and y.whole and 0 <= y.low < INF:
         return _whole_power(x, int(y.low))
     if x.low > 0 or (x.low == 0 and x.open_low):
         return exp(multiply(log(x), y))

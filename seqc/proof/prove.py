@@ -13,7 +13,7 @@ from dataclasses import replace
 from seqc.forms.base import Lowered
 from seqc.forms.recurrent import RECURRENT
 from seqc.ir.recurrence import Recurrence
-from seqc.proof.bench import STEP, STAGES, Bench, differences, step_differs
+from seqc.proof.bench import STAGES, STEP, Bench, differences, step_differs
 from seqc.proof.bound import log2_error
 from seqc.proof.candidate import Built, Candidate, candidate
 from seqc.proof.certificate import Certificate, Failure, Gap

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from seqc.frontend.intervals import COMBINED, ELEMENTWISE, INF, Interval, at_least, inside, point
+from seqc.frontend.intervals import COMBINED, ELEMENTWISE, INF, Interval, at_least, inside, point, power
 
 FUNCTIONS = {
     "neg": lambda x: -x, "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "abs": abs, "sin": math.sin, "cos": math.cos,
@@ -82,3 +82,9 @@ def test_norms_stay_at_most_one() -> None:
     assert COMBINED["*"](point(2), unit).unit is None
     assert COMBINED["+"](unit, unit).unit is None
     assert COMBINED["lerp"](unit, unit, Interval(0, 1)).unit == "K"
+
+
+def test_a_power_too_large_for_a_number() -> None:
+    """An exponent of 1e400 is as far as a float goes; a text may have it."""
+    assert power(Interval(0.5, 2.0), point(INF)).high == INF
+    assert power(Interval(-1.0, 2.0), point(INF)).low == -INF
