@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint typecheck golden bench clean
+.PHONY: demo test check lint typecheck random mutants hostile golden bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/seqc explain specs/deltaproduct.seq
@@ -28,6 +28,16 @@ typecheck: $(VENV)/.dev
 	rm -rf .typecheck/seqc && mkdir -p .typecheck/seqc
 	ln -s $(CURDIR)/seqc/* $(CURDIR)/backends $(CURDIR)/grammar $(CURDIR)/specs .typecheck/seqc/
 	cd .typecheck && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p seqc
+
+# Long runs, each a sample of which `make test` has: random layers, mutants of programs, hostile texts.
+random: $(VENV)/.dev
+	SEQC_RANDOM_SPECS=2000 $(BIN)/python -m pytest tests/proof/test_random_specs.py
+
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/proof/mutants.py --each 7
+
+hostile: $(VENV)/.dev
+	$(BIN)/python tests/frontend/hostile.py --count 20000 --commands 200
 
 golden: $(VENV)/.dev
 	$(BIN)/python -m pytest --update-golden tests/test_bad.py tests/test_docs.py $(wildcard tests/test_golden.py)

@@ -108,7 +108,8 @@ def text(base: str, disguise: str) -> str:
     lines = [f"  input   {', '.join(inputs)}"]
     lines += ["  param   W[N, N] = normal(0, 1)"] if "W" in used else []
     sizes = "N = 3" + (", c = 2" if "window" in step else "")
-    return "\n".join(["seqc 1", "", f"layer cell({sizes})", *lines, "  state   h[N] = 0", f"  update  h = {step}", "  output  o[N] = h"]) + "\n"
+    body = ["  state   h[N] = 0", f"  update  h = {step}", "  output  o[N] = h"]
+    return "\n".join(["seqc 1", "", f"layer cell({sizes})", *lines, *body]) + "\n"
 
 
 def _words(step: str) -> list[str]:

@@ -25,13 +25,7 @@ from seqc.source import Source
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 2.0
 TOKEN = re.compile(r"\s+|[A-Za-z_]\w*|\d+(?:\.\d+)?(?:e-?\d+)?|\"[^\"\n]*\"|#[^\n]*|->|<=|>=|==|.", re.S)
-POOL = (
-    "K V N n i S k q v x y h 0 1 2 -1 1e-3 0.5 1048576 1048577 99999999999999999999 1e400 ( ) [ ] , = + - * / @ ^ -> : < > == in by on at with to "
-    "per like layer input param state memory let output retain learn update append fold for end slope link return project objective retention "
-    "algorithm function start next window shift phase position sum mean max min norm softmax exp log sqrt abs solve outer diag eye transpose "
-    "concat roll cumsum where lerp complex polar re im conj unit integer inf pi true false head heads depth depths learned empty uniform normal "
-    "linear conv rmsnorm l2norm rope reshape first model group sequence \" # \n ; $ % ' é 漢 \x00 \t \\ {"
-).split(" ")
+POOL = ["K", "V", "N", "n", "i", "S", "k", "q", "v", "x", "y", "h", "0", "1", "2", "-1", "1e-3", "0.5", "1048576", "1048577", "99999999999999999999", "1e400", "(", ")", "[", "]", ",", "=", "+", "-", "*", "/", "@", "^", "->", ":", "<", ">", "==", "in", "by", "on", "at", "with", "to", "per", "like", "layer", "input", "param", "state", "memory", "let", "output", "retain", "learn", "update", "append", "fold", "for", "end", "slope", "link", "return", "project", "objective", "retention", "algorithm", "function", "start", "next", "window", "shift", "phase", "position", "sum", "mean", "max", "min", "norm", "softmax", "exp", "log", "sqrt", "abs", "solve", "outer", "diag", "eye", "transpose", "concat", "roll", "cumsum", "where", "lerp", "complex", "polar", "re", "im", "conj", "unit", "integer", "inf", "pi", "true", "false", "head", "heads", "depth", "depths", "learned", "empty", "uniform", "normal", "linear", "conv", "rmsnorm", "l2norm", "rope", "reshape", "first", "model", "group", "sequence", '"', "#", ";", "$", "%", "'", "é", "漢", "\\", "{", "\n", "\t", "\x00", ""]
 
 
 @dataclass(frozen=True)
@@ -123,12 +117,23 @@ def extreme(text: str, rng: random.Random) -> str:
     n = rng.choice((50, 63, 64, 65, 500, 5000))
     lines = text.splitlines(keepends=True)
     at = rng.randrange(len(lines) + 1)
-    more = rng.choice((
-        f"  let     z = {'(' * n}1{')' * n}\n", f"  let     z = {'exp(' * n}1{')' * n}\n", f"  let     z = 1{' + 1' * n}\n", f"  let     z = {'-' * n}1\n",
-        f"  for i in n\n{'    for j in n' + chr(10)}    end\n  end\n" * min(n, 60), f"  input   {'a' * n}\n", f"# {'x' * n}\n" * min(n, 200),
-        f"  let     z = 2{'^2' * min(n, 400)}\n", f"  state   s[{', '.join(f'A{i}' for i in range(min(n, 200)))}] = 0\n", "\n" * n,
-        f"  let     z = sum[{'K, ' * n}K](1)\n", f"  let     z = concat[K]({', '.join(['1'] * n)})\n",
-    ))  # fmt: skip
+    names = ", ".join(f"A{i}" for i in range(min(n, 200)))
+    more = rng.choice(
+        (
+            f"  let     z = {'(' * n}1{')' * n}\n",
+            f"  let     z = {'exp(' * n}1{')' * n}\n",
+            f"  let     z = 1{' + 1' * n}\n",
+            f"  let     z = {'-' * n}1\n",
+            f"  let     z = 2{'^2' * min(n, 400)}\n",
+            f"  let     z = sum[{'K, ' * n}K](1)\n",
+            f"  let     z = concat[K]({', '.join(['1'] * n)})\n",
+            "  for i in n\n    for j in n\n    end\n  end\n" * min(n, 60),
+            f"  input   {'a' * n}\n",
+            f"  state   s[{names}] = 0\n",
+            f"# {'x' * n}\n" * min(n, 200),
+            "\n" * n,
+        )
+    )
     if rng.randrange(3) == 0:
         return re.sub(r"= \d+", lambda m: f"= {rng.choice((0, 1, 2**20, 2**20 + 1, 10**30, 4096, 4097))}", text)
     return "".join([*lines[:at], more, *lines[at:]])
@@ -189,7 +194,8 @@ def main() -> None:
         said[verdict] += 1
         if trouble is not None:
             troubles.append(trouble)
-    print(f"{options.count} texts: {dict(said)}; slowest {slowest:.2f} s; at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(f"{options.count} texts: {dict(said)}; slowest {slowest:.2f} s; at most {most} MiB")
     if options.commands:
         with tempfile.TemporaryDirectory() as folder:
             found = commands(options.commands, options.seed + 1, Path(folder))

@@ -33,8 +33,8 @@ from seqc.proof.trial import Trial, small_axes
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
-    "linear_attention", "gla", "gated_deltanet", "deltaproduct", "rwkv7", "kda", "mamba2", "gsa", "mesanet", "rg_lru", "lru", "s4d", "linoss",
-    "rwkv4", "mlstm", "mamba3", "precond_gdn", "swla", "retnet", "titans_linear",
+    "linear_attention", "gla", "gated_deltanet", "deltaproduct", "rwkv7", "kda", "mamba2", "gsa", "mesanet", "rg_lru", "lru", "s4d",
+    "linoss", "rwkv4", "mlstm", "mamba3", "precond_gdn", "swla", "retnet", "titans_linear",
 )  # fmt: skip
 BFLOAT = 1e-2  # what a comparison of 16-bit results commonly allows, relative and absolute
 POINTS = 100  # random points of float64 at which a mutant may show
@@ -145,7 +145,8 @@ def stages_of(program: Program, node: Expr, change: Change) -> Program:
             nexts, inits = new(*(k.next for k in s.carried)), new(*(k.init for k in s.carried))
             carried = tuple(replace(k, next=ops.broadcast(n, k.next.axes), init=i) for k, n, i in zip(s.carried, nexts, inits, strict=True))
             stages.append(replace(s, equations=equations, carried=carried))
-    outputs = tuple(replace(e, value=ops.broadcast(v, e.value.axes)) for e, v in zip(program.outputs, new(*(e.value for e in program.outputs)), strict=True))
+    values = new(*(e.value for e in program.outputs))
+    outputs = tuple(replace(e, value=ops.broadcast(v, e.value.axes)) for e, v in zip(program.outputs, values, strict=True))
     return replace(program, stages=tuple(stages), outputs=outputs)
 
 
@@ -178,6 +179,10 @@ class Mutant:
     which: str  # `forward` or `backward`
     what: str
     program: Program
+    node: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject.name} {self.which}, {self.what}: {self.node}"
 
 
 def subjects(layers: tuple[str, ...]) -> Iterator[Subject]:
@@ -208,7 +213,7 @@ def mutants(subject: Subject, count: int, rng: random.Random) -> Iterator[Mutant
             if changed != program:
                 seen[what] += 1
                 made += 1
-                yield Mutant(subject, which, what, changed)
+                yield Mutant(subject, which, what, changed, repr(node)[:200])
 
 
 # --- How float64 and bfloat16 see them ----------------------------------------------------------------------------------
@@ -220,7 +225,7 @@ class Numbers:
     def __init__(self, subject: Subject):
         rec = prepared(subject.checked)
         axes = small_axes(rec, set(subject.built.lowered.fixed), subject.checked.sizes)
-        self.trial = Trial((7, 4), 3, 2, 2 if any(i.scope == "group" for i in rec.inputs) else 2, 1, axes)
+        self.trial = Trial((7, 4), 3, 2, 2, 1, axes)
         self.sizes = self.trial.sizes(any(CHUNKS in leaf.axes for leaf in subject.built.forward.inputs))
         self.domains = {i.name: i.domain for i in rec.inputs}
         self.kinds = {f"{s.name}@0": s for s in rec.states}
@@ -317,7 +322,8 @@ def fate(m: Mutant, numbers: Numbers, seed: int = 0) -> Fate:
             break
     x, y = numbers.run(m.program, seed), numbers.run(right, seed)
     built = m.subject.built
-    changed = _Changed(built.lowered, *(m.program if m.which == w else getattr(built, w) for w in ("forward", "backward", "double_backward")))
+    parts = (m.program if m.which == w else getattr(built, w) for w in ("forward", "backward", "double_backward"))
+    changed = _Changed(built.lowered, *parts)
     c = m.subject.checked
     forms: dict[str, Any] = {built.form.name: changed}
     killed = not prove(prepared(c), forms, "mutant", text=c.recurrence, sizes=c.sizes, points=4).ok
@@ -329,12 +335,14 @@ def report(fates: list[Fate]) -> str:
     real = [f for f in fates if f.differs]
     proof, bfloat = (sum(x) for x in ([f.proof for f in real], [f.bfloat for f in real]))
     lines = [f"{len(fates)} mutants, {len(real)} that float64 tells from the original at {POINTS} points"]
-    lines.append(f"the proof rejects {proof} ({proof / max(len(real), 1):.1%}), bfloat16 at {BFLOAT} {bfloat} ({bfloat / max(len(real), 1):.1%})")
-    lines += [f"  survives the proof: {f.mutant.subject.name} {f.mutant.which}, {f.mutant.what}" for f in real if not f.proof]
-    lines += [f"  rejected though float64 sees nothing: {f.mutant.subject.name} {f.mutant.which}, {f.mutant.what}" for f in fates if f.proof and not f.differs]
+    shares = [f"{n} ({n / max(len(real), 1):.1%})" for n in (proof, bfloat)]
+    lines.append(f"the proof rejects {shares[0]}, a comparison in bfloat16 at {BFLOAT} {shares[1]}")
+    lines += [f"  survives the proof: {f.mutant}" for f in real if not f.proof]
+    lines += [f"  rejected, and float64 sees nothing: {f.mutant}" for f in fates if f.proof and not f.differs]
     kinds = Counter(f.mutant.what for f in real)
     missed = Counter(f.mutant.what for f in real if not f.bfloat)
-    lines += [f"  {n:>4}  {kind}{f', {missed[kind]} of them missed by bfloat16' if missed[kind] else ''}" for kind, n in kinds.most_common()]
+    for kind, n in kinds.most_common():
+        lines.append(f"  {n:>4}  {kind}" + (f", {missed[kind]} of them missed by bfloat16" if missed[kind] else ""))
     return "\n".join(lines)
 
 
@@ -350,7 +358,7 @@ def main() -> None:
         for m in mutants(subject, options.each, rng):
             fates.append(fate(m, numbers))
             if fates[-1].differs and not fates[-1].proof:
-                print(f"survives: {subject.name} {m.which}, {m.what}", flush=True)
+                print(f"survives: {m}", flush=True)
         print(f"{subject.name}: {sum(f.proof for f in fates)} of {len(fates)}", flush=True)
     print(report(fates))
 
