@@ -11,7 +11,7 @@ from seqc.diagnostics import SpecError
 from seqc.frontend import ast, library
 from seqc.frontend.check_expr import read, read_real
 from seqc.frontend.check_mapping import Actual, Inside, leave, map_axes
-from seqc.frontend.check_problems import Refused, listed
+from seqc.frontend.check_problems import STATEMENTS, Refused, listed
 from seqc.frontend.check_scope import Entity, Env, unknown_name
 from seqc.frontend.check_values import AxisError, Value, fit, shown
 from seqc.frontend.parser import parse
@@ -332,8 +332,8 @@ def loop_values(env: Env, s: ast.For) -> list[Value]:
         value = read_real(env, s.count, "the number of turns")
         count = whole_number(env, value.expr, s.count.span, "the number of turns")
         counts = str(value.expr.attr) if value.expr.op.name == "size" else None
-    if not 0 <= count <= 4096:
+    if not 0 <= count <= STATEMENTS:
         raise env.build.problems.refuse(
-            "too-many-statements", f"a loop of {count} turns", s.count.span, "a body has at most 4096 statements after unrolling"
+            "too-many-statements", f"a loop of {count} turns", s.count.span, f"a body has at most {STATEMENTS} statements after unrolling"
         )
     return [Value(ops.number(i), (), counts, i) for i in range(count)]

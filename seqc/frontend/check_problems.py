@@ -11,6 +11,8 @@ from typing import Literal
 from seqc.diagnostics import Diagnostic, Label
 from seqc.source import Span
 
+STATEMENTS = 2048  # of a body after unrolling: the largest text is answered within two seconds
+
 
 class Refused(Exception):
     """The statement at hand is wrong and has been reported, or it uses a name that was."""

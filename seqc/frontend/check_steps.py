@@ -11,13 +11,11 @@ from seqc.frontend.check_expr import read, read_real
 from seqc.frontend.check_fold import fold_operand
 from seqc.frontend.check_learn import learn, retain
 from seqc.frontend.check_library import loop_values
-from seqc.frontend.check_problems import Refused, listed
+from seqc.frontend.check_problems import STATEMENTS, Refused, listed
 from seqc.frontend.check_scope import Entity, Env, broken, declare, refuse_name, unknown_name
 from seqc.frontend.check_values import Value, plain, shown
 from seqc.ir import model, ops
 from seqc.ir.expr import Expr, substitute
-
-MOST = 4096
 
 
 def run(env: Env, body: Sequence[ast.Statement]) -> None:
@@ -25,8 +23,8 @@ def run(env: Env, body: Sequence[ast.Statement]) -> None:
     for s in body:
         if any(d.code == "too-many-statements" for d in env.build.problems.errors):
             return
-        if len(env.build.steps) >= MOST:
-            raise env.build.problems.refuse("too-many-statements", f"the body has more than {MOST} statements after unrolling", s.span)
+        if len(env.build.steps) >= STATEMENTS:
+            raise env.build.problems.refuse("too-many-statements", f"the body has more than {STATEMENTS} statements after unrolling", s.span)
         with env.build.problems.statement():
             try:
                 RULES[type(s)](env, s)
