@@ -24,7 +24,8 @@ def run(env: Env, body: Sequence[ast.Statement]) -> None:
         if any(d.code == "too-many-statements" for d in env.build.problems.errors):
             return
         if len(env.build.steps) >= STATEMENTS:
-            raise env.build.problems.refuse("too-many-statements", f"the body has more than {STATEMENTS} statements after unrolling", s.span)
+            message = f"the body has more than {STATEMENTS} statements after unrolling"
+            raise env.build.problems.refuse("too-many-statements", message, s.span)
         with env.build.problems.statement():
             try:
                 RULES[type(s)](env, s)

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 2.0  # of processor time
 TOKEN = re.compile(r"\s+|[A-Za-z_]\w*|\d+(?:\.\d+)?(?:e-?\d+)?|\"[^\"\n]*\"|#[^\n]*|->|<=|>=|==|.", re.S)
 WORDS = """
-    K V N n i S k q v x y h 0 1 2 -1 1e-3 0.5 1048576 1048577 99999999999999999999 1e400 ( ) [ ] , = + - * / @ ^ -> : < > == in by on at with
-    to per like layer input param state memory let output retain learn update append fold for end slope link return project objective
+    K V N n i S k q v x y h 0 1 2 -1 1e-3 0.5 1048576 1048577 99999999999999999999 1e400 ( ) [ ] , = + - * / @ ^ -> : < > == in by on at
+    with to per like layer input param state memory let output retain learn update append fold for end slope link return project objective
     retention algorithm function start next window shift phase position sum mean max min norm softmax exp log sqrt abs solve outer diag eye
     transpose concat roll cumsum where lerp complex polar re im conj unit integer inf pi true false head heads depth depths learned empty
     uniform normal linear conv rmsnorm l2norm rope reshape first model group sequence " # ; $ % ' é 漢 \\ {
