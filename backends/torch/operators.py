@@ -341,6 +341,8 @@ class Operator:
             for v, s in zip(signature.states, states, strict=True):
                 if not isinstance(s, Tensor) or not (s.is_floating_point() or v.whole):
                     raise TypeError(f"the state `{v.name}` is {_kind(s)}; a floating-point tensor is needed")
+                if s.layout is not torch.strided or s.device != inputs[0].device:
+                    raise ValueError(f"the state `{v.name}` is {s.layout} on {s.device}; a strided tensor on {inputs[0].device} is needed")
             return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
         like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
         once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
@@ -366,10 +368,16 @@ def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> flo
 
 
 def check_tensors(signature: Signature, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> None:
-    """Raises TypeError where an argument is no tensor: a list of numbers, say."""
-    for v, x in zip((*signature.inputs, *signature.params), (*inputs, *params), strict=True):
+    """Raises TypeError where an argument is no tensor (a list of numbers, say) or a sparse one, ValueError where devices differ."""
+    first, *_ = values = (*signature.inputs, *signature.params)
+    given = (*inputs, *params)
+    for v, x in zip(values, given, strict=True):
         if not isinstance(x, Tensor):
             raise TypeError(f"`{v.name}` is {_kind(x)}; a floating-point tensor is needed")
+        if x.layout is not torch.strided:
+            raise TypeError(f"`{v.name}` has the layout {x.layout}; a strided tensor is needed")
+        if x.device != given[0].device:
+            raise ValueError(f"`{v.name}` is on {x.device}, but `{first.name}` is on {given[0].device}")
     if cu_seqlens is not None and (not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64)):
         raise TypeError(f"cu_seqlens is {_kind(cu_seqlens)}; a tensor [N + 1] of int32 or int64 is needed")
 
