@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint typecheck random mutants hostile golden bench clean
+.PHONY: demo test check lint typecheck mutants hostile golden bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/seqc explain specs/deltaproduct.seq
@@ -29,10 +29,7 @@ typecheck: $(VENV)/.dev
 	ln -s $(CURDIR)/seqc/* $(CURDIR)/backends $(CURDIR)/grammar $(CURDIR)/specs .typecheck/seqc/
 	cd .typecheck && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p seqc
 
-# Long runs, each a sample of which `make test` has: random layers, mutants of programs, hostile texts.
-random: $(VENV)/.dev
-	SEQC_RANDOM_SPECS=2000 $(BIN)/python -m pytest tests/proof/test_random_specs.py
-
+# Long runs, of which `make test` has a sample: mutants of programs, hostile texts.
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/proof/mutants.py --each 7
 
