@@ -18,6 +18,9 @@ CELLS = list(cells())
 N, TOKENS = 3, 5
 
 
+CLIPPED = ("clamped far away", "clamped near")
+
+
 def read(cell: Cell) -> Checked:
     return check_source(Source("cell.seq", cell.text))
 
@@ -62,7 +65,8 @@ def test_verdicts_are_sound(disguise: str) -> None:
         applying = {form.name: form for form in FORMS if isinstance(verdicts[form.name], Applies)}
         assert "recurrent" in applying
         for name in ("scan", "chunkwise", "conv"):
-            assert name not in applying or cell.affine, (cell.name, name)
+            folded = name == "scan" and disguise in CLIPPED and cell.affine is False  # a clipped step is associative, and no affine one
+            assert name not in applying or cell.affine or folded, (cell.name, name)
         assert "conv" not in applying or cell.fixed, cell.name
         if len(applying) > 1:
             built = {name: programs(c, form) for name, form in applying.items()}

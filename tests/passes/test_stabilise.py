@@ -128,7 +128,7 @@ def test_the_proof_rejects_wrong_units(rule: object) -> None:
     forms = {form.name: form.lower(rec, c.sizes) for form in FORMS if form.name == "recurrent"}
     found = prove(rec, forms, "seed", text=solved(in_pairs(c.recurrence)), sizes=c.sizes)
     assert not found.ok
-    assert {f.stage for f in found.failures} == {"stabilised"}
+    assert {f.stage for f in found.failures} == {"one token of the text"}
 
 
 def test_the_proof_rejects_a_form_that_forgets_to_change_units() -> None:
