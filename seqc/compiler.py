@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +34,7 @@ from seqc.proof.prove import Certificate, prove
 from seqc.source import Source
 
 VERSION = "0.1.0"
+BLOCK = 3  # tokens of a block in the proof
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Checked:
     recurrence: Recurrence
     warnings: tuple[Diagnostic, ...]
     sizes: Mapping[str, int]
+    beside: Path | None = None  # the folder whose library texts come first
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Compiled:
 def check_source(source: Source, options: Options = Options(), beside: Path | None = None) -> Checked:
     """Text -> Model -> Recurrence. Raises SpecError with every error of the stage that failed."""
     model, warnings = check(parse(source), sizes=dict(options.sizes), beside=beside)
-    return Checked(source, model, certified(model), warnings, known_sizes(model))
+    return Checked(source, model, certified(model), warnings, known_sizes(model), beside)
 
 
 def known_sizes(model: Model) -> dict[str, int]:
@@ -123,6 +125,30 @@ def build(lowered: Lowered, form: Form) -> Programs:
     return Programs(form, lowered, forward, backward, double, hints)
 
 
+def _certificate(checked: Checked, options: Options, built: Mapping[str, Programs], digest: str) -> Certificate:
+    """The proof, of the layer with short blocks if a size says how long they are: what holds for any number holds for a small one."""
+    small = with_short_blocks(checked, options)
+    if small is not checked:
+        verdicts = judge(small)
+        built = {name: programs(small, p.form) for name, p in built.items() if isinstance(verdicts[name], Applies)}
+    return prove(prepared(small), built, seed=digest, text=small.recurrence, sizes=small.sizes)
+
+
+def with_short_blocks(checked: Checked, options: Options) -> Checked:
+    """The same text with blocks of three tokens, where a size says how long its blocks (`start(S, C)`) are; else the text as it is."""
+    blocks = {s.clock.every for s in checked.recurrence.states if s.clock.every is not None}
+    if len(blocks) != 1 or max(blocks) <= BLOCK:
+        return checked
+    for size in checked.model.sizes:
+        if checked.sizes.get(size.name) in blocks:
+            sizes = {**dict(options.sizes), size.name: BLOCK}
+            model, _ = check(parse(checked.source), sizes=sizes, beside=checked.beside)
+            small = replace(checked, model=model, recurrence=certified(model), sizes=known_sizes(model))
+            if {s.clock.every for s in small.recurrence.states if s.clock.every is not None} == {BLOCK}:
+                return small
+    return checked
+
+
 def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     """Recurrence -> Programs -> proof -> files. Raises SpecError if no form applies; the certificate may say `not ok`."""
     verdicts = judge(checked)
@@ -131,9 +157,8 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
         raise SpecError(tuple(_refusal(name, v) for name, v in verdicts.items() if isinstance(v, Refuses)))
     built = {form.name: programs(checked, form) for form in applying}
     digest = fingerprint(checked, options)
-    rec = prepared(checked)
-    certificate = prove(rec, built, seed=digest, text=checked.recurrence, sizes=checked.sizes)
-    layer = Layer(checked.source, checked.model, rec, checked.sizes, options, digest, verdicts, built, certificate)
+    certificate = _certificate(checked, options, built, digest)
+    layer = Layer(checked.source, checked.model, prepared(checked), checked.sizes, options, digest, verdicts, built, certificate)
     package = BACKENDS[options.backend](layer)
     for file in package:
         _parses(file)

@@ -47,8 +47,9 @@ HEAVY = ("torch", "triton", "sympy", "networkx")
 SHARED_FORMS = {
     "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
     "seqc.forms.monoid": ("seqc.forms.scan",),
+    "seqc.forms.blocks": ("seqc.forms.chunkwise",),
     "seqc.forms.series": (
-        "seqc.forms.chunkwise", "seqc.forms.composed", "seqc.forms.conv", "seqc.forms.coupled", "seqc.forms.monoid", "seqc.forms.scan",
+        "seqc.forms.blocks", "seqc.forms.chunkwise", "seqc.forms.composed", "seqc.forms.conv", "seqc.forms.coupled", "seqc.forms.monoid", "seqc.forms.scan",
         "seqc.forms.transitions",
     ),
     "seqc.forms.composed": ("seqc.forms.coupled",),

@@ -14,7 +14,7 @@ from seqc.backends.torch.costs import print_costs
 from seqc.backends.torch.module import class_name, print_module
 from seqc.backends.torch.statements import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
-from seqc.forms import Applies, Form, Refuses
+from seqc.forms import Applies, Refuses
 from seqc.forms.base import SHOWN, body_leaves, initial, outer_leaves, state_lead, unseen
 from seqc.ir import ops
 from seqc.ir.model import Domain
@@ -173,7 +173,7 @@ def _operator(layer: Layer) -> str:
         "OPERATOR = _operator = Operator(",
         "    NAMESPACE,",
         "    {",
-        *(f'        "{p.form.name}": ({_built(p.form)}),' for p in layer.programs.values()),
+        *(f'        "{p.form.name}": ({_built(p)}),' for p in layer.programs.values()),
         "    },",
         "    initial_states,",
         "    DOMAINS,",
@@ -201,7 +201,7 @@ def _signature(layer: Layer) -> list[str]:
     fixed = _fixed(layer)
     sizes = f"({', '.join(f'({_quoted(a)}, {n})' for a, n in fixed)}{',' if len(fixed) == 1 else ''})"
     return [
-        "def signature(chunk, written=False):",
+        "def signature(chunk, written=False, blocks=False):",
         '    """What the kernels take and give: leading axes as letters, then the axes of the text."""',
         "    return Signature(",
         f"        inputs={_indent(_values(inputs, {i.name: _flags(i.domain) for i in rec.inputs}))},",
@@ -211,13 +211,16 @@ def _signature(layer: Layer) -> list[str]:
         "        chunk=chunk,",
         f"        sizes={sizes},",
         "        written=written,",
+        "        blocks=blocks,",
         "    )",
     ]
 
 
-def _built(form: Form) -> str:
-    chunk, name = "CHUNK_SIZE" if CHUNKS in form.axes else "0", form.name
-    return f"signature({chunk}{', written=True' if form.written else ''}), Kernels({name}.forward, {name}.backward, {name}.double_backward)"
+def _built(p: Programs) -> str:
+    block, name = p.lowered.block, p.form.name
+    chunk = str(block) if block is not None else "CHUNK_SIZE" if CHUNKS in p.form.axes else "0"
+    more = f"{', written=True' if p.form.written else ''}{', blocks=True' if block is not None else ''}"
+    return f"signature({chunk}{more}), Kernels({name}.forward, {name}.backward, {name}.double_backward)"
 
 
 def _indent(text: str) -> str:
@@ -344,7 +347,7 @@ def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
     sizes = _full_sizes(rec, layer.sizes)
     costs = {}
     for name, p in layer.programs.items():
-        chunk = layer.options.chunk_size if CHUNKS in p.form.axes else 1
+        chunk = (p.lowered.block or layer.options.chunk_size) if CHUNKS in p.form.axes else 1
         c = cost(p.forward, sizes, chunk)
         costs[name] = {"flops": round(c.flops), "bytes": round(c.bytes)}
     return {

@@ -36,6 +36,7 @@ class Value:
 class Signature:
     """What one form's kernels take and give, in order. chunk: tokens per chunk, 0 for a form without chunks.
 
+    blocks: chunks are blocks of the text: a sequence begins in its first chunk where the state `position` says, behind padding.
     sizes: the numbers that the kernels were compiled for, as (axis, number). written: the kernels write out states at every token.
     """
 
@@ -46,6 +47,7 @@ class Signature:
     chunk: int
     sizes: tuple[tuple[str, int], ...] = ()
     written: bool = False
+    blocks: bool = False
 
     @property
     def arguments(self) -> tuple[Value, ...]:
@@ -142,6 +144,7 @@ def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> in
     return 0 if packed or sizes["@T"] <= 1 else torch.sym_max(1, -(-sizes["@T"] // slab_tokens(signature, sizes)) - 1)
 
 
+Span = tuple[Tensor, Tensor]  # of a batch of sequences: where each begins and ends
 # --- Slabs ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,15 +177,18 @@ def _store(value: Value, y: Tensor, out: Tensor, start: int, stop: int, chunk: i
     out.copy_(y)
 
 
-def _valid(length: Tensor | None, rows: int, start: int, stop: int, chunk: int, like: Tensor) -> Tensor:
-    """1 for tokens, 0 behind the end of the sequence: [tokens, B] or [chunks, B, tokens]."""
+def _valid(span: Span | None, rows: int, start: int, stop: int, chunk: int, like: Tensor) -> Tensor:
+    """1 for tokens, 0 before the first and behind the last of the sequence: [tokens, B] or [chunks, B, tokens]."""
     n = stop - start
     padded = n + (-n % chunk if chunk else 0)
-    if length is None and padded == n:
+    if span is None and padded == n:
         return like.new_ones((n // chunk, rows, chunk) if chunk else (n, rows))
     position = torch.arange(start, start + padded, device=like.device)
-    end = torch.full((rows,), stop, device=like.device) if length is None else length.clamp(max=stop)
-    valid = (position < end[:, None]).to(like.dtype)
+    if span is None:
+        valid = (position < stop).expand(rows, -1).to(like.dtype)
+    else:
+        begin, end = span
+        valid = ((position >= begin[:, None]) & (position < end.clamp(max=stop)[:, None])).to(like.dtype)
     return (valid.unflatten(1, (-1, chunk)) if chunk else valid).transpose(0, 1)
 
 
@@ -191,7 +197,7 @@ def _walk(T: int, slab: int) -> list[tuple[int, int]]:
 
 
 def _forward_rows(
-    kernels: Kernels, signature: Signature, tensors: list[Tensor], sizes: dict[str, int], length: Tensor | None, keep: bool
+    kernels: Kernels, signature: Signature, tensors: list[Tensor], sizes: dict[str, int], span: Span | None, keep: bool
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
     """Sequences of one batch: outputs, last states, and the states at the start of every slab but the first."""
     n = len(signature.inputs)
@@ -204,7 +210,7 @@ def _forward_rows(
         if keep and start:
             kept.append(states)
         parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, inputs, strict=True)]
-        valid = _valid(length, sizes["@B"], start, stop, signature.chunk, outputs[0])
+        valid = _valid(span, sizes["@B"], start, stop, signature.chunk, outputs[0])
         results = kernels.forward(*parts, *params, *states, valid)
         for v, y, out in zip(signature.outputs, results, outputs, strict=False):
             _store(v, y, out, start, stop, signature.chunk)
@@ -214,7 +220,7 @@ def _forward_rows(
 
 def _backward_rows(
     kernels: Kernels, signature: Signature, tensors: list[Tensor], d_outputs: list[Tensor], d_states: list[Tensor],
-    kept: list[list[Tensor]], sizes: dict[str, int], length: Tensor | None,
+    kept: list[list[Tensor]], sizes: dict[str, int], span: Span | None,
 ) -> list[Tensor]:  # fmt: skip
     """The adjoints of a batch's arguments, slab by slab from the end; each slab runs its forward again from its first state."""
     n, m = len(signature.inputs), len(signature.params)
@@ -228,7 +234,7 @@ def _backward_rows(
     for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):
         parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, tensors[:n], strict=True)]
         seeds = [_load(v, d, start, stop, signature.chunk, dtype) for v, d in zip(signature.outputs, d_outputs, strict=True)]
-        valid = _valid(length, sizes["@B"], start, stop, signature.chunk, grads[0])
+        valid = _valid(span, sizes["@B"], start, stop, signature.chunk, grads[0])
         results = kernels.backward(*parts, *params, *states, valid, *seeds, *d_states)
         for v, y, out in zip(signature.arguments, results, grads, strict=False):
             if "T" in v.lead:
@@ -242,40 +248,84 @@ def _backward_rows(
 # --- Packed sequences ------------------------------------------------------------------------------------------------
 
 
-def _batches(ends: list[int]) -> list[list[int]]:
-    """Rows of a packed sequence in batches of similar length, so that padding at most doubles the work."""
-    found: dict[int, list[int]] = {}
-    for row, (a, b) in enumerate(pairwise(ends)):
-        if b > a:
-            found.setdefault((b - a - 1).bit_length(), []).append(row)
-    return [found[k] for k in sorted(found)]
+@dataclass(frozen=True)
+class Rows:
+    """The sequences of a packed row: where each ends, and how much padding stands before each, none if its first chunk begins with it."""
 
+    ends: list[int]
+    begins: list[int]
 
-def _gather(value: Value, x: Tensor, rows: list[int], ends: list[int]) -> Tensor:
-    """A batch of rows, padded behind each one's end."""
-    if value.lead.startswith("N"):
-        return x[rows]
-    if "T" not in value.lead:
-        return x
-    if value.repeat:
-        longest = torch.arange(max(ends[r + 1] - ends[r] for r in rows), device=x.device)
-        return x[0, torch.stack([ends[r] + longest.clamp(max=ends[r + 1] - ends[r] - 1) for r in rows])]
-    return torch.nn.utils.rnn.pad_sequence([x[0, ends[r] : ends[r + 1]] for r in rows], batch_first=True)
+    def length(self, r: int) -> int:
+        return self.ends[r + 1] - self.ends[r]
 
+    def batches(self) -> list[list[int]]:
+        """Sequences with tokens, in batches of similar length, so that padding at most doubles the work."""
+        found: dict[int, list[int]] = {}
+        for r in range(len(self.begins)):
+            if self.length(r):
+                found.setdefault((self.length(r) + self.begins[r] - 1).bit_length(), []).append(r)
+        return [found[k] for k in sorted(found)]
 
-def _scatter(value: Value, y: Tensor, out: Tensor, rows: list[int], ends: list[int]) -> None:
-    if value.lead.startswith("N"):
-        out[rows] = y
-    elif "T" not in value.lead:
-        out += y
-    else:
+    def sizes(self, sizes: dict[str, int], rows: list[int]) -> dict[str, int]:
+        return {**sizes, "@B": len(rows), "@N": len(rows), "@T": max(self.begins[r] + self.length(r) for r in rows)}
+
+    def span(self, rows: list[int], device: torch.device) -> Span:
+        begin = torch.tensor([self.begins[r] for r in rows], device=device)
+        return begin, begin + torch.tensor([self.length(r) for r in rows], device=device)
+
+    def gather(self, value: Value, x: Tensor, rows: list[int]) -> Tensor:
+        """A batch of sequences, padded on both sides."""
+        if value.lead.startswith("N"):
+            return x[rows]
+        if "T" not in value.lead:
+            return x
+        longest = max(self.begins[r] + self.length(r) for r in rows)
+        if value.repeat:
+            place = torch.arange(longest, device=x.device)
+            return x[0, torch.stack([self.ends[r] + (place - self.begins[r]).clamp(0, self.length(r) - 1) for r in rows])]
+        out = x.new_zeros((len(rows), longest, *x.shape[2:]))
         for i, r in enumerate(rows):
-            out[0, ends[r] : ends[r + 1]] = y[i, : ends[r + 1] - ends[r]]
+            out[i, self.begins[r] : self.begins[r] + self.length(r)] = x[0, self.ends[r] : self.ends[r + 1]]
+        return out
+
+    def scatter(self, value: Value, y: Tensor, out: Tensor, rows: list[int]) -> None:
+        if value.lead.startswith("N"):
+            out[rows] = y
+        elif "T" not in value.lead:
+            out += y
+        else:
+            for i, r in enumerate(rows):
+                out[0, self.ends[r] : self.ends[r + 1]] = y[i, self.begins[r] : self.begins[r] + self.length(r)]
 
 
-def _batch_sizes(sizes: dict[str, int], rows: list[int], ends: list[int]) -> tuple[dict[str, int], list[int]]:
-    lengths = [ends[r + 1] - ends[r] for r in rows]
-    return {**sizes, "@B": len(rows), "@N": len(rows), "@T": max(lengths)}, lengths
+def _rows(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None, sizes: dict[str, int]) -> Rows | None:
+    """The sequences of a packed row; None where all are of one length, and all begin where their first chunk does."""
+    begins = [0] * sizes["@N"]
+    if signature.blocks:
+        at = next(i for i, v in enumerate(signature.arguments) if v.name == "position" and v.whole)
+        begins = (tensors[at].detach().round().long() % signature.chunk).tolist()
+    if cu_seqlens is not None:
+        return Rows(boundaries(cu_seqlens, sizes["@T"]), begins)
+    return Rows([n * sizes["@T"] for n in range(sizes["@N"] + 1)], begins) if any(begins) else None
+
+
+def _apart(last: list[Tensor], first: tuple[Tensor, ...]) -> list[Tensor]:
+    """Last states, of which none is a first state or another last one: an operator's results are tensors of their own."""
+    found, taken = [], {x.untyped_storage().data_ptr() for x in first}
+    for x in last:
+        y = x.clone() if x.untyped_storage().data_ptr() in taken else x
+        taken.add(y.untyped_storage().data_ptr())
+        found.append(y)
+    return found
+
+
+def _packed(values: tuple[Value, ...], tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The rows of a batch behind each other in one."""
+    return [x.flatten(0, 1)[None] if "T" in v.lead else x for v, x in zip(values, tensors, strict=True)]
+
+
+def _unpacked(values: tuple[Value, ...], tensors: list[Tensor], sizes: dict[str, int]) -> list[Tensor]:
+    return [x[0].unflatten(0, (sizes["@B"], sizes["@T"])) if "T" in v.lead else x for v, x in zip(values, tensors, strict=True)]
 
 
 def forward(
@@ -285,21 +335,25 @@ def forward(
     sizes = sizes_of(signature, tensors, cu_seqlens)
     dtype = compute_dtype(tensors)
     states = tensors[len(tensors) - len(signature.states) :]
-    if cu_seqlens is None:
+    rows_of = _rows(signature, tensors, cu_seqlens, sizes)
+    none = (kept_states(signature, sizes, cu_seqlens is not None),)
+    if rows_of is None:
         outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True)
-        none = (kept_states(signature, sizes, False),)
         stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros(none + s.shape, dtype=dtype) for i, s in enumerate(states)]
-        return outputs, [a.clone() if a is b else a for a, b in zip(last, states, strict=True)], stacked
-    ends = boundaries(cu_seqlens, sizes["@T"])
-    outputs = [tensors[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+        return outputs, _apart(last, states), stacked
+    given = list(tensors) if cu_seqlens is not None else _packed(signature.arguments, tensors)
+    wide = sizes if cu_seqlens is not None else {**sizes, "@B": 1, "@T": sizes["@B"] * sizes["@T"]}
+    outputs = [tensors[0].new_zeros(shape(v, wide), dtype=dtype) for v in signature.outputs]
     last = [s.to(dtype, copy=True) for s in states]
-    for rows in _batches(ends):
-        few, lengths = _batch_sizes(sizes, rows, ends)
-        part = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, tensors, strict=True)]
-        ys, ss, _ = _forward_rows(kernels, signature, part, few, torch.tensor(lengths, device=tensors[0].device), False)
+    for rows in rows_of.batches():
+        part = [rows_of.gather(v, x, rows) for v, x in zip(signature.arguments, given, strict=True)]
+        span = rows_of.span(rows, tensors[0].device)
+        ys, ss, _ = _forward_rows(kernels, signature, part, rows_of.sizes(sizes, rows), span, False)
         for v, y, out in zip((*signature.outputs, *signature.states), (*ys, *ss), (*outputs, *last), strict=True):
-            _scatter(v, y, out, rows, ends)
-    return outputs, last, [s.new_zeros((0, *s.shape), dtype=dtype) for s in states]
+            rows_of.scatter(v, y, out, rows)
+    if cu_seqlens is None:
+        outputs = _unpacked(signature.outputs, outputs, sizes)
+    return outputs, last, [s.new_zeros(none + s.shape, dtype=dtype) for s in states]
 
 
 def backward(
@@ -313,25 +367,28 @@ def backward(
     """The adjoints of all arguments, given those of the outputs and last states."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
     k = len(signature.outputs)
-    if cu_seqlens is None:
+    rows_of = _rows(signature, tensors, cu_seqlens, sizes)
+    if rows_of is None:
         later = len(_walk(sizes["@T"], slab_tokens(signature, sizes))[1:])
         starts = [list(x) for x in zip(*(s.unbind(0)[:later] for s in kept), strict=True)] if kept else []
         return _backward_rows(kernels, signature, list(tensors), list(seeds[:k]), list(seeds[k:]), starts, sizes, None)
-    ends = boundaries(cu_seqlens, sizes["@T"])
+    results = (*signature.outputs, *signature.states)
+    given, adjoints = list(tensors), list(seeds)
+    if cu_seqlens is None:
+        given, adjoints = _packed(signature.arguments, tensors), _packed(results, seeds)
     dtype = compute_dtype(tensors)
-    grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in tensors]
+    grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in given]
     for g, d in zip(grads[len(grads) - len(signature.states) :], seeds[k:], strict=True):
         g.copy_(d)  # a row without tokens hands its state through
-    for rows in _batches(ends):
-        few, lengths = _batch_sizes(sizes, rows, ends)
-        length = torch.tensor(lengths, device=tensors[0].device)
-        part = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, tensors, strict=True)]
-        more = [_gather(v, d, rows, ends) for v, d in zip((*signature.outputs, *signature.states), seeds, strict=True)]
-        _, _, starts = _forward_rows(kernels, signature, part, few, length, True)
-        found = _backward_rows(kernels, signature, part, more[:k], more[k:], starts, few, length)
+    for rows in rows_of.batches():
+        few, span = rows_of.sizes(sizes, rows), rows_of.span(rows, tensors[0].device)
+        part = [rows_of.gather(v, x, rows) for v, x in zip(signature.arguments, given, strict=True)]
+        more = [rows_of.gather(v, d, rows) for v, d in zip(results, adjoints, strict=True)]
+        _, _, starts = _forward_rows(kernels, signature, part, few, span, True)
+        found = _backward_rows(kernels, signature, part, more[:k], more[k:], starts, few, span)
         for v, y, out in zip(signature.arguments, found, grads, strict=True):
-            _scatter(v, y, out, rows, ends)
-    return grads
+            rows_of.scatter(v, y, out, rows)
+    return grads if cu_seqlens is not None else _unpacked(signature.arguments, grads, sizes)
 
 
 def double_backward(
@@ -345,38 +402,38 @@ def double_backward(
     """The adjoints of arguments and seeds, given those of `backward`'s results. The whole sequence is one slab."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
     given = (*signature.arguments, *signature.outputs, *signature.states)
-    values = (*tensors, *seeds)
+    adjoints = tuple(replace(v, repeat=False, positive=False) for v in signature.arguments)
+    rows_of = _rows(signature, tensors, cu_seqlens, sizes)
+    values, seconds_ = [*tensors, *seeds], list(seconds)
+    if rows_of is not None and cu_seqlens is None:
+        values, seconds_ = _packed(given, (*tensors, *seeds)), _packed(signature.arguments, seconds)
     dtype = compute_dtype(tensors)
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in values]
-    ends = [0, sizes["@T"]] if cu_seqlens is None else boundaries(cu_seqlens, sizes["@T"])
-    batches = [list(range(sizes["@N"]))] if cu_seqlens is None else _batches(ends)
-    adjoints = tuple(replace(v, repeat=False, positive=False) for v in signature.arguments)
+    batches = [list(range(sizes["@N"]))] if rows_of is None else rows_of.batches()
     for rows in batches if sizes["@T"] else []:
-        if cu_seqlens is None:
-            few, length, part, more = sizes, None, list(values), list(seconds)
-        else:
-            few, lengths = _batch_sizes(sizes, rows, ends)
-            length = torch.tensor(lengths, device=tensors[0].device)
-            part = [_gather(v, x, rows, ends) for v, x in zip(given, values, strict=True)]
-            more = [_gather(v, x, rows, ends) for v, x in zip(adjoints, seconds, strict=True)]
+        few, span, part, more = sizes, None, values, seconds_
+        if rows_of is not None:
+            few, span = rows_of.sizes(sizes, rows), rows_of.span(rows, tensors[0].device)
+            part = [rows_of.gather(v, x, rows) for v, x in zip(given, values, strict=True)]
+            more = [rows_of.gather(v, x, rows) for v, x in zip(adjoints, seconds_, strict=True)]
         T, chunk = few["@T"], signature.chunk
         load = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(given, part, strict=True)]
         n = len(signature.arguments)
-        valid = _valid(length, few["@B"], 0, T, chunk, grads[0])
+        valid = _valid(span, few["@B"], 0, T, chunk, grads[0])
         dd = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(adjoints, more, strict=True)]
         found = kernels.double_backward(*load[:n], valid, *load[n:], *dd)
         for v, y, out in zip(given, found, grads, strict=True):
-            if cu_seqlens is None:
+            if rows_of is None:
                 _store(v, y, out, 0, T, chunk) if "T" in v.lead else out.add_(y)
             else:
                 if "T" in v.lead:
                     wide = y.new_empty((few["@B"], T, *out.shape[2:]))
                     _store(v, y, wide, 0, T, chunk)
                     y = wide
-                _scatter(v, y, out, rows, ends)
-    if cu_seqlens is not None or not sizes["@T"]:
-        _hand_through(signature, grads, seconds, ends if sizes["@T"] else [0] * (sizes["@N"] + 1))
-    return grads
+                rows_of.scatter(v, y, out, rows)
+    if rows_of is not None or not sizes["@T"]:
+        _hand_through(signature, grads, seconds, rows_of.ends if rows_of is not None and sizes["@T"] else [0] * (sizes["@N"] + 1))
+    return grads if rows_of is None or cu_seqlens is not None else _unpacked(given, grads, sizes)
 
 
 def _hand_through(signature: Signature, grads: list[Tensor], seconds: tuple[Tensor, ...], ends: list[int]) -> None:

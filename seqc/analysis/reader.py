@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 
 from seqc.analysis.chain import Chain, Raw, Read, Refusal
 from seqc.analysis.merge import Merger
-from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, signed, without
+from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, products_of, signed, without
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
@@ -24,7 +24,8 @@ class Reader:
         self.fixed: list[str] = []  # axes whose length the chain has compiled in
         roots = (next_, *users)
         self.sees = dependent(roots, self.states)
-        self.carry = set[int]().union(*(carriers(roots, s) for s in self.states))
+        bent = products_of(users, self.sees) - {id(node) for node in walk(next_)}
+        self.carry = set[int]().union(*(carriers(roots, s, bent) for s in self.states))
         self.line = self.carry  # the nodes that a read is taken apart to: of a chain, those that its steps begin with
         self.key = self._key_axes(users)
         self.value = tuple(a for a in state.axes if a not in self.key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from seqc.ir import ops, rules
 from seqc.ir.expr import Expr, walk
@@ -20,16 +20,23 @@ def dependent(roots: Iterable[Expr], on: Iterable[Expr]) -> set[int]:
     return found
 
 
-def carriers(roots: Iterable[Expr], state: Expr) -> set[int]:
-    """The nodes that hold the whole state, up to elementwise factors and added terms."""
+def carriers(roots: Iterable[Expr], state: Expr, besides: Container[int] = ()) -> set[int]:
+    """The nodes that hold the whole state, up to elementwise factors and added terms; `besides` are nodes that do not count."""
     found = {id(state)}
     for node in walk(*roots):
+        if id(node) in besides:
+            continue
         places = ELEMENTWISE_LINEAR.get(node.op.name, ())
         if any(id(node.args[i]) in found for i in places if i < len(node.args)):
             found.add(id(node))
         if node.op.name == "contract" and any(id(a) in found and set(a.axes) <= set(node.axes) for a in node.args):
             found.add(id(node))
     return found
+
+
+def products_of(roots: Iterable[Expr], sees: Container[int]) -> set[int]:
+    """The products of which two factors see a state: what they are linear in is not the state."""
+    return {id(n) for n in walk(*roots) if n.op.name in ("mul", "div", "contract") and sum(id(a) in sees for a in n.args) > 1}
 
 
 def factors(e: Expr) -> tuple[list[Expr], int]:

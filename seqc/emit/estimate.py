@@ -38,7 +38,7 @@ class Estimate:
 
 def estimate(p: Programs, sizes: Mapping[str, int], chunk_size: int) -> Estimate:
     """Of a form at these sizes."""
-    chunk = chunk_size if CHUNKS in p.form.axes else 0
+    chunk = (p.lowered.block or chunk_size) if CHUNKS in p.form.axes else 0
     there, back = (duration(binary_program(x), sizes, chunk) for x in (p.forward, p.backward))
     states = [v for v in p.forward.inputs if v.name.endswith(initial(""))]
     numbers = sum(ops.numel((a for a in v.axes if not a.startswith("@")), sizes) for v in states)

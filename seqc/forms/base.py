@@ -18,11 +18,15 @@ SHOWN = "@sizes"  # an input without entries: its axes show the sizes that no ot
 
 @dataclass(frozen=True)
 class Lowered:
-    """A form's Program and the words for its parts. hints: names for nodes. fixed: axes whose size is compiled in."""
+    """A form's Program and the words for its parts. hints: names for nodes. fixed: axes whose size is compiled in.
+
+    block: the tokens of a chunk, if the layer's text says how many; its chunks begin where blocks begin.
+    """
 
     program: Program
     hints: dict[Expr, str]
     fixed: tuple[str, ...] = ()
+    block: int | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from seqc.analysis.structure import Structure, analyse, span_of
 from seqc.analysis.terms import signed
 from seqc.forms import recurrent
 from seqc.forms.base import Applies, Form, Lowered, Refuses, final, initial, state_lead
+from seqc.forms.blocks import Block
 from seqc.forms.coupled import Coupled
 from seqc.forms.series import Series
 from seqc.forms.transitions import scan
@@ -37,6 +38,7 @@ from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, walk
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program, inside, outer_of
 from seqc.ir.recurrence import Recurrence, State
+from seqc.passes.blocks import Blocks, in_blocks
 from seqc.passes.lift import lift
 from seqc.passes.turns import without_turns
 
@@ -60,9 +62,18 @@ class _Memory:
     """
 
     def __init__(
-        self, chain: Chain, name: str, up: Callable[[Expr], Expr], valid: Expr, hints: dict[Expr, str], alone: bool, unit: State | None
+        self,
+        chain: Chain,
+        name: str,
+        up: Callable[[Expr], Expr],
+        valid: Expr,
+        hints: dict[Expr, str],
+        alone: bool,
+        unit: State | None,
+        first: Expr | None = None,
+        padded: bool = False,
     ):
-        self.alone, self.unit = alone, unit
+        self.alone, self.unit, self.padded = alone, unit, padded
         self.chain, self.name, self.up, self.valid, self.hints = chain, name, up, valid, hints
         self.n = max(len(chain.steps), 1)
         self.erase = [[r for r in s.rows if r.read is not None] for s in chain.steps]
@@ -74,7 +85,7 @@ class _Memory:
         along = {a for s in chain.steps if s.decay is not None for a in s.decay.axes}
         self.along = along & {*chain.key}, along & {*chain.value}
         self.by_value = bool(self.along[1])
-        self.S = ops.var(name, (*state_lead("head"), *chain.state.axes))
+        self.S = ops.var(name, (*state_lead("head"), *chain.state.axes)) if first is None else first
         self.first: list[Expr | None] = [None, None]  # what G is short of, where it is kept relative to the state's units
         self.G: Halves = self._running(0), self._running(1)
 
@@ -165,6 +176,10 @@ class _Memory:
         lead = tuple(dict.fromkeys(a for e in items for a in e.axes if a not in axes))
         return self._per_micro([ops.broadcast(e, (*lead, *axes)) for e in items], axis)
 
+    def _written_by(self, keys: Expr, rank: int, axis: str) -> Expr:
+        """The keys of rows. Padding before a chunk's tokens must write nothing; what stands behind them is masked at the chunk's end."""
+        return ops.mul(keys, self._per_micro([self.valid] * (rank * self.n), axis)) if self.padded else keys
+
     def exponent(self, axis: str, rank: int, before: bool) -> Halves:
         """G at each row: after its micro-step, or before it (what a read sees)."""
         return self._each(lambda G, first: self._at_row(self._before(G, first) if before else G, axis, rank))
@@ -225,12 +240,12 @@ class _Memory:
         chain, (re, rp) = self.chain, self.ranks
         value, over = chain.value, chain.key
         if rp:
-            self.k = self.hint(self.rows(self.plain, rp, lambda r: r.write, chain.key, self.w), "k")
+            self.k = self.hint(self._written_by(self.rows(self.plain, rp, lambda r: r.write, chain.key, self.w), rp, self.w), "k")
             self.v = self.hint(self.rows(self.plain, rp, lambda r: r.value, value, self.w), "v")
             self.G_w = self.exponent(self.w, rp, False)
         if not re:
             return
-        self.a = self.hint(self.rows(self.erase, re, lambda r: r.write, chain.key, self.j), "a")
+        self.a = self.hint(self._written_by(self.rows(self.erase, re, lambda r: r.write, chain.key, self.j), re, self.j), "a")
         b = self.hint(self.rows(self.erase, re, lambda r: r.read, chain.key, self.i), "b")
         self.G_j = self.exponent(self.j, re, False)
         before = self.exponent(self.i, re, True)
@@ -324,7 +339,8 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     if not rec.states:
         return Refuses("the layer carries no state", rec.span)
     try:
-        structure = analyse(without_turns(rec, sizes).rec, sizes)
+        blocks = in_blocks(rec)
+        structure = analyse(without_turns(rec, sizes).rec if blocks is None else blocks.live, sizes)
         if not structure.chains and not structure.couplings:
             return Refuses("no state is a sum of decayed writes", span_of(rec, rec.states[0].next, rec.span))
         lower(rec, sizes)
@@ -355,12 +371,21 @@ def _words(chain: Chain) -> str:
 
 
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
-    """Level by level: earlier values and small transitions as in a scan; chains as one Carry along c, which `seqc.passes.phases` cuts."""
-    found = without_turns(rec, sizes)
-    structure = analyse(found.rec, sizes)
-    series = Series(found.rec, sizes, found.made, found.back)
+    """Level by level: earlier values and small transitions as in a scan; chains as one Carry along c, which `seqc.passes.phases` cuts.
+
+    Where values are shared by blocks of tokens a chunk is a block, and all chains stand in one Carry with what the blocks hand on.
+    """
+    blocks = in_blocks(rec)
+    if blocks is None:
+        found = without_turns(rec, sizes)
+        structure = analyse(found.rec, sizes)
+        series = Series(found.rec, sizes, found.made, found.back)
+    else:
+        structure = analyse(blocks.live, sizes)
+        series = Series(blocks.rec, sizes, block=blocks.every)
     hints: dict[Expr, str] = {}
     widths: list[tuple[str, str, int]] = []
+    inside_blocks: list[tuple[list[State], list[Coupling]]] = []
     for level in structure.levels:
         chains, couplings = [], []
         for c in level:
@@ -372,56 +397,93 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
                 couplings.append(structure.couplings[c.names[0]])
             else:
                 chains.append(c.states[0])
-        if chains or couplings:
-            widths += _chunks(series, structure, chains, couplings, hints)
+        if blocks is not None:
+            inside_blocks.append((chains, couplings))
+        elif chains or couplings:
+            widths += _chunks(series, structure, [(chains, couplings)], hints)
+    if blocks is not None:
+        widths += _chunks(series, structure, inside_blocks, hints, blocks)
     program = Program("chunkwise", series.inputs, tuple(series.stages), series.outputs(), tuple(dict.fromkeys(widths)))
     fixed = [a for s in structure.order for a in structure.readers[s.name].fixed]
-    return Lowered(program, hints, (*fixed, *(a for c in structure.couplings.values() for a in c.fixed)))
+    every = None if blocks is None else blocks.every
+    return Lowered(program, hints, (*fixed, *(a for c in structure.couplings.values() for a in c.fixed)), every)
 
 
 def _chunks(
-    series: Series, structure: Structure, chains: list[State], couplings: list[Coupling], hints: dict[Expr, str]
+    series: Series,
+    structure: Structure,
+    levels: list[tuple[list[State], list[Coupling]]],
+    hints: dict[Expr, str],
+    blocks: Blocks | None = None,
 ) -> list[tuple[str, str, int]]:
-    """One Carry along c for the chains of a level; afterwards what anything reads of them stands at every token."""
+    """One Carry along c for the chains of some levels; afterwards what anything reads of them stands at every token."""
     rec, table = series.rec, series.inner(CHUNKS)
     carried, emitted, found, widths = [], [], {}, []
     units: dict[str | None, State] = {s.name: s for s in rec.states if s.role == "stabiliser"}
+    block = None if blocks is None else Block(blocks, series, table)
+    first = {} if block is None else block.first
+    if block is not None:
+        table |= block.table
+    ends: dict[Expr, Expr] = {}
 
     def up(e: Expr) -> Expr:
         return series.checked(lift((e,), table)[0], e)
 
+    users = [o.value for o in rec.outputs] + [t.next for t in rec.states]
+    place = {id(node): n for n, node in enumerate(walk(*users))}
+    later = {id(node) for chains, _ in levels[1:] for s in chains for node in walk(s.next)}
+    later |= {id(node) for _, some in levels[1:] for c in some for n in c.names for node in walk(_state(rec, n).next)}
     asked: list[tuple[str, Read, Callable[[], Expr]]] = []
-    for s in chains:
-        chain, alone = structure.chains[s.name], len(structure.order) == 1
-        memory = _Memory(chain, s.name, up, inside(series.valid, CHUNKS), hints, alone, units.get(s.stabiliser))
-        memory.solve()
-        widths += _widths(memory)
-        users = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
-        reader = structure.readers[s.name]
-        for n, read in enumerate(reader.reads(users, memory.chain.versions)):
-            asked.append((f"{s.name}@read{n}", read, partial(_read, memory, read, reader, up)))
-        carried.append(Carried(s.name, series.first(s), ops.broadcast(memory.last(), memory.S.axes), series.last(s)))
-        series.finals[s.name] = ops.var(series.last(s), memory.S.axes)
-    for c in couplings:
-        group = Coupled(c, series, up, hints)
-        widths += group.widths
-        asked += [(f"{c.names[0]}@read{n}", read, partial(_read_coupled, group, read, of, up)) for n, (read, of) in enumerate(c.reads)]
-        for name, S in group.states.items():
-            carried.append(Carried(name, series.outer[initial(name)], group.last(name), final(name)))
-            series.finals[name] = ops.var(final(name), S.axes)
-    every = walk(*(o.value for o in rec.outputs), *(t.next for t in rec.states))
-    place = {id(node): n for n, node in enumerate(every)}
-    for name, read, value_of in sorted(asked, key=lambda ask: place[id(ask[1].node)]):  # a query may hold other reads
-        value = value_of()
-        shown = next((o for o in rec.outputs if o.value is read.node), None)
-        name, note = (f"{shown.name}@c", shown.span.where) if shown else (name, "")
-        e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
-        emitted.append(e)
-        found[read.node] = outer_of(e, CHUNKS)
-        table[read.node] = value
+
+    def answer(now: Callable[[Read], bool]) -> None:
+        for name, read, value_of in sorted(asked, key=lambda ask: place[id(ask[1].node)]):  # a query may hold other reads
+            if read.node in found or not now(read):
+                continue
+            value = value_of()
+            shown = next((o for o in rec.outputs if o.value is read.node), None)
+            name, note = (f"{shown.name}@c", shown.span.where) if shown else (name, "")
+            e = Equation(name, ops.broadcast(value, (BATCH, HEADS, TOKENS, *read.node.axes)), note)
+            emitted.append(e)
+            found[read.node] = outer_of(e, CHUNKS)
+            table[read.node] = value
+
+    for chains, couplings in levels:
+        for s in chains:
+            chain, alone = structure.chains[s.name], len(structure.order) == 1
+            valid, unit = inside(series.valid, CHUNKS), units.get(s.stabiliser)
+            memory = _Memory(chain, s.name, up, valid, hints, alone, unit, first.get(s.name), block is not None)
+            memory.solve()
+            widths += _widths(memory)
+            others = [o.value for o in rec.outputs] + [t.next for t in rec.states if t is not s]
+            reader = structure.readers[s.name]
+            for n, read in enumerate(reader.reads(others, memory.chain.versions)):
+                asked.append((f"{s.name}@read{n}", read, partial(_read, memory, read, reader, up)))
+            ends[s.next] = ops.broadcast(memory.last(), memory.S.axes)
+            carried.append(Carried(s.name, series.first(s), ends[s.next], series.last(s)))
+        for c in couplings:
+            group = Coupled(c, series, up, hints, first)
+            widths += group.widths
+            asked += [(f"{c.names[0]}@read{n}", read, partial(_read_coupled, group, read, of, up)) for n, (read, of) in enumerate(c.reads)]
+            for name in group.states:
+                ends[_state(rec, name).next] = group.last(name)
+                carried.append(Carried(name, series.outer[initial(name)], group.last(name), final(name)))
+        answer(lambda read: id(read.node) in later)
+    answer(lambda read: True)
+    if block is not None:
+        kept, equations, more = block.frozen()
+        carried += [*kept, *block.copies(ends, table)]
+        emitted += equations
+        found |= more
+        block.check({k.name for k in carried})
+    for k in carried:
+        series.finals[k.name] = ops.var(k.final, k.init.axes)
     series.stages.append(Carry(CHUNKS, False, tuple(carried), tuple(emitted)))
     series.table |= found
     return widths
+
+
+def _state(rec: Recurrence, name: str) -> State:
+    return next(s for s in rec.states if s.name == name)
 
 
 def _read(memory: _Memory, read: Read, reader: Reader, up: Callable[[Expr], Expr]) -> Expr:

@@ -14,7 +14,7 @@ keys serves all states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from seqc.analysis.coupled import Coordinates, Coupling, Term
 from seqc.forms.base import state_lead
@@ -26,12 +26,15 @@ from seqc.ir.program import CHUNKS, TOKENS, inside
 
 
 class Coupled:
-    """One group of states. `i` and `j` are the axes of its rows, as what reads and as what is read."""
+    """One group of states. `i` and `j` are the axes of its rows, as what reads and as what is read.
 
-    def __init__(self, c: Coupling, series: Series, up: Callable[[Expr], Expr], hints: dict[Expr, str]):
+    first: a chunk's first states, where they are not what the chunk before left.
+    """
+
+    def __init__(self, c: Coupling, series: Series, up: Callable[[Expr], Expr], hints: dict[Expr, str], first: Mapping[str, Expr]):
         self.c, self.up, self.hints, n = c, up, hints, len(c.rows)
         self.i, self.j = (f"@{x}{n}" if n > 1 else f"@{x}" for x in "rs")
-        self.states = {s.name: ops.var(s.name, (*state_lead("head"), *s.axes)) for s in c.states}
+        self.states = {s.name: first.get(s.name, ops.var(s.name, (*state_lead("head"), *s.axes))) for s in c.states}
         order = in_order(c)
         in_chunks = inside(series.valid, CHUNKS)
         self.numbers = in_a_loop(c, series, self.j) if order is None else by_decays(c, order, self.j, up, in_chunks)

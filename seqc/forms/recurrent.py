@@ -36,8 +36,6 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
             return Refuses(f"`{s.name}` grows with every token; a state of fixed size is needed", s.span)
         if s.dtype == "complex":
             return Refuses(f"`{s.name}` is complex", s.span)
-        if s.clock.every is not None:
-            return Refuses(f"`{s.name}` changes only every {s.clock.every} tokens", s.span)
     for f in rec.folds:
         if f.order == "tree":
             return Refuses(f"`{f.state}` is folded along a tree", f.span)

@@ -25,10 +25,18 @@ class Series:
     """The stages so far, and for every leaf of the token's step its value at all tokens.
 
     made: states that the layer has not, which start at their own first values. back: the layer's last states over those of `rec`.
+    block: tokens per chunk where chunks are blocks of the text: a sequence may then begin inside of a chunk, behind padding.
     """
 
-    def __init__(self, rec: Recurrence, sizes: Mapping[str, int], made: Collection[str] = (), back: Mapping[str, Expr] | None = None):
-        self.rec, self.sizes, self.made, self.back = rec, sizes, made, back or {}
+    def __init__(
+        self,
+        rec: Recurrence,
+        sizes: Mapping[str, int],
+        made: Collection[str] = (),
+        back: Mapping[str, Expr] | None = None,
+        block: int | None = None,
+    ):
+        self.rec, self.sizes, self.made, self.back, self.block = rec, sizes, made, back or {}, block
         self.outer = outer_leaves(replace(rec, states=tuple(s for s in rec.states if s.name not in made)), (CHUNKS, TOKENS))
         self.table = body_leaves(rec, self.outer, None)
         self.valid = self.outer[VALID]
@@ -72,9 +80,16 @@ class Series:
 
     def earlier(self, value: Expr, first: Expr) -> Expr:
         """The value of the token before; at the first token `first`."""
-        last = ops.select(value, TOKENS, -1)
-        before = ops.add(ops.shift(last, CHUNKS, 1), ops.place(first, CHUNKS, 0))
+        if self.block is not None:
+            begun = ops.compare("gt", self._before(self.valid), ops.number(0))
+            return ops.where(begun, self._before(value), first)
+        before = ops.add(ops.shift(ops.select(value, TOKENS, -1), CHUNKS, 1), ops.place(first, CHUNKS, 0))
         return ops.add(ops.shift(value, TOKENS, 1), ops.place(before, TOKENS, 0))
+
+    def _before(self, value: Expr) -> Expr:
+        """The value of the token before, zero at the first place of all chunks."""
+        last = ops.select(value, TOKENS, -1)
+        return ops.add(ops.shift(value, TOKENS, 1), ops.place(ops.shift(last, CHUNKS, 1), TOKENS, 0))
 
     def at_end(self, value: Expr, axes: tuple[str, ...]) -> Expr:
         """The value at the last token that is not padding."""
@@ -93,6 +108,8 @@ class Series:
         """A delay, a window, a counter or a running maximum: its values before each token, and after the last."""
         (s,) = c.states
         if c.kind == "peak":
+            if self.block is not None:
+                raise Refusal(f"`{s.name}` keeps exponentials apart, which blocks of tokens do not", s.next)
             self._peaks(s)
             return
         if c.kind == "counter":
@@ -115,7 +132,10 @@ class Series:
 
     def _counted(self, s: State) -> Expr:
         within = ops.add(ops.mul(ops.iota(CHUNKS), ops.size(TOKENS)), ops.iota(TOKENS))
-        return self._wide(s, ops.add(self.first(s), within), ())
+        first = self.first(s)
+        if self.block is not None:
+            first = ops.sub(first, ops.modulo(first, ops.number(self.block)))
+        return self._wide(s, ops.add(first, within), ())
 
     def _window(self, s: State, newest: Expr) -> Expr:
         """The last values, oldest first: each is the one behind it, a token earlier."""

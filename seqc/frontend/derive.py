@@ -46,10 +46,27 @@ def derive(layer: model.Model) -> recurrence.Recurrence:
             later.discard(step.name)
     _settle_windows(token, later)
     states = (*(_declared(s, token, layer) for s in layer.states), *(_hidden(h, token, layer) for h in _in_order(layer.hidden)))
-    return recurrence.Recurrence(
+    found = recurrence.Recurrence(
         layer.name, layer.doc, layer.sizes, layer.values, layer.inputs, layer.params, states, tuple(token.outputs), tuple(token.folds),
         tuple(token.lines), layer.span,
     )  # fmt: skip
+    return _numbered(found)
+
+
+def _numbered(rec: recurrence.Recurrence) -> recurrence.Recurrence:
+    """A size that is compiled in is a number: no tensor need show it."""
+    table = {ops.size(name): ops.number(n) for name, n in rec.values}
+
+    def of(e: Expr) -> Expr:
+        return substitute((e,), table)[0]
+
+    return replace(
+        rec,
+        states=tuple(replace(s, init=of(s.init), next=of(s.next)) for s in rec.states),
+        outputs=tuple(replace(o, value=of(o.value)) for o in rec.outputs),
+        folds=tuple(replace(f, operand=of(f.operand), operator=of(f.operator)) for f in rec.folds),
+        lines=tuple(replace(line, value=of(line.value)) for line in rec.lines),
+    )
 
 
 def _in_order(hidden: Iterable[model.Hidden]) -> list[model.Hidden]:

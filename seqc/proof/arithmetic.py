@@ -178,14 +178,16 @@ class Field(Composed[Number]):
             if level == REAL:
                 return ((x, REAL),)
             if level == LEVELS - 1:
-                return ((found, 0),)
+                return ((x, 1), *(((extra, level),) if extra is not None else ()))
             return ((x, level + 1), *(((x, REAL),) if ends else ()), *(((extra, level),) if extra is not None else ()))
 
         def rule(level: int, below: Residues, *more: Residues) -> Residues:
             if level == REAL:
                 return np.exp(below)
-            if level == LEVELS - 1:
-                return self.oracles.function("exponent of exp", MODULI[level], below)
+            if level == LEVELS - 1:  # no level below: a random function, but of the factors that are known as such
+                drawn = self.oracles.function("exponent of exp", MODULI[level], below)
+                power = np.where(below == 0, np.uint64(1), drawn)
+                return MODULI[level].add(power, MODULI[level].mul(power, more[0])) if more else power
             power = raised(level, below)
             if ends:
                 power = power if level else np.where(np.isneginf(more[0]), np.uint64(0), power)

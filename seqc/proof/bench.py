@@ -139,7 +139,7 @@ class Bench:
         sizes = self.trial.sizes(is_chunked(program))
 
         def whole(p: Residues, axes: tuple[str, ...]) -> Residues:
-            return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes)
+            return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes, self.trial.begins)
 
         return {e.name: whole(found[e.name].p, e.value.axes) for e in program.outputs}
 
@@ -240,7 +240,8 @@ def _gradients_that_differ(bench: Bench, form: Candidate) -> Iterator[str]:
 def _adjoints_that_differ(bench: Bench, form: Candidate, other: Candidate, which: str) -> Iterator[str]:
     mine, theirs = _in_text_units(bench, form, which), _in_text_units(bench, other, which)
     of_outputs = {f"d_{leaf.name}" for leaf, o in zip(form.seeds, bench.rec.outputs, strict=False)}
-    for name in mine:
+    of_counts = {f"d_{initial(s.name)}" for s in bench.rec.states if s.integer}  # whole numbers have no gradient
+    for name in (n for n in mine if n not in of_counts):
         x, y = mine[name], theirs[name]
         if name in of_outputs:
             # What an output would be in the padding is no part of any form's meaning.

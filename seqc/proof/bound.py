@@ -14,6 +14,7 @@ from functools import reduce
 from math import log2, prod
 from typing import Any
 
+from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.recurrence import Recurrence
 from seqc.ir.rules import extent
@@ -33,12 +34,13 @@ class Degree:
 
 @dataclass
 class Degrees:
-    """Bounds for nodes. factors: what was divided by, with its degree and its axes."""
+    """Bounds for nodes. factors: what was divided by, with its degree and its axes. begin: the first token's position, if it is known."""
 
     sizes: Mapping[str, int]
     factors: dict[Any, tuple[int, tuple[str, ...]]]
     opaque: int = 0
     deepest: int = 1
+    begin: int | None = None
 
     def count(self, axes: Iterable[str]) -> int:
         return prod(extent(self.sizes, a) for a in axes)
@@ -76,6 +78,8 @@ class Degrees:
             self.deepest = max(self.deepest, *map(self.whole, args))
         if name in OPAQUE or name == "compare":
             return Degree(1)
+        if name == "where" and (first := self._is_first(node.args[0], token)) is not None:
+            return args[1 if first else 2]
         if name in SUMS:
             return reduce(self.add, [a for a, e in zip(args, node.args, strict=True) if e.type.dtype != "bool"])
         match name:
@@ -95,6 +99,14 @@ class Degrees:
                 return self._eliminated(node, args, token)
         return max(args, key=self.whole)
 
+    def _is_first(self, condition: Expr, token: int) -> bool | None:
+        """Whether a block of tokens begins here, for a condition that asks this."""
+        if self.begin is None or condition.op.name != "compare" or condition.args[0].op.name != "modulo":
+            return None
+        (count, every), zero = condition.args[0].args, condition.args[1]
+        known = count is ops.var("position") and every.op.name == "const" and ops.is_zero(zero) and condition.attr == "eq"
+        return (self.begin + token) % int(every.attr) == 0 if known else None
+
     def _power(self, node: Expr, x: Degree, token: int) -> Degree:
         exponent = node.args[1].attr if node.args[1].op.name == "const" else 1
         n = max(1, abs(int(exponent)))
@@ -111,9 +123,9 @@ class Degrees:
         return self.div(minors, determinant, (token, id(node)), tuple(a for a in node.axes if a not in node.attr))
 
 
-def log2_error(rec: Recurrence, tokens: int, sizes: Mapping[str, int]) -> float:
+def log2_error(rec: Recurrence, tokens: int, sizes: Mapping[str, int], begin: int | None = None) -> float:
     """The bound's binary logarithm for a run of so many tokens, forward and its first derivative, at one point; 0 if vacuous."""
-    degrees = Degrees(sizes, {})
+    degrees = Degrees(sizes, {}, begin=begin)
     state = {s.name: Degree(1) for s in rec.states}
     roots = [*(s.next for s in rec.states), *(o.value for o in rec.outputs)]
     worst = 1

@@ -58,9 +58,11 @@ class Composed(Generic[V]):
 
     def maximum_over(self, x: V, axes: tuple[int, ...]) -> V:
         """The maximum from the first entry to the last."""
+        shape = self.shape(x)
 
         def in_front(a: np.ndarray) -> np.ndarray:
-            moved = np.moveaxis(a, axes, range(1, 1 + len(axes)))
+            # A part of a value (its logarithm, a derivative) may be one number for many entries.
+            moved = np.moveaxis(np.broadcast_to(a, shape), axes, range(1, 1 + len(axes)))
             return moved.reshape((moved.shape[0], -1, *moved.shape[1 + len(axes) :]))
 
         rows = self.structural(in_front, x)

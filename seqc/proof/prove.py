@@ -7,7 +7,7 @@ and against another form's adjoint, differentiated once more too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from seqc.forms.base import Lowered
@@ -21,6 +21,7 @@ from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.trial import Trial, small_axes
 
 POINTS = 16
+SHORT = 4  # tokens of a block up to which a run over three blocks is short
 SMALLEST = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (4, 3))  # tokens and chunk lengths that failures are looked for at
 
 __all__ = ["POINTS", "Certificate", "prove"]
@@ -43,7 +44,7 @@ def prove(
     """
     lowered = [form if isinstance(form, Lowered) else form.lowered for form in forms.values()]
     axes = small_axes(rec, {a for x in lowered for a in x.fixed}, sizes or {})
-    trials = _trials(rec, axes, points)
+    trials = _trials(rec, axes, points, _block(rec, lowered))
     candidates = [candidate(name, form) for name, form in forms.items()]
     rewritten = text is not None and text != rec
     gaps: dict[str, Gap] = {}
@@ -63,10 +64,13 @@ def prove(
     stages = (STEP, *STAGES) if rewritten else STAGES
     found = _smallest(rec, candidates, seed, trials[0], failures) if failures else ()
     wrong = {f.form for f in found} | set(gaps)
+    first = trials[0]
+    begin = first.begins[0] if first.begins else None
+    error = log2_error(rec, max(first.lengths), first.sizes(chunked=False), begin)
     return Certificate(
         name=rec.name, seed=seed, points=points, forms=tuple(n for n in forms if n not in wrong), stages=stages,
         sizes=tuple(t.shown() for t in trials), oracles=oracles,
-        log2_error=log2_error(rec, max(trials[0].lengths), trials[0].sizes(chunked=False)), gaps=tuple(gaps.values()), failures=found,
+        log2_error=error, gaps=tuple(gaps.values()), failures=found,
     )  # fmt: skip
 
 
@@ -79,10 +83,23 @@ def _step(bench: Bench, text: Recurrence, gaps: dict[str, Gap]) -> tuple[str, ..
         return ()
 
 
-def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int) -> tuple[Trial, ...]:
-    """Lengths that no chunk divides, a sequence that ends chunks before another, and one shorter than a chunk."""
+def _block(rec: Recurrence, lowered: Iterable[Lowered]) -> int | None:
+    """The tokens of a block, if a form's chunks are blocks, or blocks are short."""
+    every = {s.clock.every for s in rec.states if s.clock.every is not None}
+    short = next(iter(every)) if len(every) == 1 and max(every) <= SHORT else None
+    return next((x.block for x in lowered if x.block is not None), short)
+
+
+def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int, block: int | None) -> tuple[Trial, ...]:
+    """Lengths that no chunk divides, a sequence that ends chunks before another, and one shorter than a chunk.
+
+    Where chunks are blocks of the text: a sequence that ends one block, has one whole and begins a third, and one that stands in one.
+    """
     scopes = {x.scope for values in (rec.inputs, rec.params, rec.states) for x in values}
     heads, groups = (4, 2) if "group" in scopes else (2, 1)
+    if block is not None:
+        first = Trial((block + 2, min(2, block)), block, 2, 1, points, axes, (block - 1, min(1, block - 1)))
+        return first, Trial((min(2, block),), block, heads, groups, points, axes, (0,))
     return Trial((7, 2), 3, 2, 1, points, axes), Trial((2,), 3, heads, groups, points, axes)
 
 
@@ -100,7 +117,9 @@ def _smallest(
     for tokens, chunk in SMALLEST:
         if not left:
             break
-        trial = replace(first, lengths=(tokens,), chunk=chunk, heads=1, groups=1, points=min(first.points, 4))
+        begins = (min(1, first.chunk - 1),) if first.begins else ()
+        chunk = first.chunk if first.begins else chunk
+        trial = replace(first, lengths=(tokens,), chunk=chunk, heads=1, groups=1, points=min(first.points, 4), begins=begins)
         bench = Bench(rec, trial, seed)
         for form in wrong:
             for stage, output in differences(bench, form, _other(form, candidates)):

@@ -26,7 +26,10 @@ TIMES = (BATCH, HEADS, GROUPS, CHUNKS, TOKENS)
 
 @dataclass(frozen=True)
 class Trial:
-    """Sizes and tokens per sequence. chunk: the length of a chunk; the axes' sizes are `axes`."""
+    """Sizes and tokens per sequence. chunk: the length of a chunk; the axes' sizes are `axes`.
+
+    begins: where in its first chunk each sequence begins, if chunks are blocks of the text; else none, which is at the start.
+    """
 
     lengths: tuple[int, ...]
     chunk: int
@@ -34,10 +37,12 @@ class Trial:
     groups: int
     points: int
     axes: tuple[tuple[str, int], ...]
+    begins: tuple[int, ...] = ()
 
     @property
     def chunks(self) -> int:
-        return -(-max(self.lengths) // self.chunk)
+        ends = [n + b for n, b in zip(self.lengths, self.begins or (0,) * len(self.lengths), strict=True)]
+        return -(-max(ends) // self.chunk)
 
     def sizes(self, chunked: bool) -> dict[str, int]:
         """Every axis: time as chunks of tokens, or as tokens alone."""
@@ -49,7 +54,8 @@ class Trial:
     def shown(self) -> tuple[tuple[str, int], ...]:
         """The sizes as a certificate lists them."""
         own = {"sequences": len(self.lengths), "heads": self.heads, "groups": self.groups, "tokens": max(self.lengths), "chunk": self.chunk}
-        return (*own.items(), *self.axes)
+        begins = {"position": max(self.begins)} if self.begins else {}
+        return (*own.items(), *begins.items(), *self.axes)
 
 
 def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
@@ -118,6 +124,8 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
         values[name] = within(field, domain, residues(name, axes))
+    if trial.begins:
+        values[initial("position")] = field.whole(np.broadcast_to(trial.begins, shape((BATCH,))).astype(np.int64))
     units = {s.name for s in rec.states if s.role == "stabiliser"}
     directions = [n for n, _, domain in leaves if not domain.integer and n not in map(initial, units)]
     tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
@@ -176,20 +184,28 @@ def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: T
         have = _time_last(axes)
         if CHUNKS in axes:
             at = 1 + have.index(CHUNKS)
+            x = _moved(x, trial.begins, 1 + have.index(BATCH), at) if trial.begins else x
             x = x.reshape((*x.shape[:at], trial.chunks, trial.chunk, *x.shape[at + 1 :]))
         return x.transpose(0, *(1 + have.index(a) for a in axes))
 
     return {leaf.name: A.structural(lambda x, axes=leaf.axes: fitted(x, axes), values[leaf.name]) for leaf in leaves}
 
 
-def flat(p: Residues, axes: tuple[str, ...]) -> Residues:
+def _moved(x: np.ndarray, by: Iterable[int], batch: int, time: int) -> np.ndarray:
+    """Each sequence so many tokens later; what leaves at the end enters as padding."""
+    rows = [np.roll(np.take(x, [i], batch), n, time) for i, n in enumerate(by)]
+    return np.concatenate(rows, batch) if x.shape[batch] > 1 else rows[0]
+
+
+def flat(p: Residues, axes: tuple[str, ...], begins: tuple[int, ...] = ()) -> Residues:
     """A Program's result as draws are laid out, with chunks of tokens as tokens alone."""
     want = _time_last(axes)
     p = p.transpose(0, *(1 + axes.index(a) for a in want))
     if CHUNKS not in axes:
         return p
     at = 1 + want.index(CHUNKS)
-    return p.reshape((*p.shape[:at], -1, *p.shape[at + 2 :]))
+    p = p.reshape((*p.shape[:at], -1, *p.shape[at + 2 :]))
+    return _moved(p, (-n for n in begins), 1 + want.index(BATCH), at) if begins else p
 
 
 def _time_last(axes: tuple[str, ...]) -> tuple[str, ...]:

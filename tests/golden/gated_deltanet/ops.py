@@ -16,7 +16,7 @@ NAMESPACE = "seqc_gated_deltanet_DIGEST"
 CHUNK_SIZE = 32
 
 
-def signature(chunk, written=False):
+def signature(chunk, written=False, blocks=False):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
@@ -32,6 +32,7 @@ def signature(chunk, written=False):
         chunk=chunk,
         sizes=(),
         written=written,
+        blocks=blocks,
     )
 
 

@@ -16,7 +16,7 @@ NAMESPACE = "seqc_linear_attention_DIGEST"
 CHUNK_SIZE = 32
 
 
-def signature(chunk, written=False):
+def signature(chunk, written=False, blocks=False):
     """What the kernels take and give: leading axes as letters, then the axes of the text."""
     return Signature(
         inputs=(
@@ -30,6 +30,7 @@ def signature(chunk, written=False):
         chunk=chunk,
         sizes=(),
         written=written,
+        blocks=blocks,
     )
 
 
