@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from seqc.ir.expr import Expr, variables
-from seqc.ir.interp import evaluate
+from seqc.ir.expr import Expr, variables, walk
+from seqc.ir.interp import evaluate, remembered
 from seqc.ir.meaning import length
 from seqc.ir.program import Carry, Map, Program, all_sizes, body_roots, scope
 
@@ -30,6 +30,7 @@ def execute(program: Program, arithmetic: type[Any], inputs: Mapping[str, Any], 
 
 def _execute_carry(A: Any, stage: Carry, values: Mapping[str, Any], leaves: Mapping[str, Expr]) -> dict[str, Any]:
     roots = body_roots(stage)
+    order = tuple(walk(*roots))
     names = {v.name for v in variables(*roots)} - {k.name for k in stage.carried}
     sliced = {n: leaves[n].axes.index(stage.axis) - len(leaves[n].axes) for n in names if stage.axis in leaves[n].axes}
     fixed = {n: values[n] for n in names if n not in sliced}
@@ -37,8 +38,8 @@ def _execute_carry(A: Any, stage: Carry, values: Mapping[str, Any], leaves: Mapp
     steps = range(length(A, stage.axis))
     stacks: list[list[Any]] = [[] for _ in stage.equations]
     for i in reversed(steps) if stage.reverse else steps:
-        at = {n: A.structural(lambda x, d=d, i=i: x.take(i, axis=d), values[n]) for n, d in sliced.items()}
-        results = evaluate(A, roots, {**fixed, **at, **state})
+        at = {n: _taken(A, values[n], d, i) for n, d in sliced.items()}
+        results = evaluate(A, roots, {**fixed, **at, **state}, order)
         state = {k.name: v for k, v in zip(stage.carried, results, strict=False)}
         for items, v in zip(stacks, results[len(stage.carried) :], strict=True):
             items.append(v)
@@ -47,15 +48,22 @@ def _execute_carry(A: Any, stage: Carry, values: Mapping[str, Any], leaves: Mapp
         at_front = -1 - len(e.value.axes)
         ordered = items[::-1] if stage.reverse else items
         if ordered:
-            out[e.name] = A.structural(lambda *xs, d=at_front: _stack(xs, d), *ordered)
+            out[e.name] = _stacked(A, tuple(ordered), at_front)
         else:
             shape = [0, *(length(A, a) for a in e.value.axes)]
             out[e.name] = A.integers(_empty(shape))
     return out
 
 
-def _stack(arrays: Any, axis: int) -> Any:
-    return np.stack(np.broadcast_arrays(*arrays), axis=axis)
+def _taken(A: Any, value: Any, axis: int, i: int) -> Any:
+    return remembered(A, ("taken", axis, i), (value,), lambda: A.structural(lambda x: x.take(i, axis=axis), value))
+
+
+def _stacked(A: Any, values: tuple[Any, ...], axis: int) -> Any:
+    def stack(*arrays: Any) -> Any:
+        return np.stack(np.broadcast_arrays(*arrays), axis=axis)
+
+    return remembered(A, ("stacked", axis), values, lambda: A.structural(stack, *values))
 
 
 def _empty(shape: list[int]) -> Any:

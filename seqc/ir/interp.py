@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -112,11 +112,11 @@ class Reals:
         return np.linalg.inv(np.eye(x.shape[-1]) + x)
 
 
-def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The roots' values in an arithmetic, each node once."""
+def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any], order: tuple[Expr, ...] | None = None) -> tuple[Any, ...]:
+    """The roots' values in an arithmetic, each node once. order: every node below the roots, if that is known from before."""
     roots = tuple(roots)
     values: dict[int, Any] = {}
-    order = tuple(walk(*roots))
+    order = tuple(walk(*roots)) if order is None else order
     unknown = {node.attr[0] for node in order if node.op.name == "implicit"} - set(leaves)
     for node in order:
         if node.op.name == "var":
@@ -124,13 +124,25 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any]) -> tuple[
                 values[id(node)] = leaves[node.name]
             elif node.name not in unknown:
                 raise InternalError(f"`{node.name}` has no value")
-        elif node.op.name != "implicit" and any(id(a) not in values for a in node.args):
+        elif unknown and node.op.name != "implicit" and any(id(a) not in values for a in node.args):
             continue  # inside an implicit value: computed when that is solved
         elif node.op.name == "implicit":
             values[id(node)] = _implicit(A, node, leaves)
         else:
-            values[id(node)] = node.op.meaning(A, node, tuple(values[id(a)] for a in node.args))
+            args = tuple(values[id(a)] for a in node.args)
+            values[id(node)] = remembered(A, node, args, lambda node=node, args=args: node.op.meaning(A, node, args))
     return tuple(values[id(r)] for r in roots)
+
+
+def remembered(A: Any, what: Any, args: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What is made of the arguments, once for each of them if the arithmetic has a memory: `memo`, which keeps them alive too."""
+    memo = getattr(A, "memo", None)
+    if memo is None:
+        return make()
+    key = (what, *map(id, args))
+    if key not in memo:
+        memo[key] = (args, make())
+    return memo[key][1]
 
 
 def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Any:

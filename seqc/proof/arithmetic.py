@@ -29,10 +29,14 @@ WHOLE_LIMIT = 2**31  # products of smaller ones fit in 64 bits
 
 
 class Field(Composed[Number]):
-    """`seqc.ir.meaning`'s arithmetic over Numbers. `sizes` as there; `oracles` answers for what has no exact meaning."""
+    """`seqc.ir.meaning`'s arithmetic over Numbers. `sizes` as there; `oracles` answers for what has no exact meaning.
 
-    def __init__(self, oracles: Oracles, sizes: Any):
+    memo: values by sizes, by node and arguments: a form's programs hold each other, and what is the same is computed once.
+    """
+
+    def __init__(self, oracles: Oracles, sizes: Any, memo: dict[Any, dict[Any, Any]] | None = None):
         self.oracles, self.sizes = oracles, sizes
+        self.memo = None if memo is None else memo.setdefault(tuple(sorted(sizes.items())), {})
         self._primitives: dict[str, Callable[[Number], Number]] = {
             "neg": self._neg, "exp": self._exp, "log": self._log, "sqrt": self._sqrt, "sin": self._sin, "cos": self._cos,
             "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
@@ -72,18 +76,17 @@ class Field(Composed[Number]):
     def _keyed(self, name: str, value: Callable[..., Residues], real: Callable[..., Any], *arguments: tuple[Number, int]) -> Number:
         """A value given by the residues of its arguments, each with a level; its exponential is a random function of it."""
 
-        def needs(level: int) -> tuple[tuple[Number, int], ...]:
+        def needs(level: int) -> tuple[tuple[Number | None, int], ...]:
             if level == REAL:
                 return tuple((x, REAL) for x, _ in arguments)
-            return ((found, 0),) if level else arguments
+            return ((None, 0),) if level else arguments
 
         def rule(level: int, *xs: Residues) -> Residues:
             if level == REAL:
                 return np.asarray(real(*xs))
             return self.oracles.function(f"exponent of {name}", MODULI[level], *xs) if level else value(*xs)
 
-        found = Number(needs, rule)
-        return found
+        return Number(needs, rule)
 
     # --- Logarithms ----------------------------------------------------------------------------------------------
 
@@ -174,7 +177,7 @@ class Field(Composed[Number]):
     def _exp(self, x: Number) -> Number:
         extra, ends = x.extra, self.oracles.ordered  # the exponential of -inf is 0, where real numbers say that it is one
 
-        def needs(level: int) -> tuple[tuple[Number, int], ...]:
+        def needs(level: int) -> tuple[tuple[Number | None, int], ...]:
             if level == REAL:
                 return ((x, REAL),)
             if level == LEVELS - 1:
@@ -194,8 +197,7 @@ class Field(Composed[Number]):
                 more = more[1:]
             return MODULI[level].add(power, MODULI[level].mul(power, more[0])) if more else power
 
-        found = Number(needs, rule)
-        return found
+        return Number(needs, rule)
 
     def _log(self, x: Number) -> Number:
         def rule(level: int, value: Residues) -> Residues:

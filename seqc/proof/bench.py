@@ -43,6 +43,7 @@ class Bench:
         self.draws = draw(rec, trial, self.oracles)
         self._adjoints: dict[tuple[str, str], dict[str, Residues]] = {}
         self._units: dict[str, dict[str, Number]] = {}
+        self._memo: dict[Any, dict[Any, Any]] = {}
         self.scaled = {s.name: s for s in rec.states if s.stabiliser is not None}
 
     # --- The recurrence ------------------------------------------------------------------------------------------
@@ -131,8 +132,8 @@ class Bench:
 
     def _executed(self, program: Program, seeds: Mapping[str, Any]) -> dict[str, Number]:
         sizes = self.trial.sizes(is_chunked(program))
-        arithmetic: Any = partial(Field, self.oracles)
-        given = laid_out(Field(self.oracles, sizes), {**self.draws.values, **seeds}, program.inputs, self.trial)
+        arithmetic: Any = partial(Field, self.oracles, memo=self._memo)
+        given = laid_out(Field(self.oracles, sizes, self._memo), {**self.draws.values, **seeds}, program.inputs, self.trial)
         return execute(program, arithmetic, given, sizes)
 
     def _flat(self, program: Program, found: Mapping[str, Number]) -> dict[str, Residues]:
@@ -142,6 +143,12 @@ class Bench:
             return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes, self.trial.begins)
 
         return {e.name: whole(found[e.name].p, e.value.axes) for e in program.outputs}
+
+    def forget(self) -> None:
+        """Drops the values of nodes: the next form shares few. A value knows its arithmetic, which knows them: no count would end them."""
+        for known in self._memo.values():
+            known.clear()
+        self._memo.clear()
 
     def adjoint(self, form: Candidate, which: str) -> dict[str, Residues]:
         """A form's `first` or `second` adjoint at the points."""

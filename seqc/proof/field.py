@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ Integers = NDArray[np.int64]
 
 _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
+FEW = 24  # residues that are sooner inverted one by one
+WINDOW = 12  # bits of an exponent that are looked up at once
+BLOCK = 8192  # residues of 8 bytes: a product's arrays lie in the first or second cache
 
 
 def _least(x: Residues, y: Residues) -> Residues:
@@ -75,26 +79,63 @@ class Modulus:
         return np.where(x == 0, x, np.uint64(self.value) - x)
 
     def mul(self, x: Residues, y: Residues) -> Residues:
+        """By blocks that stay in a near cache: a product takes some thirty passes over its operands."""
+        if x.size * y.size <= BLOCK:  # no more than the product's entries
+            return self._mul(x, y) if x.ndim or y.ndim else self._mul(x[None], y)[0]
+        shape = x.shape if x.shape == y.shape else np.broadcast_shapes(x.shape, y.shape)
+        count = prod(shape)
+        if count <= BLOCK:
+            return self._mul(x, y)
+        flat = [np.broadcast_to(v, shape).reshape(-1) for v in (x, y)]
+        out = np.empty(count, np.uint64)
+        for i in range(0, count, BLOCK):
+            out[i : i + BLOCK] = self._mul(*(v[i : i + BLOCK] for v in flat))
+        return out.reshape(shape)
+
+    def _mul(self, x: Residues, y: Residues) -> Residues:
         x1, x0, y1, y0 = x >> _HALF, x & _LOW, y >> _HALF, y & _LOW
-        low = x0 * y0
-        middle = x0 * y1
+        low: Residues = x0 * y0
+        middle: Residues = x0 * y1
         middle += x1 * y0
         middle += low >> _HALF
         low &= _LOW
         return self._fold(x1 * y1, middle, low)
 
+    @cached_property
+    def _constants(self) -> tuple[np.uint64, ...]:
+        """What folding needs: the excess, 64 - bits, bits - 32, as many low bits, bits, as many low bits, the modulus."""
+        cut = self.bits - 32
+        found = (self.excess, 64 - self.bits, cut, (1 << cut) - 1, self.bits, (1 << self.bits) - 1, self.value)
+        return tuple(np.uint64(n) for n in found)
+
     def _fold(self, high: Residues, middle: Residues, low: Residues) -> Residues:
-        """high 2^64 + middle 2^32 + low, reduced; high < 2^(2 bits - 64), middle < 2^63, low < 2^32."""
-        cut = np.uint64(self.bits - 32)
-        rest = np.uint64((1 << (self.bits - 32)) - 1)
-        over = (high << np.uint64(64 - self.bits)) + (middle >> cut)
-        total = ((middle & rest) << _HALF) | low
+        """high 2^64 + middle 2^32 + low, reduced; high < 2^(2 bits - 64), middle < 2^63, low < 2^32. The arrays are overwritten."""
+        excess, up, cut, rest, bits, below, value = self._constants
+        over, total = high, middle
+        over <<= up
+        over += middle >> cut
+        total &= rest
+        total <<= _HALF
+        total |= low
         # over * excess has up to 73 bits: its upper half is folded once more.
-        upper = (over >> _HALF) * np.uint64(self.excess)
-        total += (over & _LOW) * np.uint64(self.excess)
-        total += (upper & rest) << _HALF
-        total += (upper >> cut) * np.uint64(self.excess)
-        return self.reduce(total)
+        upper = over >> _HALF
+        upper *= excess
+        over &= _LOW
+        over *= excess
+        total += over
+        np.bitwise_and(upper, rest, out=over)
+        over <<= _HALF
+        total += over
+        upper >>= cut
+        upper *= excess
+        total += upper
+        # As `reduce`, in place.
+        np.right_shift(total, bits, out=over)
+        over *= excess
+        total &= below
+        total += over
+        np.subtract(total, value, out=over)
+        return np.minimum(total, over, out=total)
 
     def sum(self, x: Residues, axes: tuple[int, ...]) -> Residues:
         """The sum over dimensions; halves are summed apart, since 64 bits hold few whole residues."""
@@ -105,8 +146,9 @@ class Modulus:
 
     def _join(self, high: Residues, low: Residues) -> Residues:
         """high 2^32 + low for sums of up to 2^29 halves."""
-        high = np.asarray(high + (low >> _HALF))
-        return self._fold(np.zeros_like(high), high, np.asarray(low & _LOW))
+        middle = np.atleast_1d(np.asarray(high + (low >> _HALF)))
+        found = self._fold(np.zeros_like(middle), middle, np.atleast_1d(np.asarray(low & _LOW)))
+        return found.reshape(np.shape(high))
 
     def prod(self, x: Residues, axis: int) -> Residues:
         return _folded(self.mul, np.moveaxis(x, axis, 0), np.ones((), np.uint64))
@@ -147,10 +189,10 @@ class Modulus:
         return np.where(n < 0, self.inverse(raised), raised) if (n < 0).any() else raised
 
     def inverse(self, x: Residues) -> Residues:
-        """1 / x, and 0 for 0: one inversion for the product of all, unwound along a binary tree of partial products."""
+        """1 / x, and 0 for 0: a few inversions for the products of all, unwound along a binary tree of partial products."""
         level = np.where(x == 0, np.uint64(1), x).ravel()
         levels: list[Residues] = []
-        while level.size > 1:
+        while level.size > FEW:
             if level.size % 2:
                 level = np.append(level, np.uint64(1))
             levels.append(level)
@@ -223,14 +265,14 @@ QUARTER = pow(2, L.value, P.value)  # a square root of -1: the cosets of the pow
 
 @cache
 def _windows(level: int) -> tuple[Residues, ...]:
-    """For each byte of an exponent, the base's powers by that byte."""
-    tables, step, modulus = [], BASES[level], MODULI[level].value
-    for _ in range(8):
-        row = [1]
-        for _ in range(255):
-            row.append(row[-1] * step % modulus)
-        tables.append(np.array(row, np.uint64))
-        step = row[-1] * step % modulus
+    """For each WINDOW bits of an exponent, the base's powers by them."""
+    tables, step, modulus = [], BASES[level], MODULI[level]
+    for _ in range(-(-max(m.bits for m in MODULI[1:]) // WINDOW)):
+        row = np.ones(1, np.uint64)
+        for _ in range(WINDOW):
+            row = np.concatenate([row, modulus.mul(row, np.array([step], np.uint64))])
+            step = step * step % modulus.value
+        tables.append(row)
     return tuple(tables)
 
 
@@ -238,7 +280,7 @@ def raised(level: int, exponents: Residues) -> Residues:
     """The base of a level to the power of exponents, which are residues of the level below."""
     result: Residues | None = None
     for i, table in enumerate(_windows(level)):
-        factor = table[(exponents >> np.uint64(8 * i)) & np.uint64(255)]
+        factor = table[(exponents >> np.uint64(WINDOW * i)) & np.uint64((1 << WINDOW) - 1)]
         result = factor if result is None else MODULI[level].mul(result, factor)
     assert result is not None
     return result

@@ -15,7 +15,7 @@ from seqc.proof.field import Integers, Residues
 
 LEVELS = 3
 
-Needs = Callable[[int], tuple[tuple["Number", int], ...]]
+Needs = Callable[[int], tuple[tuple["Number | None", int], ...]]  # None: the number itself, so that no number holds itself
 Rule = Callable[..., Residues]
 
 
@@ -44,19 +44,19 @@ class Number:
     def residue(self, level: int) -> Residues:
         """The residues at a level; computed along the arguments without recursion: a chain is as long as the sequence."""
         stack: list[tuple[Number, int]] = [] if self._known[level] is not None else [(self, level)]
-        while stack:
-            top, k = stack[-1]
-            if top._known[k] is not None:
-                stack.pop()
-                continue
-            needs = top._needs(k)
-            waiting = [(n, j) for n, j in needs if n._known[j] is None]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            with np.errstate(all="ignore"):  # real numbers may overflow, and are then compared as infinite
+        with np.errstate(all="ignore"):  # real numbers may overflow, and are then compared as infinite
+            while stack:
+                top, k = stack[-1]
+                if top._known[k] is not None:
+                    stack.pop()
+                    continue
+                needs = [(top if n is None else n, j) for n, j in top._needs(k)]
+                waiting = [(n, j) for n, j in needs if n._known[j] is None]
+                if waiting:
+                    stack.extend(waiting)
+                    continue
                 top._known[k] = top._rule(k, *(n._known[j] for n, j in needs))
-            stack.pop()
+                stack.pop()
         found = self._known[level]
         assert found is not None
         return found

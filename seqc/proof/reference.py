@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from seqc.ir.expr import walk
 from seqc.ir.interp import evaluate
 from seqc.ir.meaning import length
 from seqc.ir.program import GROUPS, HEADS
@@ -37,9 +38,11 @@ def run(A: Any, rec: Recurrence, given: Mapping[str, Any], points: int, sequence
     timed = {i.name: picks.folded(picks.of(given[i.name]), i.scope) for i in rec.inputs if i.scope != "sequence"}
     state = {s.name: picks.folded(picks.of(given[s.name]), s.scope) for s in rec.states}
     outputs: list[Values] = []
+    roots = (*(s.next for s in rec.states), *(o.value for o in rec.outputs))
+    order = tuple(walk(*roots))
     for t in range(tokens):
         now = {n: A.structural(lambda x, t=t: x[:, t], v) for n, v in timed.items()}
-        values = evaluate(A, [*(s.next for s in rec.states), *(o.value for o in rec.outputs)], {**fixed, **now, **state})
+        values = evaluate(A, roots, {**fixed, **now, **state}, order)
         axes = [*(s.axes for s in rec.states), *(o.axes for o in rec.outputs)]
         wide = [_full(A, v, points * heads, a) for v, a in zip(values, axes, strict=True)]
         state = {s.name: v for s, v in zip(rec.states, wide, strict=False)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from seqc.forms.base import SHOWN, VALID, final, initial, state_lead, unseen
 from seqc.ir.expr import Expr, walk
+from seqc.ir.interp import remembered
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
@@ -188,7 +189,10 @@ def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: T
             x = x.reshape((*x.shape[:at], trial.chunks, trial.chunk, *x.shape[at + 1 :]))
         return x.transpose(0, *(1 + have.index(a) for a in axes))
 
-    return {leaf.name: A.structural(lambda x, axes=leaf.axes: fitted(x, axes), values[leaf.name]) for leaf in leaves}
+    def placed(value: Any, axes: tuple[str, ...]) -> Any:
+        return remembered(A, ("laid out", axes), (value,), lambda: A.structural(lambda x: fitted(x, axes), value))
+
+    return {leaf.name: placed(values[leaf.name], leaf.axes) for leaf in leaves}
 
 
 def _moved(x: np.ndarray, by: Iterable[int], batch: int, time: int) -> np.ndarray:
