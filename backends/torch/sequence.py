@@ -236,7 +236,7 @@ def _backward_rows(
             else:
                 out += y
         d_states = list(results[n + m :])
-    return grads + (d_states if slabs else [d.clone() for d in d_states])
+    return grads + [d.contiguous() if slabs else d.clone(memory_format=torch.contiguous_format) for d in d_states]
 
 
 # --- Packed sequences ------------------------------------------------------------------------------------------------
@@ -289,10 +289,10 @@ def forward(
         outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True)
         none = (kept_states(signature, sizes, False),)
         stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros(none + s.shape, dtype=dtype) for i, s in enumerate(states)]
-        return outputs, [a.clone() if a is b else a for a, b in zip(last, states, strict=True)], stacked
+        return outputs, [(a.clone() if a is b else a).contiguous() for a, b in zip(last, states, strict=True)], stacked
     ends = boundaries(cu_seqlens, sizes["@T"])
     outputs = [tensors[0].new_zeros(shape(v, sizes), dtype=dtype) for v in signature.outputs]
-    last = [s.to(dtype, copy=True) for s in states]
+    last = [s.to(dtype, copy=True, memory_format=torch.contiguous_format) for s in states]
     for rows in _batches(ends):
         few, lengths = _batch_sizes(sizes, rows, ends)
         part = [_gather(v, x, rows, ends) for v, x in zip(signature.arguments, tensors, strict=True)]
