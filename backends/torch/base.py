@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+HEADWISE = "Headwise"  # the class of `module.py` that maps inside each head
 # Set on a weight: it has values that `reset_parameters` leaves alone. The mark that transformers sets on what it has loaded.
 LOADED = "_is_hf_initialized"
 
@@ -124,7 +125,8 @@ def check_inputs(layer: nn.Module, cu_seqlens: Tensor | None, *inputs: tuple[str
 
 def check_dtype(layer: nn.Module, name: str, x: Tensor) -> None:
     """Raises TypeError where an input is of another type than the layer's first linear map, and autocast does not make them one."""
-    weight = next((m.weight for m in layer.modules() if type(m) is nn.Linear), None)
+    maps: Any = (m for m in layer.modules() if type(m) is nn.Linear or type(m).__name__ == HEADWISE)
+    weight = next((m.weight for m in maps), None)
     if weight is None or weight.dtype == x.dtype or is_sharded(weight) or torch.is_autocast_enabled(x.device.type):
         return
     raise TypeError(f"`{name}` is {x.dtype}, but the weights are {weight.dtype}: convert one of them, or use torch.autocast")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqc.backends.torch.operands import ATOM, MATMUL, PRODUCT, UNARY, Operands, Text, dims_of, transposed, wrap
 from seqc.ir.expr import Expr
-from seqc.ir.program import LEAD
+from seqc.ir.program import BATCH, HEADS, LEAD
 from seqc.ir.rules import union
 from seqc.schedule.linear import layout
 
@@ -14,6 +14,9 @@ def contract(p: Operands, e: Expr) -> Text:
         return _sum(p, e.args[0], e)
     x, y = e.args
     left, right, summed = _sides(e)
+    rows = _rows(p, e)
+    if rows is not None:
+        return rows
     factors = _factors(p, e)
     if factors is not None:
         a, b = factors
@@ -40,6 +43,18 @@ def factors_of(p: Operands, want: tuple[str, ...], product: Expr) -> tuple[str, 
     if factors is None or any(a != b and a in product.axes for a, b in zip(want, p.axes(product), strict=True)):
         return None
     return factors[0][0], factors[1][0]
+
+
+def _rows(p: Operands, e: Expr) -> Text | None:
+    """A vector of every sequence times a matrix that all sequences share: the sequences are the rows of one product for each head."""
+    for x, y in (e.args, e.args[::-1]):
+        axes = p.axes(x)
+        if axes[:-1] != (BATCH, HEADS) or set(y.axes) != {HEADS, axes[-1], p.axes(e)[-1]} or p.axes(e)[:-1] != (BATCH, HEADS):
+            continue
+        matrix = _matrix(p, y, axes[-1], p.axes(e)[-1], [HEADS])
+        if matrix is not None and axes[-1] not in e.axes:
+            return f"({wrap(*p.expr(x), ATOM)}.transpose(0, 1) @ {wrap(*matrix, UNARY)}).transpose(0, 1)", ATOM
+    return None
 
 
 def _sides(e: Expr) -> tuple[list[str], list[str], list[str]]:

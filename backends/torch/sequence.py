@@ -242,7 +242,7 @@ def _backward_rows(
             else:
                 out += y
         d_states = list(results[n + m :])
-    return grads + (d_states if slabs else [d.clone() for d in d_states])
+    return grads + [d.contiguous() if slabs else d.clone(memory_format=torch.contiguous_format) for d in d_states]
 
 
 # --- Packed sequences ------------------------------------------------------------------------------------------------
@@ -310,10 +310,10 @@ def _rows(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor 
 
 
 def _apart(last: list[Tensor], first: tuple[Tensor, ...]) -> list[Tensor]:
-    """Last states, of which none is a first state or another last one: an operator's results are tensors of their own."""
+    """Last states, contiguous, of which none is a first state or another last one: an operator's results are tensors of their own."""
     found, taken = [], {x.untyped_storage().data_ptr() for x in first}
     for x in last:
-        y = x.clone() if x.untyped_storage().data_ptr() in taken else x
+        y = (x.clone() if x.untyped_storage().data_ptr() in taken else x).contiguous()
         taken.add(y.untyped_storage().data_ptr())
         found.append(y)
     return found
@@ -344,7 +344,7 @@ def forward(
     given = list(tensors) if cu_seqlens is not None else _packed(signature.arguments, tensors)
     wide = sizes if cu_seqlens is not None else {**sizes, "@B": 1, "@T": sizes["@B"] * sizes["@T"]}
     outputs = [tensors[0].new_zeros(shape(v, wide), dtype=dtype) for v in signature.outputs]
-    last = [s.to(dtype, copy=True) for s in states]
+    last = [s.to(dtype, copy=True, memory_format=torch.contiguous_format) for s in states]
     for rows in rows_of.batches():
         part = [rows_of.gather(v, x, rows) for v, x in zip(signature.arguments, given, strict=True)]
         span = rows_of.span(rows, tensors[0].device)

@@ -9,7 +9,7 @@ from seqc.frontend.check_expr import describe, read
 from seqc.frontend.check_functions import BUILTINS, PROJECT_ONLY
 from seqc.frontend.check_problems import listed
 from seqc.frontend.check_scope import Env
-from seqc.frontend.check_sizes import exact
+from seqc.frontend.check_sizes import exact, static_size
 from seqc.frontend.check_values import Value, canonical_names, identity, ordered, plain, relabel, shown
 from seqc.ir import ops
 
@@ -99,6 +99,8 @@ def _at(env: Env, x: Value, axis: str, index: Value, whole: int | None, item: as
         raise env.build.problems.refuse(
             "index-out-of-range", f"`{ops.base(axis)}` has the entries 0 to {int(length or 1) - 1}, and this is {whole}", item.span
         )
+    if whole and length is not None:  # every size has an entry 0; that there is a third one is part of the compiled layer
+        static_size(env.build, ops.base(axis), item.span, "the length of an axis with a numbered entry")
     return ordered(ops.select(x.expr, axis, whole), rest)
 
 

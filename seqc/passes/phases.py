@@ -1,21 +1,24 @@
 """Program -> Program: each Carry cut by dependence on the carried state into pre, carry and post.
 
 Only what the next state needs, and depends on the last one, stays sequential. The rest is independent over the axis and
-becomes a Map before (pre) or after (post), where one batched operation serves all steps.
+becomes a Map before (pre) or after (post), where one batched operation serves all steps. What is computed after a Carry from
+the states of every step needs these in memory: along tokens, post takes only what that makes no larger.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, variables, walk
-from seqc.ir.program import Carry, Equation, Map, Program, Stage, body_roots, outer_of, scope
+from seqc.ir.program import BATCH, LEAD, Carry, Equation, Map, Program, Stage, body_roots, outer_of, scope
 from seqc.passes.lift import lift
 
 # Nodes that cost nothing where they are used: hoisting them would only write them to memory.
 CHEAP = ("var", "const", "constant", "size", "iota", "eye", "rename", "broadcast", "neg")
+FREE = ("rename", "neg", "broadcast")  # of CHEAP, those that have arguments
 
 
 class _Namer:
@@ -31,8 +34,8 @@ class _Namer:
 
 
 def split(program: Program, hints: dict[Expr, str], *, post: tuple[str, ...]) -> Program:
-    """Every Carry cut. `hints` names nodes for readers; post parts are cut off only for Carries along axes in `post`,
-    since they need the state of every step in memory."""
+    """Every Carry cut. `hints` names nodes for readers; for Carries along axes in `post` all that the next state does not need is
+    cut off, for others what takes no more memory."""
     leaves = dict(scope(program))
     carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
     name = _Namer([*leaves, *carried, *(e.name for e in program.outputs)])
@@ -46,7 +49,7 @@ def split(program: Program, hints: dict[Expr, str], *, post: tuple[str, ...]) ->
             for e in s.equations:
                 leaf = outer_of(e, s.axis) if isinstance(s, Carry) else ops.var(e.name, e.value.axes, e.value.type.dtype)
                 leaves.setdefault(e.name, leaf)
-    return prune(replace(program, stages=tuple(stages)))
+    return prune(_summed_at_once(replace(program, stages=tuple(stages))))
 
 
 def _cut(stage: Carry, leaves: dict[str, Expr], hints: dict[Expr, str], name: _Namer, post: bool) -> list[Stage]:
@@ -65,9 +68,9 @@ def _cut(stage: Carry, leaves: dict[str, Expr], hints: dict[Expr, str], name: _N
     _follow(hints, table, outside)
     carry = replace(stage, carried=tuple(replace(k, next=n) for k, n in zip(stage.carried, nexts, strict=True)))
     equations = [replace(e, value=v) for e, v in zip(rest, values, strict=True)]
-    after: list[Equation] = []
-    if post:
-        equations, after = _postpone(equations, nexts, state, leaves, {e.name: e for e in pre}, axis, hints, name)
+    leaving = equations if post else _leaving(equations, nexts, state)
+    apart = [e for e in equations if e not in leaving]
+    equations, after = _postpone(leaving, apart, nexts, state, leaves, {e.name: e for e in pre}, axis, hints, name)
     out: list[Stage] = [Map(tuple(pre))] if pre else []
     out.append(replace(carry, equations=tuple(equations)))
     return out + ([Map(tuple(after))] if after else [])
@@ -120,24 +123,67 @@ def _hoist(
 
 def _core(e: Expr) -> Expr:
     """The node below renames and signs, which cost nothing inside."""
-    while e.op.name in ("rename", "broadcast", "neg"):
+    while e.op.name in FREE:
         e = e.args[0]
     return e
 
 
+def _leaving(equations: list[Equation], nexts: tuple[Expr, ...], state: set[str]) -> list[Equation]:
+    """The equations that the next state does not need and that a Map computes from values that take no more memory than they do: from
+    what the Carry emits anyway, from values of fewer axes, or from fewer values than it has operations. Where sequences are summed (a
+    weight's gradient), as many axes will do."""
+    bound = _reaching((*nexts, *(e.value for e in equations)), state)
+    path = {id(n) for n in walk(*nexts)} & bound
+    emitted = {id(e.value) for e in equations if id(e.value) in path or e.value.op.name == "var"}
+    found = []
+    for e in equations:
+        if id(e.value) in emitted:
+            continue
+        new, work = _sources(e.value, bound, path, emitted)
+        own, axes = _inner(e.value), [_inner(n) for n in new]
+        summed = BATCH not in e.value.axes and all(len(a) <= len(own) for a in axes)
+        if summed or all(a < own for a in axes) or (len(new) < work and all(a <= own for a in axes)):
+            found.append(e)
+            emitted |= {id(n) for n in new}
+    return found
+
+
+def _inner(e: Expr) -> set[str]:
+    return set(e.axes) - set(LEAD)
+
+
+def _sources(value: Expr, bound: set[int], path: set[int], emitted: set[int]) -> tuple[list[Expr], int]:
+    """What a value off the path needs of it and is not emitted yet, and the number of operations from there."""
+    new: dict[Expr, None] = {}
+    seen: set[int] = set()
+    work, todo = 0, [value]
+    while todo:
+        node = todo.pop()
+        if id(node) in seen or id(node) not in bound or id(node) in emitted:
+            continue
+        seen.add(id(node))
+        if node.op.name == "var" or (id(node) in path and node.op.name not in FREE):
+            new[node] = None
+            continue
+        work += node.op.name not in CHEAP
+        todo.extend(node.args)
+    return list(new), work
+
+
 def _postpone(
-    equations: list[Equation], nexts: tuple[Expr, ...], state: set[str], leaves: dict[str, Expr], pre: dict[str, Equation],
-    axis: str, hints: dict[Expr, str], name: _Namer,
+    equations: list[Equation], apart: list[Equation], nexts: tuple[Expr, ...], state: set[str], leaves: dict[str, Expr],
+    pre: dict[str, Equation], axis: str, hints: dict[Expr, str], name: _Namer,
 ) -> tuple[list[Equation], list[Equation]]:  # fmt: skip
-    """Equations moved behind the Carry: it emits only the states and values that they share with the next state."""
+    """What the Carry emits, and equations moved behind it: it emits the states and values that they share with the next state, and
+    the equations that are set apart."""
     needed = _reaching(nexts, state)
     needed_order = {id(n) for n in walk(*nexts)} & needed
-    emitted: dict[Expr, Expr] = {}
-    kept: list[Equation] = []
+    emitted = {e.value: outer_of(e, axis) for e in apart}
+    kept = list(apart)
     names = {e.value: e.name for e in reversed(equations)}
     for node in walk(*(e.value for e in equations)):
-        shared = id(node) in needed_order and node.op.name not in ("rename", "neg", "broadcast")
-        if shared or (node.op.name == "var" and node.name in state):
+        shared = id(node) in needed_order and node.op.name not in FREE
+        if node not in emitted and (shared or (node.op.name == "var" and node.name in state)):
             wanted = f"{node.name}_start" if node.op.name == "var" else hints.get(node, "kept")
             e = Equation(names[node] if node in names else name(wanted), node)
             kept.append(e)
@@ -151,6 +197,23 @@ def _postpone(
     _follow(hints, {**outer, **emitted})
     after = [Equation(e.name, _stacked(v, axis, e.value), e.note) for e, v in zip(equations, lifted, strict=True)]
     return kept, after
+
+
+def _summed_at_once(program: Program) -> Program:
+    """A product that a Map names for one sum alone is formed inside the sum, and never written out."""
+    products = {e.name: e.value for s in program.stages if isinstance(s, Map) for e in s.equations if e.value.op.name == "contract"}
+    roots = [r for s in program.stages for r in (body_roots(s) if isinstance(s, Carry) else [e.value for e in s.equations])]
+    roots += [k.init for s in program.stages if isinstance(s, Carry) for k in s.carried]
+    roots += [e.value for e in program.outputs]
+    uses = Counter(a.name for n in walk(*roots) for a in n.args if a.op.name == "var")
+    uses.update(r.name for r in roots if r.op.name == "var")
+    table = {}
+    for node in walk(*(e.value for e in program.outputs)):
+        inner = products.get(node.args[0].name) if node.op.name == "contract" and node.args[0].op.name == "var" else None
+        if inner is not None and len(node.args) == 1 and len(inner.args) > 1 and uses[node.args[0].name] == 1:
+            table[node] = ops.contract(inner.args, node.axes)
+    values = substitute((e.value for e in program.outputs), table)
+    return replace(program, outputs=tuple(replace(e, value=v) for e, v in zip(program.outputs, values, strict=True)))
 
 
 def prune(program: Program) -> Program:

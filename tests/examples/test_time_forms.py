@@ -42,7 +42,7 @@ def test_every_form_is_timed_and_what_fails_is_named(
 
     wrong = tmp_path / "wrong.seq"
     wrong.write_text("seqc 1\n")
-    specs = [str(ROOT / "specs" / "ema.seq"), str(wrong), str(ROOT / "tests/language/slstm.seq")]
+    specs = [str(ROOT / "specs" / "ema.seq"), str(wrong), str(ROOT / "specs/slstm.seq")]
     monkeypatch.setattr(sys, "argv", ["time_forms.py", *specs, "--tokens", "40", "--repeat", "1"])
     assert time_forms.main() == 1
     out, err = capsys.readouterr()

@@ -265,6 +265,13 @@ def test_sizes_that_unroll_are_static() -> None:
     assert [s.name for s in found.sizes if s.static] == ["n"]
 
 
+def test_a_numbered_entry_fixes_the_axis() -> None:
+    """A call with a shorter axis would have no such entry. Every axis has an entry 0."""
+    body = "\n  input   x[K], y[V]\n  output  o[K] = x * y[{}]\n"
+    assert layer(body.format(2)).values == (("V", 3),)
+    assert layer(body.format(0)).values == ()
+
+
 def test_an_unknown_size_is_refused() -> None:
     assert codes("\n  input   x[K]\n  output  y[K] = x\n", "K = 4", Q=3) == ["unknown-size"]
 

@@ -33,7 +33,7 @@ def layer(name: str) -> model.Model:
     text = PATHS[name].read_text()
     header = text[text.index("(") : text.index("\n", text.index("("))]
     # A size that is a formula of others keeps it.
-    given = {n: v for n, v in SMALL.items() if f"{n} = " in header and f"{n} = 2*speed" not in header and f"{n} = K\n" not in header}
+    given = {n: v for n, v in SMALL.items() if f"{n} = " in header and f"{n} = K\n" not in header}
     return check(file, sizes={"model": 6} | {n: v for n, v in given.items() if _free(header, n)}, beside=None)[0]
 
 

@@ -279,7 +279,7 @@ def log_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
 
 
 def srwm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
-    W = {name: p[f"{name}_init"].T for name in ("Wy", "Wq", "Wk", "Wb")}
+    W = {name: p[f"{name}_init"].T for name in ("Wy", "Wq", "Wk")} | {"Wb": p["B"].T}
     for i in tokens(x):
         q, k, b = softmax(W["Wq"] @ i.x), softmax(W["Wk"] @ i.x), sigmoid(W["Wb"] @ i.x)
         y = W["Wy"] @ i.x
@@ -300,7 +300,7 @@ def m2rnn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     H = np.zeros((n["K"], n["V"]))
     for i in tokens(x):
         H = i.f * H + (1 - i.f) * np.tanh(H @ p["W"] + np.outer(i.k, i.v))
-        yield {"y": H.T @ i.q}
+        yield {"y": H.T @ i.q + p["D"] * i.v}
 
 
 MATRIX: dict[str, Loop] = {

@@ -103,7 +103,7 @@ def lstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         yield {"h": h}
 
 
-def gru_cell(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
+def gru(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     h = np.zeros(n["N"])
     for i in tokens(x):
         z, r = sigmoid(i.zz + p["Rz"].T @ h), sigmoid(i.zr + p["Rr"].T @ h)
@@ -115,7 +115,7 @@ def slstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     c, z, h, m = (np.zeros(n["N"]) for _ in range(4))
     for i in tokens(x):
         gate = {g: getattr(i, f"z{g}") + p[f"R{g}"].T @ h for g in "ifoc"}
-        log_f = -np.log1p(np.exp(-gate["f"]))
+        log_f = -np.log1p(np.exp(-gate["f"] - p["bf"]))
         new = np.maximum(gate["i"], log_f + m) if i.t else gate["i"]
         inner, keep = np.exp(gate["i"] - new), np.exp(log_f + m - new) if i.t else 0.0
         c, z, m = keep * c + inner * np.tanh(gate["c"]), keep * z + inner, new
@@ -128,7 +128,7 @@ def sru(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     for i in tokens(x):
         f, r = sigmoid(i.f + p["vf"] * c), sigmoid(i.r + p["vr"] * c)
         c = f * c + (1 - f) * i.u
-        yield {"h": r * np.tanh(c) + (1 - r) * p["scale"] * i.x}
+        yield {"h": r * c + (1 - r) * np.sqrt(3) * i.x}
 
 
 def paralstm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
@@ -148,9 +148,9 @@ def fernn(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         for v in range(N):
             for at in range(X):
                 for w in range(W):
-                    new[v, at] += p["a"][w] * i.u[(at - w + 1) % X] + p["b"][w] * h[v, (at - (w - 1) - (v - n["speed"])) % X]
+                    new[v, at] += p["a"][w] * i.u[(at - w + W // 2) % X] + p["b"][w] * h[v, (at - (w - W // 2) - (v - N // 2)) % X]
         h = np.maximum(new, 0)
-        yield {"y": h.max(0)}
+        yield {"y": h.mean(0)}
 
 
 def lcm(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
@@ -240,7 +240,7 @@ def ngram(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
 OTHER: dict[str, Loop] = {
     f.__name__: f
     for f in (
-        aaren, rwkv4, mamba, rg_lru, minlstm, lru, s4d, s5, lssl, lstm, gru_cell, slstm, sru, paralstm, fernn, lcm,
+        aaren, rwkv4, mamba, rg_lru, minlstm, lru, s4d, s5, lssl, lstm, gru, slstm, sru, paralstm, fernn, lcm,
         softmax_attention, swa, fox, path_attention, deltaformer, stickbreaking, hyena, ngram,
     )
 }  # fmt: skip
