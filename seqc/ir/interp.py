@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -130,7 +131,7 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any], order: tu
             values[id(node)] = _implicit(A, node, leaves)
         else:
             args = tuple(values[id(a)] for a in node.args)
-            values[id(node)] = remembered(A, node, args, lambda node=node, args=args: node.op.meaning(A, node, args))
+            values[id(node)] = remembered(A, node, args, partial(node.op.meaning, A, node, args))
     return tuple(values[id(r)] for r in roots)
 
 
