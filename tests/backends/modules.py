@@ -48,8 +48,9 @@ def ahead(name: str, layer: Any) -> int:
     return int(getattr(layer, found[1])) if found else 0
 
 
-def inputs(layer: Any, name: str, batch: int = 2, tokens: int = 11, seed: int = 1) -> tuple[Tensor, ...]:
-    """The module's inputs, of its dtype: x from a normal distribution, the others between 0 and 1."""
+def inputs(layer: Any, name: str, batch: int = 2, tokens: int | None = None, seed: int = 1) -> tuple[Tensor, ...]:
+    """The module's inputs, of its dtype: x from a normal distribution, the others between 0 and 1. 11 tokens behind a block of the text."""
+    tokens = 11 + max((s.clock.every or 0 for s in checked(name).recurrence.states), default=0) if tokens is None else tokens
     g = torch.Generator().manual_seed(seed)
     found = []
     for i, (when, axes) in enumerate(kinds(name)):

@@ -69,8 +69,9 @@ def test_steps_are_the_forward_for_every_prefix(package: Package, name: str) -> 
 @each
 def test_every_weight_learns(package: Package, name: str) -> None:
     layer = build(package, name)
-    y, _ = layer(*inputs(layer, name))
-    assert y.shape == (2, 11, MODEL) and y.std() > 1e-3
+    x = inputs(layer, name)
+    y, _ = layer(*x)
+    assert y.shape == (2, x[0].shape[1], MODEL) and y.std() > 1e-3
     y.square().sum().backward()
     for n, w in layer.named_parameters():
         assert w.grad is not None and torch.isfinite(w.grad).all() and w.grad.any(), n
@@ -186,7 +187,7 @@ def test_exports_for_any_number_of_tokens(package: Package, name: str) -> None:
         x = inputs(layer, name, tokens=n)
         (found, state), (wanted, expected) = program.module()(*x), layer(*x)
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)  # an exported program may have chosen another form
-        close(leaves(state), leaves(expected), 1e-15)
+        close(leaves(state), leaves(expected), 1e-12)
 
 
 @each

@@ -131,7 +131,7 @@ def _kernel_arguments(p, c):
 def test_narrow_types_compute_in_float32(package, name: str, dtype: torch.dtype) -> None:
     """The state is float32 and the only loss is that of the arguments and results."""
     p = package(name)
-    c = call(name, 2 * CHUNK + 3, dtype=dtype, grad=False)
+    c = steady(call(name, 2 * CHUNK + 3, dtype=dtype, grad=False))
     wide = tuple(x.to(torch.promote_types(x.dtype, torch.float64)) if x.dtype != torch.int64 else x for x in c.arguments)
     k = len(c.checked.recurrence.outputs)
     for form in p.FORMS:
