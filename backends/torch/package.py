@@ -24,7 +24,7 @@ from seqc.passes.lift import lift
 from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"
-COPIED = ("runtime.py", "sequence.py", "operators.py", "base.py")
+COPIED = ("runtime.py", "sequence.py", "operators.py", "base.py", "rtrl.py")
 PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
 STATE_LEADS = {"head": "NH", "group": "NG", "layer": "N"}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
@@ -36,7 +36,7 @@ def emit(layer: Layer) -> tuple[GeneratedFile, ...]:
     out.append(GeneratedFile("reference.py", _reference(layer)))
     out.append(GeneratedFile("ops.py", _operator(layer)))
     if layer.model.project is not None:
-        out.append(GeneratedFile("module.py", print_module(layer.model, unseen(layer.recurrence))))
+        out.append(GeneratedFile("module.py", print_module(layer.model, unseen(layer.recurrence), layer.recurrence)))
     out += [GeneratedFile(name, _copied(name)) for name in COPIED]
     out.append(GeneratedFile("__init__.py", _init(layer)))
     hashes = {f.name: hashlib.sha256(f.text.encode()).hexdigest() for f in sorted(out, key=lambda f: f.name)}

@@ -108,7 +108,8 @@ def model_of(text: str, name: str = "<string>", **sizes: int) -> Model:
 
 def printed(model: Model) -> str:
     """The text of a module."""
-    return print_module(model, unseen(derive(model)))
+    rec = derive(model)
+    return print_module(model, unseen(rec), rec)
 
 
 def package(tmp_path: Path, text: str, op: str, name: str = "<string>") -> ModuleType:
@@ -117,7 +118,8 @@ def package(tmp_path: Path, text: str, op: str, name: str = "<string>") -> Modul
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "ops.py").write_text(op)
-    (folder / "base.py").write_text((ROOT / "backends/torch/base.py").read_text())
+    for shared in ("base.py", "rtrl.py"):
+        (folder / shared).write_text((ROOT / "backends/torch" / shared).read_text())
     (folder / "module.py").write_text(printed(model_of(text, name)))
     for name in [n for n in sys.modules if n.split(".")[0] == "made"]:
         del sys.modules[name]

@@ -101,7 +101,7 @@ def test_text_is_formatted_deterministic_and_free_of_seqc(path: Path, tmp_path: 
     text = printed(model_of(source, path.name))
     assert text == printed(model_of(source, path.name))
     imports = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
-    assert imports <= {"__future__", "math", "torch", "torch.nn", ".base", ".ops"}
+    assert imports <= {"__future__", "collections.abc", "math", "torch", "torch.nn", "typing", ".base", ".ops", ".rtrl"}
     assert formatted(text, tmp_path)
 
 

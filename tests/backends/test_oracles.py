@@ -138,7 +138,8 @@ def _lengths(name: str) -> tuple[int, ...]:
 def test_every_layer_has_an_oracle() -> None:
     from conftest import SHIPPED
     from test_oracles_cells import ORACLES as CELLS
+    from test_oracles_learned import LOOPS as LEARNED
     from test_oracles_matrix import ORACLES as MATRIX
     from test_oracles_vector import ORACLES as VECTOR
 
-    assert {f.__name__ for f in ORACLES} | {o.layer for o in (*CELLS, *MATRIX, *VECTOR)} == set(SHIPPED)
+    assert {f.__name__ for f in ORACLES} | {o.layer for o in (*CELLS, *LEARNED, *MATRIX, *VECTOR)} == set(SHIPPED)
