@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate, pairwise
-from math import isfinite
+from math import inf, isfinite
 from types import ModuleType
 from typing import Any
 

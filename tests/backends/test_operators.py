@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import every
-from layers import Call, call, distance, gradients
+from layers import Call, call, distance, gradients, steady
 
 CHUNK = 8
 
