@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate, pairwise
-from math import inf, isfinite
+from math import isfinite
 from types import ModuleType
 from typing import Any
 
@@ -171,13 +171,16 @@ def call(
     return Call(c, sizes, given, params, states, torch.tensor(ends) if ends else None)
 
 
+RATES = ("theta", "eta", "rate", "lr", "gamma")  # inputs by which memories that learn in blocks step
+
+
 def steady(c: Call) -> Call:
     """The call with small steps where a memory learns in blocks: one that diverges leaves the range of narrow types."""
     rec = c.checked.recurrence
     if all(s.clock.every is None for s in rec.states):
         return c
-    rates = (x / 16 if (i.domain.low, i.domain.high) == (0, inf) else x for i, x in zip(rec.inputs, c.inputs, strict=True))
-    return replace(c, inputs=tuple(rates))
+    given = [x.detach() / 16 if i.name in RATES else x for i, x in zip(rec.inputs, c.inputs, strict=True)]
+    return replace(c, inputs=tuple(x.requires_grad_(y.requires_grad) for x, y in zip(given, c.inputs, strict=True)))
 
 
 def reached(past: Call, generator: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, ...]:

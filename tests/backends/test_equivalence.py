@@ -10,7 +10,7 @@ import torch
 from conftest import LAYERS, every
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import Call, call, changed, checked, distance, gradients, interpreted, split
+from layers import Call, call, changed, checked, distance, gradients, interpreted, split, steady
 
 CHUNK = 8  # the chunk size of the `package` fixture
 SMALL = (3, 2, 2, 2, 2)
@@ -78,7 +78,7 @@ def test_more_tokens_than_a_slab(package, name: str, monkeypatch: pytest.MonkeyP
     """The states kept between slabs are those that the backward starts from. Slabs are made small, of every kind of form."""
     p = package(name)
     longest = max(signature.chunk for signature, _ in p.ops.OPERATOR.forms.values())  # a block of the text may be longer than a chunk
-    c = call(name, 6 * max(CHUNK, longest) + 5, B=2, heads=2, lengths=SMALL)
+    c = steady(call(name, 6 * max(CHUNK, longest) + 5, B=2, heads=2, lengths=SMALL))
     wanted = c.run(p, "recurrent")
     slopes = gradients(wanted, c.arguments)
     monkeypatch.setattr(p.sequence, "ROWS", 2 * CHUNK)
