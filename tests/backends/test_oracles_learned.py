@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from oracles import Oracle, close, compiled, sloped, spoken
+from oracles import Oracle, apart, case, close, compiled, forms, sloped, spoken
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -283,3 +283,28 @@ def test_its_gradients_are_the_texts(oracle: Oracle) -> None:
 @pytest.mark.parametrize("oracle", [pytest.param(o, marks=pytest.mark.xdist_group(o.layer)) for o in LOOPS], ids=str)
 def test_every_form_computes_it(package: Callable[[str], ModuleType], oracle: Oracle) -> None:
     close(oracle, compiled(package, oracle))
+
+
+def test_a_reference_of_another_library(package: Callable[[str], ModuleType]) -> None:
+    """With one rate for all tokens, since that reference scales the rows of the running sum and not its terms. It adds what it has read to
+    its norm where the paper adds the query: from its output o = f + norm(f), less ours, f is found, and its norm is ours. float32."""
+    naive = pytest.importorskip("fla.ops.ttt.naive")
+    c = case(Oracle(ttt_linear, dtype=torch.float32))
+    T = 2 * CHUNK
+    q, k, v, lr = (x.detach()[:, :T] for x in c.inputs)
+    scale, bias, nu = (x.detach() for x in c.params[:3])
+    lr = torch.full_like(lr, 0.05)
+    weight = (1 / torch.arange(1, CHUNK + 1) + nu).relu()[:, torch.arange(T) % CHUNK]  # [heads, T]
+    names = [s.name for s in c.checked.recurrence.states]
+    W, b = (c.states[names.index(n)].detach() for n in ("M.W", "M.b"))
+    given = (x.clone() for x in (q, k, v, scale, bias, (lr * weight.T)[..., None]))
+    theirs, last_W, last_b = naive.chunk_ttt_linear_ref(
+        *given, scale=1.0, eps=1e-5, mini_batch_size=CHUNK, initial_state=W.clone(), initial_state_bias=b[:, :, None].clone(),
+        output_final_state=True,
+    )  # fmt: skip
+    p = package("ttt_linear")
+    for form in forms("ttt_linear"):
+        found, last = p.ttt_linear(q, k, v, lr, *c.params, initial_state=c.states, output_final_state=True, form=form)
+        normal = found - q
+        assert apart(normed(theirs - normal) * scale + bias, normal) < 1e-5, form
+        assert apart(last[names.index("M.W")], last_W) < 1e-5 and apart(last[names.index("M.b")], last_b[:, :, 0]) < 1e-5, form
