@@ -8,7 +8,7 @@ from conftest import ROOT
 from torch.nn import functional as F
 
 pytestmark = pytest.mark.slow  # not part of `make check`
-LANGUAGE = ROOT / "tests/language"
+SPECS = ROOT / "tests/backends/specs"
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -18,7 +18,7 @@ def draw(*shape: int) -> torch.Tensor:
 def test_the_step_on_the_simplex_is_the_least_value(package) -> None:
     """Row by row: weights sum to what they did, and where one is above 0 all have the same slope: rate G + 2 (W / old - 1)."""
     torch.manual_seed(0)
-    p = package(str(LANGUAGE / "simplex_linear.seq"))
+    p = package(str(SPECS / "simplex_linear.seq"))
     q, k, rate = draw(1, 1, 2, 4), 9 * draw(1, 1, 2, 4), torch.full((1, 1, 2), 0.9, dtype=torch.float64)
     y = draw(1, 1, 2, 5).softmax(-1)
     old = draw(1, 2, 4, 5).softmax(-1)
@@ -37,7 +37,7 @@ def test_the_step_on_the_simplex_is_the_least_value(package) -> None:
 def test_a_proximal_step_is_the_least_value(package) -> None:
     """The gradient of G . W + |W - old|^2 / (2 rate) + |W|^2 / (2 pull) is zero there, G being that of Huber's loss of the norm."""
     torch.manual_seed(0)
-    p = package(str(LANGUAGE / "ridge_deep.seq"))
+    p = package(str(SPECS / "ridge_deep.seq"))
     q, k, v = (draw(1, 1, 2, 3) for _ in range(3))
     rate, pull, delta = (torch.full((1, 1, 2), x, dtype=torch.float64) for x in (0.3, 2.0, 1.5))
     old = (draw(2, 3, 6).requires_grad_(), draw(2, 6, 3).requires_grad_())
