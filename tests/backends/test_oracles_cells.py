@@ -13,6 +13,8 @@ from oracles import Oracle, close, column, compiled, each, outer, sloped, spoken
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.slow  # not part of `make check`
+
 warnings.simplefilter("ignore")
 
 

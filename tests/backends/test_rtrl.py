@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHIPPED
+from conftest import LAYERS, SHIPPED
 from layers import checked
 from modules import inputs, small_sizes
 from torch import Tensor
@@ -95,7 +95,7 @@ def check(p: Any, name: str = "", **sizes: int) -> None:
     assert max(float((short[n] - w).abs().max() / w.abs().max()) for n, w in whole.items()) > 1e-2
 
 
-@pytest.mark.parametrize("name", LEARNS)
+@pytest.mark.parametrize("name", [n if n == "elstm" else pytest.param(n, marks=pytest.mark.slow) for n in LEARNS])
 def test_gradients_are_those_of_backpropagation(package, name: str) -> None:
     check(package(name), name, **small_sizes(checked(name).model))
 
@@ -157,12 +157,13 @@ def test_nothing_of_earlier_tokens_is_kept(package) -> None:
     assert others[-1] > 10 * others[2]
 
 
-@pytest.mark.parametrize("name", REASONS)
+@pytest.mark.parametrize("name", [n if n in LAYERS else pytest.param(n, marks=pytest.mark.slow) for n in REASONS])
 def test_others_say_why_not(package, name: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(f'{name} cannot learn in real time: {REASONS[name]}')}$"):
         package(name).Layer(MODEL, rtrl=True)
 
 
+@pytest.mark.slow
 def test_every_layer_learns_or_says_why_not() -> None:
     found = {n: learning(checked(n).model, checked(n).model.project, prepared(checked(n))) for n in SHIPPED}
     assert tuple(n for n, x in found.items() if not isinstance(x, str)) == LEARNS
