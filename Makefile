@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint typecheck mutants hostile golden bench clean
+.PHONY: demo test check lint typecheck mutants hostile random random-0 random-1 golden bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/seqc explain specs/deltaproduct.seq
@@ -29,12 +29,18 @@ typecheck: $(VENV)/.dev
 	ln -s $(CURDIR)/seqc/* $(CURDIR)/backends $(CURDIR)/grammar $(CURDIR)/specs .typecheck/seqc/
 	cd .typecheck && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p seqc
 
-# Long runs, of which `make test` has a sample: mutants of programs, hostile texts.
+# Long runs, of which `make test` has a sample: mutants of programs, hostile texts, random layers (two processes at once).
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/proof/mutants.py --each 7
 
 hostile: $(VENV)/.dev
 	$(BIN)/python tests/frontend/hostile.py --count 20000 --commands 200
+
+random: $(VENV)/.dev
+	$(MAKE) --jobs 2 --keep-going random-0 random-1
+
+random-0 random-1: random-%:
+	PYTHONPATH=tests:tests/backends $(BIN)/python tests/backends/random_runs.py --count 2000 --parts 2 --part $*
 
 golden: $(VENV)/.dev
 	$(BIN)/python -m pytest --update-golden tests/test_bad.py tests/test_docs.py $(wildcard tests/test_golden.py)

@@ -32,6 +32,8 @@ def certificate_page(c: Certificate) -> Iterator[str]:
     yield f"  points      {c.points} random points of a prime field at each of {len(c.sizes)} sizes, without tolerance"
     for sizes in c.sizes:
         yield f"  sizes       {', '.join(f'{name} = {n}' for name, n in sizes)}"
+    for fact in c.facts:
+        yield f"  fact        {_listed(tuple(f'`{n}`' for n in fact.states))}: {fact.words}"
     if c.oracles:
         yield f"  functions   {c.oracles} values per token pass through functions that a field does not have: any function in their place"
     yield f"  error       {_chance(c)}"
@@ -40,11 +42,13 @@ def certificate_page(c: Certificate) -> Iterator[str]:
 
 def certificate_said(c: Certificate) -> Iterator[str]:
     """Why a certificate is not ok."""
+    for fact in (f for f in c.facts if not f.holds):
+        yield f"error: {fact}"
     for failure in c.failures:
         yield f"error: {failure}"
     for gap in c.gaps:
         yield f"error: `{gap.form}` could not be examined: {gap.reason}"
-    if not c.failures and not c.gaps:
+    if not c.failures and not c.gaps and all(f.holds for f in c.facts):
         yield "error: no form was examined"
     yield f"`{c.name}` is not proved."
 

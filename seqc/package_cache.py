@@ -33,7 +33,8 @@ class NotProved(Exception):
 
     def __init__(self, certificate: Certificate):
         self.certificate = certificate
-        said = [*map(str, certificate.failures), *(f"`{g.form}` was not examined: {g.reason}" for g in certificate.gaps)]
+        said = [*(str(f) for f in certificate.facts if not f.holds), *map(str, certificate.failures)]
+        said += [f"`{g.form}` was not examined: {g.reason}" for g in certificate.gaps]
         super().__init__("; ".join(said) or "no form was examined")
 
 

@@ -107,8 +107,7 @@ def a_memory(draw: st.DrawFn, t: Text, known: list[tuple[str, str]]) -> None:
     if draw(st.booleans()):
         a_read(draw, t, S, rows, columns, known)
     if draw(st.integers(0, 3)):
-        along = draw(st.sampled_from(("", "", rows, columns)))
-        t.steps.append(f"retain  {S} by decay({a_decay(draw, t, along)})")
+        a_retention(draw, t, S, rows, columns)
     for _ in range(draw(st.integers(1, 2))):
         an_update(draw, t, S, rows, columns, known)
         if draw(st.integers(0, 3)) == 0:
@@ -116,13 +115,34 @@ def a_memory(draw: st.DrawFn, t: Text, known: list[tuple[str, str]]) -> None:
     a_read(draw, t, S, rows, columns, known, out=True)
 
 
+def a_retention(draw: st.DrawFn, t: Text, S: str, rows: str, columns: str) -> None:
+    """Mostly a decay of the whole memory, along one of its axes or along both in turn."""
+    match draw(st.sampled_from(("decay", "decay", "decay", "decay", "rows", "columns", "both", "other"))):
+        case "decay":
+            t.steps.append(f"retain  {S} by decay({a_decay(draw, t)})")
+        case "rows":
+            t.steps.append(f"retain  {S} by decay({a_decay(draw, t, rows)})")
+        case "columns":
+            t.steps.append(f"retain  {S} by decay({a_decay(draw, t, columns)})")
+        case "both":
+            t.steps += [f"retain  {S} by decay({a_decay(draw, t, along)})" for along in (rows, columns)]
+        case _:
+            kind = draw(st.sampled_from(("reset(3)", "shrink(1/8)", "sphere()")))
+            t.steps.append(f"retain  {S} by {kind}")
+            if kind == "sphere()":  # which zero is not on
+                t.states[-1] = f"memory  {S}[{rows}, {columns}] = learned"
+
+
 def an_update(draw: st.DrawFn, t: Text, S: str, rows: str, columns: str, known: list[tuple[str, str]]) -> None:
-    kind = draw(st.sampled_from(("learn", "learn", "learn", "turns", "at once", "plain", "momentum", "window")))
+    common = ("learn", "learn", "turns", "at once", "plain", "low rank", "mixed")
+    kinds = (*common, *common, "momentum", "window", "blocks", "other loss")
+    kind = draw(st.sampled_from(kinds))
     point = draw(st.sampled_from(("", "", f" at start({S})")))
     match kind:
         case "turns":
+            rate = a_rate(draw, t)
             k, v = a_vector(draw, t, rows, [], unit=True, extra="n"), t.input("v", f"n, {columns}")
-            t.steps += ["for i in n", f"  learn   {S} by descent(rate = {a_rate(draw, t)}) on l2({S}({k}[i]), {v}[i])", "end"]
+            t.steps += ["for i in n", f"  learn   {S} by descent(rate = {rate}) on l2({S}({k}[i]), {v}[i])", "end"]
         case "at once":
             k, v, w = a_vector(draw, t, rows, [], unit=True, extra="n"), t.input("v", f"n, {columns}"), t.input("w", "n", "(0, 1)")
             loss = draw(st.sampled_from(("l2", "dot")))
@@ -134,6 +154,33 @@ def an_update(draw: st.DrawFn, t: Text, S: str, rows: str, columns: str, known: 
             a, b, g = t.input("e", rows, "unit"), t.input("r", rows, "unit"), a_rate(draw, t)
             k, v = a_vector(draw, t, rows, known), a_vector(draw, t, columns, known)
             t.steps.append(f"update  {S} = {S} - {g} * outer({a}, {S}({b})) + outer({k}, {v})")
+        case "low rank":
+            ranks = range(draw(st.integers(1, 3)))
+            erased = [f"{a_rate(draw, t)} * outer({t.input('e', rows, 'unit')}, {S}({t.input('r', rows, 'unit')}))" for _ in ranks]
+            written = [f"outer({t.input('k', rows)}, {a_vector(draw, t, columns, known)})" for _ in ranks[: draw(st.integers(1, 3))]]
+            t.steps.append(f"update  {S} = {S} - {' - '.join(erased)} + {' + '.join(written)}")
+        case "mixed":
+            k, b = a_vector(draw, t, rows, known), t.input("b", "", "(0, 1)")
+            match draw(st.sampled_from(("lerp", "scaled", "keys", "values"))):
+                case "lerp":
+                    new = f"lerp({S}, outer({k}, {a_vector(draw, t, columns, known)}), {b})"
+                case "scaled":
+                    new = f"{b} * ({S} + outer({k}, {a_vector(draw, t, columns, known)}))"
+                case "keys":
+                    new = f"lerp({S}, {S} - outer({k}, {S}({t.input('r', rows, 'unit')})), {b})"
+                case _:
+                    erased = f"outer({S} @ {t.input('r', columns, 'unit')}, {t.input('w', columns)})"
+                    new = f"lerp({S}, {S} - {erased} + outer({k}, {t.input('v', columns)}), {b})"
+            t.steps.append(f"update  {S} = {new}")
+        case "blocks":
+            k, v = a_vector(draw, t, rows, [], unit=True), a_vector(draw, t, columns, known)
+            every = draw(st.integers(2, 3))
+            t.steps.append(f"learn   {S} by prefix_sum(rate = 1/2, weight = 1/4, every = {every}) on dot({S}({k}), {v})")
+        case "other loss":
+            k, v = a_vector(draw, t, rows, [], unit=True), a_vector(draw, t, columns, known)
+            loss = draw(st.sampled_from(("huber", "huber_mixture", "lp", "value_shift")))
+            more = {"huber": ", delta = 1", "huber_mixture": ", delta = 1", "lp": "", "value_shift": ", radius = 1/2"}[loss]
+            t.steps.append(f"learn   {S} by descent(rate = 1/8) on {loss}({S}({k}), {v}{more})")
         case "momentum":
             k, v = a_vector(draw, t, rows, [], unit=True), a_vector(draw, t, columns, known)
             keep = t.input("mu", "", "(0, 1)")
@@ -203,7 +250,9 @@ def a_vector_state(draw: st.DrawFn, t: Text, known: list[tuple[str, str]]) -> No
 def layers(draw: st.DrawFn) -> str:
     """The text of a layer with one to three states."""
     t, known = Text(), list[tuple[str, str]]()
-    for _ in range(draw(st.integers(1, 3))):
+    for n in range(3):
+        if n and draw(st.integers(0, 2)) < 2:  # asked in front of each, so that any of them can be taken away when a failure shrinks
+            break
         if draw(st.integers(0, 2)):
             a_memory(draw, t, known)
         else:

@@ -33,6 +33,7 @@ from .sequence import (
 Tensors = tuple[Tensor, ...]
 Domain = tuple[float, float, bool]  # lowest, highest, whether vectors have norm 1 at most
 Duration = tuple[float, float, float]  # microseconds per slab, per step, per token of one head
+MOST = 64  # arguments that PyTorch lets an operator have
 LONG = 2048  # tokens for which an exported program chooses its form
 NO_FORWARD_MODE = "the operator has no forward-mode derivative; `reference` has one. A Hessian is `jacrev` of `jacrev`"
 
@@ -186,11 +187,42 @@ def _operator(name: str, run: Callable[..., Tensors], fake: Callable[..., Tensor
         with torch.autocast(device, enabled=False):
             return run(*a)
 
-    schema = f"({', '.join(f'Tensor {n}' for n in _spelled(takes))}, Tensor? cu_seqlens) -> ({', '.join(['Tensor'] * gives)})"
-    op = torch.library.custom_op(name, exact, mutates_args=(), schema=schema)
+    results = f"({', '.join(['Tensor'] * gives)})"
+    op: Any
+    if len(takes) < MOST:
+        schema = f"({', '.join(f'Tensor {n}' for n in _spelled(takes))}, Tensor? cu_seqlens) -> {results}"
+        op = torch.library.custom_op(name, exact, mutates_args=(), schema=schema)
+    else:
+        op = _Listed(name, exact, f"(Tensor[] tensors, Tensor? cu_seqlens) -> {results}")
     op.register_fake(fake)
     op.register_vmap(partial(_one_by_one, op))
     return op
+
+
+class _Listed:
+    """An operator of more tensors than PyTorch takes one by one: it has them as one list, and is called like any other."""
+
+    def __init__(self, name: str, run: Callable[..., Tensors], schema: str) -> None:
+        self.op = torch.library.custom_op(name, lambda tensors, cu: run(*tensors, cu), mutates_args=(), schema=schema)
+
+    def __call__(self, *a: Any) -> Tensors:
+        found: Tensors = self.op(list(a[:-1]), a[-1])
+        return found
+
+    def register_fake(self, fake: Callable[..., Tensors]) -> None:
+        self.op.register_fake(lambda tensors, cu: fake(*tensors, cu))
+
+    def register_vmap(self, rule: Callable[..., Any]) -> None:
+        self.op.register_vmap(lambda info, dims, tensors, cu: rule(info, (*dims[0], dims[1]), *tensors, cu))
+
+    def register_autograd(self, rule: Callable[..., tuple[Tensor | None, ...]], setup_context: Callable[..., None]) -> None:
+        def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+            setup_context(ctx, (*inputs[0], inputs[1]), output)
+
+        def pull(ctx: Any, *d: Tensor) -> tuple[Any, None]:
+            return list(rule(ctx, *d)[:-1]), None
+
+        self.op.register_autograd(pull, setup_context=keep)
 
 
 def _one_by_one(op: Any, info: Any, in_dims: tuple[int | None, ...], *a: Any) -> tuple[Tensors, tuple[int, ...]]:

@@ -29,11 +29,25 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """What the analysis says of the next values of `states`, declared in `line`, and whether the step itself agrees."""
+
+    states: tuple[str, ...]
+    words: str
+    line: int
+    holds: bool
+
+    def __str__(self) -> str:
+        names = ", ".join(f"`{n}`" for n in self.states)
+        return f"the step of {names} (line {self.line}) is taken to be {self.words}, and is not"
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The outcome of a proof. Equal inputs and seeds give equal certificates.
 
     forms: those proved. sizes: of every trial. oracles: nodes of one token's step that stand for a random function.
-    log2_error: of the bound on the chance that one point hides a difference.
+    log2_error: of the bound on the chance that one point hides a difference. facts: of the analysis, on which forms rely.
     """
 
     name: str
@@ -46,15 +60,17 @@ class Certificate:
     log2_error: float
     gaps: tuple[Gap, ...]
     failures: tuple[Failure, ...]
+    facts: tuple[Fact, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Everything was examined and agrees."""
-        return bool(self.forms) and not self.gaps and not self.failures
+        return bool(self.forms) and not self.gaps and not self.failures and all(f.holds for f in self.facts)
 
     def as_json(self) -> dict[str, Any]:
         """The certificate as plain data."""
         data = asdict(self)
         data["sizes"] = [dict(s) for s in self.sizes]
         data["failures"] = [{**asdict(f), "sizes": dict(f.sizes)} for f in self.failures]
+        data["facts"] = [{**asdict(f), "states": list(f.states)} for f in self.facts]
         return {"ok": self.ok, **data, "forms": list(self.forms), "stages": list(self.stages), "gaps": [asdict(g) for g in self.gaps]}

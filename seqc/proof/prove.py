@@ -20,6 +20,7 @@ from seqc.proof.bound import log2_error
 from seqc.proof.candidate import Built, Candidate, candidate
 from seqc.proof.certificate import Certificate, Failure, Gap
 from seqc.proof.composed import NoFieldMeaning
+from seqc.proof.facts import examine
 from seqc.proof.trial import Trial, small_axes
 
 POINTS = 16
@@ -65,6 +66,8 @@ def prove(
                 except NoFieldMeaning as e:
                     gaps.setdefault(form.name, Gap(form.name, str(e)))
                 bench.forget()
+    facts, more = examine(rec, sizes or {}, seed, forms)
+    gaps |= {g.form: g for g in more}
     stages = (STEP, *STAGES) if rewritten else STAGES
     found = _smallest(rec, candidates, seed, trials[0], failures) if failures else ()
     wrong = {f.form for f in found} | set(gaps)
@@ -74,7 +77,7 @@ def prove(
     return Certificate(
         name=rec.name, seed=seed, points=points, forms=tuple(n for n in forms if n not in wrong), stages=stages,
         sizes=tuple(t.shown() for t in trials), oracles=oracles,
-        log2_error=error, gaps=tuple(gaps.values()), failures=found,
+        log2_error=error, gaps=tuple(gaps.values()), failures=found, facts=facts,
     )  # fmt: skip
 
 
