@@ -39,6 +39,9 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     verdict = recurrent.regrouped(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
+    block = next((s for s in rec.states if s.clock.every is not None), None)
+    if block is not None:  # a call may begin inside a block, where this form's chunks do not
+        return Refuses(f"`{block.name}` changes only every {block.clock.every} tokens", block.span)
     matrix = next((s for s in rec.states if len(s.axes) > 1 and s.role not in ("hidden", "stabiliser")), None)
     if matrix is not None and in_normal_form(rec, sizes):
         return Refuses(f"it would write out `{matrix.name}` at every token, which the `chunkwise` form does not", matrix.span)

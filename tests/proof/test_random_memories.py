@@ -86,3 +86,16 @@ def test_proved(seed: int) -> None:
 
 def test_most_of_them_apply() -> None:
     assert sum(applying(seed) is not None for seed in range(60)) >= 30
+
+
+BLOCKS = "seqc 1\n\nlayer drawn(K = 3, V = 2)\n  input k[K] in unit, v[V], q[K]\n  memory S[K, V] = 0\n"
+BLOCKS += "  learn S by prefix_sum(rate = 1/2, weight = 1/4, every = 2) on dot(S(k), v)\n  output o[V] = S(q)\n"
+
+
+def test_a_memory_that_learns_in_blocks_has_no_scan() -> None:
+    """Its chunks do not begin where blocks do."""
+    checked = check_source(Source("drawn.seq", BLOCKS))
+    verdicts = judge(checked)
+    assert not isinstance(verdicts["scan"], Applies) and isinstance(verdicts["chunkwise"], Applies)
+    built = {f.name: programs(checked, f) for f in (CHUNKWISE, RECURRENT)}
+    assert prove(prepared(checked), built, "seed", text=checked.recurrence, sizes=checked.sizes).ok
