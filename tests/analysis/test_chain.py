@@ -280,6 +280,7 @@ def test_refusal_names_the_reason_and_the_line(name: str) -> None:
     assert verdict.span is not None and found.source.line(verdict.span.line).strip().startswith(statement), verdict.span
 
 
+@pytest.mark.slow
 def test_a_step_of_very_many_operations_is_left_to_the_loop_over_tokens() -> None:
     """Deriving a form takes time with the square of the operations; a text may have thousands, and is answered all the same."""
     text = (ROOT / "specs/deltaproduct.seq").read_text("utf-8").replace("n = 2", "n = 1024")

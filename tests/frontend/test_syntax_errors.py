@@ -60,6 +60,7 @@ def slips() -> list[tuple[Path, str, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_slips_are_reported_once_and_where_they_are() -> None:
     reported = here = once = 0
     for _, text, line in slips():
