@@ -270,13 +270,14 @@ class Info(NamedTuple):
 
     form: the form taken. Of one that iterates: the most iterations of a slab of the sequence; the largest residual and first-order error
     when they ended, relative to the states; whether a slab did not come to an end and was computed token by token instead.
+    Tensors under torch.compile and inside transforms, where no number is known yet.
     """
 
     form: str
-    iterations: int = 0
-    residual: float = 0.0
-    error: float = 0.0
-    fallback: bool = False
+    iterations: int | Tensor = 0
+    residual: float | Tensor = 0.0
+    error: float | Tensor = 0.0
+    fallback: bool | Tensor = False
 
 
 class Operator:
@@ -398,8 +399,13 @@ class Operator:
         last = None if not output_final_state else states[0] if m == 1 else states
         if not return_info:
             return out, last
-        numbers = results[-1].tolist() if len(results) > k + 2 * m else (0, 0.0, 0.0, False)
-        return out, last, Info(form, int(numbers[0]), numbers[1], numbers[2], bool(numbers[3]))
+        if len(results) == k + 2 * m or form == "reference":
+            return out, last, Info(form)
+        numbers = results[-1]
+        if torch.compiler.is_compiling() or transformed():
+            return out, last, Info(form, *numbers.unbind())
+        iterations, residual, error, fallback = numbers.tolist()
+        return out, last, Info(form, int(iterations), residual, error, bool(fallback))
 
 
 def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 ITERATIONS = 16  # of Newton's method, before it is given up
+LOST = 0.5  # the error, relative to the states, with which half of them is enough
 BLOCK = 16  # rows of a block whose decays are taken relative to its first row
 
 
@@ -213,7 +214,8 @@ class Newton:
         if self._count:
             residual, error = torch.stack(self._seen).amax(0).tolist()
             done = residual <= self._tolerance and error <= self._tolerance
-            if done or self._count >= ITERATIONS or not isfinite(residual + error):
+            lost = not isfinite(residual + error) or (self._count >= ITERATIONS // 2 and error > LOST)
+            if done or lost or self._count >= ITERATIONS:
                 self.iterations = max(self.iterations, self._count)
                 self.residual, self.error = max(residual, self.residual), max(error, self.error)
                 self.failed, self._count = self.failed or not done, 0

@@ -28,7 +28,7 @@ from seqc.ir.program import (
 from seqc.ir.recurrence import Recurrence
 from seqc.ir.rules import union
 
-ITERATIONS = 8  # of Newton's method: what an estimate takes; most calls that come to an end need fewer
+ITERATIONS = 16  # of Newton's method: an estimate takes as many as a printed Solve may, so that it is taken where it is faster even then
 
 
 @dataclass(frozen=True)
