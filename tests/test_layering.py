@@ -45,8 +45,9 @@ TORCH = (*RUNTIME, "seqc.bench")  # it times what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.
 SHARED_FORMS = {
-    "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
-    "seqc.forms.monoid": ("seqc.forms.scan",),
+    "seqc.forms.recurrent": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.newton", "seqc.forms.scan"),
+    "seqc.forms.groups": ("seqc.forms.newton", "seqc.forms.scan"),
+    "seqc.forms.monoid": ("seqc.forms.groups",),
     "seqc.forms.blocks": ("seqc.forms.chunkwise",),
     "seqc.forms.series": (
         "seqc.forms.blocks",
@@ -54,13 +55,15 @@ SHARED_FORMS = {
         "seqc.forms.composed",
         "seqc.forms.conv",
         "seqc.forms.coupled",
+        "seqc.forms.groups",
         "seqc.forms.monoid",
+        "seqc.forms.newton",
         "seqc.forms.scan",
         "seqc.forms.transitions",
     ),
     "seqc.forms.composed": ("seqc.forms.coupled",),
     "seqc.forms.coupled": ("seqc.forms.chunkwise",),
-    "seqc.forms.transitions": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.scan"),
+    "seqc.forms.transitions": ("seqc.forms.chunkwise", "seqc.forms.conv", "seqc.forms.groups", "seqc.forms.newton"),
 }
 ARCHITECTURES = re.compile(
     r"delta_?net|delta_?product|mamba|rwkv|ret_?net|\bgla\b|\bkda\b|comba|titans|mlstm|slstm|xlstm|hgrn|lightning|ttt_|atlas|moneta|yaad|memora|hyena",

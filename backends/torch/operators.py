@@ -68,7 +68,7 @@ def _register_gradients(signature: Signature, gradient: Callable[..., None], op:
     call_back, call_double = getattr(back, "apply", back), getattr(double, "apply", double)
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        ctx.save_for_backward(*inputs[:n], *output[k + m :], *([inputs[n]] if inputs[n] is not None else []))
+        ctx.save_for_backward(*inputs[:n], *output[k + m : k + 2 * m], *([inputs[n]] if inputs[n] is not None else []))
         ctx.packed = inputs[n] is not None
 
     def op_backward(ctx: Any, *d: Tensor) -> tuple[Tensor | None, ...]:
@@ -125,14 +125,16 @@ def transformed() -> bool:
 
 
 def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
-    """Arguments -> outputs, last states, kept states, each of these as one row of numbers: no axis of unknown length beside others."""
-    states, n = signature.states, len(signature.arguments)
+    """Arguments -> outputs, last states, kept states, each of these as one row of numbers: no axis of unknown length beside others;
+    of kernels that iterate a Report's numbers behind them."""
+    states, n, iterates = signature.states, len(signature.arguments), kernels.instead is not None
 
     def run(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
-        outputs, last, kept = forward(kernels, signature, tensors, cu)
+        outputs, last, kept, report = forward(kernels, signature, tensors, cu)
         dtype = output_dtype(signature, tensors)
-        return (*(y.to(dtype) for y in outputs), *last, *(x.flatten() for x in kept))
+        found = [torch.tensor(report.numbers, dtype=torch.float64, device=tensors[0].device)] if iterates else []
+        return (*(y.to(dtype) for y in outputs), *last, *(x.flatten() for x in kept), *found)
 
     def fake(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
@@ -141,9 +143,10 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
         kept = kept_states(signature, sizes, cu is not None)
         outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
         last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
-        return (*outputs, *last, *(tensors[0].new_empty(kept * prod(shape(v, sizes)), dtype=wide) for v in states))
+        rows = [tensors[0].new_empty(kept * prod(shape(v, sizes)), dtype=wide) for v in states]
+        return (*outputs, *last, *rows, *([tensors[0].new_empty(4, dtype=torch.float64)] if iterates else []))
 
-    return _operator(name, run, fake, _names(signature.arguments), len(signature.outputs) + 2 * len(states))
+    return _operator(name, run, fake, _names(signature.arguments), len(signature.outputs) + 2 * len(states) + iterates)
 
 
 def _backward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
@@ -263,12 +266,18 @@ def _empty(tensors: Sequence[Tensor]) -> Tensors:
 
 
 class Info(NamedTuple):
-    """How a call was computed: the form taken, a solver's iterations and residual, and whether it fell back to another form."""
+    """How a call was computed.
+
+    form: the form taken. Of one that iterates: the most iterations of a slab of the sequence; the largest residual and first-order error
+    when they ended, relative to the states; whether a slab did not come to an end and was computed token by token instead.
+    Tensors under torch.compile and inside transforms, where no number is known yet.
+    """
 
     form: str
-    iterations: int = 0
-    residual: float = 0.0
-    fallback: bool = False
+    iterations: int | Tensor = 0
+    residual: float | Tensor = 0.0
+    error: float | Tensor = 0.0
+    fallback: bool | Tensor = False
 
 
 class Operator:
@@ -388,7 +397,15 @@ class Operator:
         states = tuple(x.round().long() if v.whole else x for v, x in zip(signature.states, results[k : k + m], strict=True))
         out = outputs[0] if k == 1 else outputs
         last = None if not output_final_state else states[0] if m == 1 else states
-        return (out, last, Info(form)) if return_info else (out, last)
+        if not return_info:
+            return out, last
+        if len(results) == k + 2 * m or form == "reference":
+            return out, last, Info(form)
+        numbers = results[-1]
+        if torch.compiler.is_compiling() or transformed():
+            return out, last, Info(form, *numbers.unbind())
+        iterations, residual, error, fallback = numbers.tolist()
+        return out, last, Info(form, int(iterations), residual, error, bool(fallback))
 
 
 def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> float:

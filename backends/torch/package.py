@@ -16,14 +16,16 @@ from seqc.backends.torch.statements import print_kernel
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms import Applies, Refuses
 from seqc.forms.base import SHOWN, body_leaves, initial, outer_leaves, state_lead, unseen
+from seqc.forms.recurrent import RECURRENT
 from seqc.ir import ops
 from seqc.ir.model import Domain
-from seqc.ir.program import BATCH, CHUNKS, HEADS, Equation, Map, Program
+from seqc.ir.program import BATCH, CHUNKS, HEADS, Equation, Map, Program, Solve
 from seqc.ir.recurrence import Recurrence
 from seqc.passes.lift import lift
 from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"
+WHICH = ("forward", "backward", "double_backward")
 COPIED = ("runtime.py", "sequence.py", "operators.py", "base.py", "rtrl.py")
 PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
 STATE_LEADS = {"head": "NH", "group": "NG", "layer": "N"}
@@ -173,7 +175,7 @@ def _operator(layer: Layer) -> str:
         "OPERATOR = _operator = Operator(",
         "    NAMESPACE,",
         "    {",
-        *(f'        "{p.form.name}": ({_built(p)}),' for p in layer.programs.values()),
+        *(line for p in layer.programs.values() for line in _built(p)),
         "    },",
         "    initial_states,",
         "    DOMAINS,",
@@ -216,11 +218,16 @@ def _signature(layer: Layer) -> list[str]:
     ]
 
 
-def _built(p: Programs) -> str:
+def _built(p: Programs) -> list[str]:
+    """A form's entry; one that iterates has another form's kernels beside its own."""
     block, name = p.lowered.block, p.form.name
     chunk = str(block) if block is not None else "CHUNK_SIZE" if CHUNKS in p.form.axes else "0"
     more = f"{', written=True' if p.form.written else ''}{', blocks=True' if block is not None else ''}"
-    return f"signature({chunk}{more}), Kernels({name}.forward, {name}.backward, {name}.double_backward)"
+    call = f"signature({chunk}{more})"
+    own, other = (", ".join(f"{form}.{which}" for which in WHICH) for form in (name, RECURRENT.name))
+    if not any(isinstance(s, Solve) for s in p.forward.stages):
+        return [f'        "{name}": ({call}, Kernels({own})),']
+    return [f'        "{name}": (', f"            {call},", f"            Kernels({own}, Kernels({other})),", "        ),"]
 
 
 def _indent(text: str) -> str:

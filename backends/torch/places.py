@@ -31,8 +31,8 @@ class Place:
     start: str = ""
 
 
-def places(printer: Printer, loop: Loop) -> dict[str, Place]:
-    """The places of a loop by the name of what is stacked, for all that a step can write in place."""
+def places(printer: Printer, loop: Loop, depth: int = 0) -> dict[str, Place]:
+    """The places of a loop by the name of what is stacked, for all that a step can write in place. depth: of indentation around it."""
     body = {s.name: s for s in loop.body}
     nexts = {name: new for name, _, new, _ in loop.carried}
     found: dict[str, Place] = {}
@@ -42,7 +42,7 @@ def places(printer: Printer, loop: Loop) -> dict[str, Place]:
         if shared or written not in body or printer.axes(outer)[0] != loop.axis or outer.type.dtype != "real":
             continue
         lines = into(printer, body[written].value, written)
-        if lines is None or max(map(len, lines)) + INDENT > WIDTH:
+        if lines is None or max(map(len, lines)) + INDENT + depth > WIDTH:
             continue
         start = inner if inner in nexts else ""
         found[outer.name] = Place(outer.name, _shape(printer, loop, outer, bool(start)), written, start)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,11 +58,43 @@ class Signature:
 @dataclass(frozen=True)
 class Kernels:
     """forward(arguments, valid) -> outputs, last states; backward(arguments, valid, their adjoints) -> adjoints of the arguments;
-    double_backward is backward's own backward."""
+    double_backward is backward's own backward.
 
-    forward: Callable[..., tuple[Tensor, ...]]
-    backward: Callable[..., tuple[Tensor, ...]]
-    double_backward: Callable[..., tuple[Tensor, ...]]
+    instead: the kernels of a form without chunks, for slabs where these, which iterate, do not come to an end. Such kernels return the
+    account of their iteration behind their results.
+    """
+
+    forward: Callable[..., tuple[Any, ...]]
+    backward: Callable[..., tuple[Any, ...]]
+    double_backward: Callable[..., tuple[Any, ...]]
+    instead: Kernels | None = None
+
+
+class Report:
+    """What became of the iterations of a call: the most iterations, the largest residual and error, and whether a slab fell back."""
+
+    def __init__(self) -> None:
+        self.numbers = [0.0, 0.0, 0.0, 0.0]
+
+    def add(self, solver: Any) -> None:
+        new = (solver.iterations, solver.residual, solver.error, solver.failed)
+        self.numbers = [float(b) if b != b else max(a, float(b)) for a, b in zip(self.numbers, new, strict=True)]
+
+
+def computed(
+    kernels: Kernels, which: str, chunk: int, arguments: Callable[[int], list[Tensor]], report: Report | None = None
+) -> tuple[list[Tensor], int]:
+    """A slab's results and how they lie: in chunks of that many tokens, or along tokens (0) where the form without chunks was taken.
+
+    arguments: what a kernel takes, by tokens per chunk.
+    """
+    results = list(getattr(kernels, which)(*arguments(chunk)))
+    if kernels.instead is None:
+        return results, chunk
+    solver = results.pop()
+    if report is not None:
+        report.add(solver)
+    return (list(getattr(kernels.instead, which)(*arguments(0))), 0) if solver.failed else (results, chunk)
 
 
 # --- Shapes ------------------------------------------------------------------------------------------------------
@@ -197,7 +230,7 @@ def _walk(T: int, slab: int) -> list[tuple[int, int]]:
 
 
 def _forward_rows(
-    kernels: Kernels, signature: Signature, tensors: list[Tensor], sizes: dict[str, int], span: Span | None, keep: bool
+    kernels: Kernels, signature: Signature, tensors: list[Tensor], sizes: dict[str, int], span: Span | None, keep: bool, report: Report
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
     """Sequences of one batch: outputs, last states, and the states at the start of every slab but the first."""
     n = len(signature.inputs)
@@ -209,12 +242,15 @@ def _forward_rows(
     for start, stop in _walk(sizes["@T"], slab_tokens(signature, sizes)):
         if keep and start:
             kept.append(states)
-        parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, inputs, strict=True)]
-        valid = _valid(span, sizes["@B"], start, stop, signature.chunk, outputs[0])
-        results = kernels.forward(*parts, *params, *states, valid)
+
+        def arguments(chunk: int, start: int = start, stop: int = stop, states: list[Tensor] = states) -> list[Tensor]:
+            parts = [_load(v, x, start, stop, chunk, dtype) for v, x in zip(signature.inputs, inputs, strict=True)]
+            return [*parts, *params, *states, _valid(span, sizes["@B"], start, stop, chunk, outputs[0])]
+
+        results, chunk = computed(kernels, "forward", signature.chunk, arguments, report)
         for v, y, out in zip(signature.outputs, results, outputs, strict=False):
-            _store(v, y, out, start, stop, signature.chunk)
-        states = list(results[len(outputs) :])
+            _store(v, y, out, start, stop, chunk)
+        states = results[len(outputs) :]
     return outputs, states, kept
 
 
@@ -232,16 +268,21 @@ def _backward_rows(
     d_states = [d.to(dtype) for d in d_states]
     slabs = _walk(sizes["@T"], slab_tokens(signature, sizes))
     for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):
-        parts = [_load(v, x, start, stop, signature.chunk, dtype) for v, x in zip(signature.inputs, tensors[:n], strict=True)]
-        seeds = [_load(v, d, start, stop, signature.chunk, dtype) for v, d in zip(signature.outputs, d_outputs, strict=True)]
-        valid = _valid(span, sizes["@B"], start, stop, signature.chunk, grads[0])
-        results = kernels.backward(*parts, *params, *states, valid, *seeds, *d_states)
+
+        def arguments(
+            chunk: int, start: int = start, stop: int = stop, states: list[Tensor] = states, d_states: list[Tensor] = d_states
+        ) -> list[Tensor]:
+            parts = [_load(v, x, start, stop, chunk, dtype) for v, x in zip(signature.inputs, tensors[:n], strict=True)]
+            seeds = [_load(v, d, start, stop, chunk, dtype) for v, d in zip(signature.outputs, d_outputs, strict=True)]
+            return [*parts, *params, *states, _valid(span, sizes["@B"], start, stop, chunk, grads[0]), *seeds, *d_states]
+
+        results, chunk = computed(kernels, "backward", signature.chunk, arguments)
         for v, y, out in zip(signature.arguments, results, grads, strict=False):
             if "T" in v.lead:
-                _store(v, y, out, start, stop, signature.chunk)
+                _store(v, y, out, start, stop, chunk)
             else:
                 out += y
-        d_states = list(results[n + m :])
+        d_states = results[n + m :]
     return grads + [d.contiguous() if slabs else d.clone(memory_format=torch.contiguous_format) for d in d_states]
 
 
@@ -330,17 +371,18 @@ def _unpacked(values: tuple[Value, ...], tensors: list[Tensor], sizes: dict[str,
 
 def forward(
     kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Outputs [B, T, H, ...], last states [N, H, ...], and per state those at the start of later slabs, stacked."""
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Report]:
+    """Outputs [B, T, H, ...], last states [N, H, ...], per state those at the start of later slabs, stacked, and how iterations went."""
+    report = Report()
     sizes = sizes_of(signature, tensors, cu_seqlens)
     dtype = compute_dtype(tensors)
     states = tensors[len(tensors) - len(signature.states) :]
     rows_of = _rows(signature, tensors, cu_seqlens, sizes)
     none = (kept_states(signature, sizes, cu_seqlens is not None),)
     if rows_of is None:
-        outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True)
+        outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True, report)
         stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros(none + s.shape, dtype=dtype) for i, s in enumerate(states)]
-        return outputs, _apart(last, states), stacked
+        return outputs, _apart(last, states), stacked, report
     given = list(tensors) if cu_seqlens is not None else _packed(signature.arguments, tensors)
     wide = sizes if cu_seqlens is not None else {**sizes, "@B": 1, "@T": sizes["@B"] * sizes["@T"]}
     outputs = [tensors[0].new_zeros(shape(v, wide), dtype=dtype) for v in signature.outputs]
@@ -348,12 +390,12 @@ def forward(
     for rows in rows_of.batches():
         part = [rows_of.gather(v, x, rows) for v, x in zip(signature.arguments, given, strict=True)]
         span = rows_of.span(rows, tensors[0].device)
-        ys, ss, _ = _forward_rows(kernels, signature, part, rows_of.sizes(sizes, rows), span, False)
+        ys, ss, _ = _forward_rows(kernels, signature, part, rows_of.sizes(sizes, rows), span, False, report)
         for v, y, out in zip((*signature.outputs, *signature.states), (*ys, *ss), (*outputs, *last), strict=True):
             rows_of.scatter(v, y, out, rows)
     if cu_seqlens is None:
         outputs = _unpacked(signature.outputs, outputs, sizes)
-    return outputs, last, [s.new_zeros(none + s.shape, dtype=dtype) for s in states]
+    return outputs, last, [s.new_zeros(none + s.shape, dtype=dtype) for s in states], report
 
 
 def backward(
@@ -384,7 +426,7 @@ def backward(
         few, span = rows_of.sizes(sizes, rows), rows_of.span(rows, tensors[0].device)
         part = [rows_of.gather(v, x, rows) for v, x in zip(signature.arguments, given, strict=True)]
         more = [rows_of.gather(v, d, rows) for v, d in zip(results, adjoints, strict=True)]
-        _, _, starts = _forward_rows(kernels, signature, part, few, span, True)
+        _, _, starts = _forward_rows(kernels, signature, part, few, span, True, Report())
         found = _backward_rows(kernels, signature, part, more[:k], more[k:], starts, few, span)
         for v, y, out in zip(signature.arguments, found, grads, strict=True):
             rows_of.scatter(v, y, out, rows)
@@ -416,12 +458,17 @@ def double_backward(
             few, span = rows_of.sizes(sizes, rows), rows_of.span(rows, tensors[0].device)
             part = [rows_of.gather(v, x, rows) for v, x in zip(given, values, strict=True)]
             more = [rows_of.gather(v, x, rows) for v, x in zip(adjoints, seconds_, strict=True)]
-        T, chunk = few["@T"], signature.chunk
-        load = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(given, part, strict=True)]
-        n = len(signature.arguments)
-        valid = _valid(span, few["@B"], 0, T, chunk, grads[0])
-        dd = [_load(v, x, 0, T, chunk, dtype) for v, x in zip(adjoints, more, strict=True)]
-        found = kernels.double_backward(*load[:n], valid, *load[n:], *dd)
+        T = few["@T"]
+
+        def arguments(
+            chunk: int, few: dict[str, int] = few, span: Span | None = span, part: list[Tensor] = part, more: list[Tensor] = more
+        ) -> list[Tensor]:
+            load = [_load(v, x, 0, few["@T"], chunk, dtype) for v, x in zip(given, part, strict=True)]
+            dd = [_load(v, x, 0, few["@T"], chunk, dtype) for v, x in zip(adjoints, more, strict=True)]
+            n = len(signature.arguments)
+            return [*load[:n], _valid(span, few["@B"], 0, few["@T"], chunk, grads[0]), *load[n:], *dd]
+
+        found, chunk = computed(kernels, "double_backward", signature.chunk, arguments)
         for v, y, out in zip(given, found, grads, strict=True):
             if rows_of is None:
                 _store(v, y, out, 0, T, chunk) if "T" in v.lead else out.add_(y)

@@ -11,7 +11,7 @@ from seqc.backends.torch.places import Place, into, places
 from seqc.backends.torch.printer import Printer
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, variables
-from seqc.ir.kernel import Assign, Kernel, Loop, Statement
+from seqc.ir.kernel import Assign, Kernel, Loop, Repeat, Statement
 from seqc.ir.program import BATCH, HEADS
 
 WIDTH = 140
@@ -25,13 +25,15 @@ def print_kernel(kernel: Kernel, name: str, doc: Iterable[str], *, in_place: boo
     """
     writer = _Writer(kernel, in_place)
     body = writer.body()
-    results = ", ".join(writer.as_declared(leaf) for _, leaf in kernel.outputs)
+    given = [*(writer.as_declared(leaf) for _, leaf in kernel.outputs), *(["solver"] if _repeats(kernel) else [])]
+    results = ", ".join(given)
     head = [f"def {name}({', '.join(i.name for i in kernel.inputs)}):"]
     if len(head[0]) > WIDTH:
         head = [f"def {name}(", *(f"    {i.name}," for i in kernel.inputs), "):"]
     head += _docstring(doc)
     head += ["    " + line for line in writer.prologue(body)]
-    tail = f"    return ({results},)" if len(kernel.outputs) == 1 else f"    return {results}"
+    head += ["    solver = runtime.Newton()"] if _repeats(kernel) else []
+    tail = f"    return ({results},)" if len(given) == 1 else f"    return {results}"
     return "\n".join([*head, *("    " + line if line else "" for line in body), tail]) + "\n"
 
 
@@ -42,8 +44,12 @@ def _docstring(doc: Iterable[str]) -> list[str]:
     return [f'    """{first}', "", *(f"    {line}".rstrip() for line in rest), '    """']
 
 
-def _assigns(kernel: Kernel) -> list[Assign]:
-    return [s for outer in kernel.body for s in ((outer,) if isinstance(outer, Assign) else outer.body)]
+def _repeats(kernel: Kernel) -> bool:
+    return any(isinstance(s, Repeat) for s in kernel.body)
+
+
+def _assigns(body: Iterable[Statement]) -> list[Assign]:
+    return [a for s in body for a in ([s] if isinstance(s, Assign) else _assigns(s.body))]
 
 
 def _deleted(names: list[str]) -> list[str]:
@@ -67,6 +73,9 @@ def _reads(s: Statement) -> set[str]:
     """The names that a statement reads."""
     if isinstance(s, Assign):
         return {n.name for n in variables(s.value)}
+    if isinstance(s, Repeat):
+        ends = (leaf for x in s.found for leaf in (x.leaf, x.first, x.residual, x.step))
+        return {n.name for n in variables(*ends)}.union(*map(_reads, s.body))
     own = {n.name for n in variables(*(first for _, first, _, _ in s.carried), *(a.value for a in s.body))}
     return own | {leaf.name for leaf, _ in s.sliced} | {new for _, _, new, _ in s.carried}
 
@@ -78,15 +87,18 @@ class _Writer:
         self.kernel, self.printer, self.in_place = kernel, Printer(kernel), in_place
         self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
         self.read = self.results.union(*map(_reads, kernel.body))
-        self.taken = {*self.read, *(s.name for s in _assigns(kernel))}
+        self.depth = 0  # of the indentation that an iteration adds
+        self.taken = {*self.read, *(s.name for s in _assigns(kernel.body))}
 
     def places(self, loop: Loop) -> dict[str, Place]:
-        return places(self.printer, loop) if self.in_place else {}
+        return places(self.printer, loop, self.depth) if self.in_place else {}
 
     def names(self, s: Statement) -> list[str]:
         """The names of a statement's tensors that outlive it, a loop's last slices included."""
         if isinstance(s, Assign):
             return [s.name]
+        if isinstance(s, Repeat):
+            return [*(x.leaf.name for x in s.found), *(name for inner in s.body for name in self.names(inner))]
         slots = [name for p in self.places(s).values() for name in (p.start, p.written) if name]
         return [name for _, name in s.sliced] + slots + [leaf.name for leaf, _ in s.stacked]
 
@@ -97,13 +109,30 @@ class _Writer:
         lines: list[str] = []
         dead: list[str] = []
         for i, s in enumerate(self.kernel.body):
-            if dead and (isinstance(s, Loop) or len(dead) >= DEAD):
+            if dead and (not isinstance(s, Assign) or len(dead) >= DEAD):
                 lines += _deleted(dead)
                 dead = []
-            new = self.assign(s, 4) if isinstance(s, Assign) else self.loop(s)
+            new = self.statement(s)
             lines += new
             dead += sorted(name for name, at in last.items() if at == i and name in own) if new else []
         return lines
+
+    def statement(self, s: Statement) -> list[str]:
+        if isinstance(s, Assign):
+            return self.assign(s, 4)
+        return self.repeat(s) if isinstance(s, Repeat) else self.loop(s)
+
+    def repeat(self, s: Repeat) -> list[str]:
+        """An iteration to the solution; what is left is measured for each sequence and head."""
+        lines = [f"{x.leaf.name} = {x.first.name}" for x in s.found]
+        self.depth += 4
+        inner = [line for part in s.body for line in self.statement(part)]
+        self.depth -= 4
+        for x in s.found:
+            axes = self.printer.axes(x.leaf)
+            gone = ", ".join(str(i) for i, a in enumerate(axes) if a not in (BATCH, HEADS))
+            inner.append(f"{x.leaf.name} = solver.added({x.leaf.name}, {x.residual.name}, {x.step.name}, ({gone}))")
+        return [*lines, "while solver.goes_on():", *(f"    {line}" if line else "" for line in inner)]
 
     def as_declared(self, leaf: Expr) -> str:
         """A result with its axes as the text declares them; inside, every tensor has the kernel's order."""
@@ -151,8 +180,9 @@ class _Writer:
     def assign(self, s: Assign, indent: int) -> list[str]:
         printer = self.printer
         text, _ = printer.expr(s.value)
+        indent += self.depth
         if len(f"{s.name} = {text}") + indent > WIDTH and (halves := self._shorter(s)):
-            return [line for half in halves for line in self.assign(half, indent)]
+            return [line for half in halves for line in self.assign(half, indent - self.depth)]
         if not printer.is_tensor(s.value):
             text = f"runtime.scalar({text}, {printer.like})"
         if s.name == text:
@@ -207,13 +237,13 @@ class _Writer:
         start, end = ("reversed([*", "])") if loop.reverse else ("", "")
         steps = outer[0] if len(outer) == 1 else f"zip({', '.join(outer)}, strict=True)"
         line = f"for {names} in {start}{steps}{end}:"
-        if len(line) + 4 <= WIDTH:
+        if len(line) + 4 + self.depth <= WIDTH:
             return [line]
         lines = [f"steps = zip({', '.join(outer)}, strict=True)"]
-        if len(lines[0]) + 4 > WIDTH:
+        if len(lines[0]) + 4 + self.depth > WIDTH:
             lines = ["steps = zip(", *(f"    {x}," for x in outer), "    strict=True,", ")"]
         line = f"for {names} in {start}steps{end}:"
-        if len(line) + 4 <= WIDTH:
+        if len(line) + 4 + self.depth <= WIDTH:
             return [*lines, line]
         return [*lines, f"for step in {start}steps{end}:", *_unpacked([name for name, _ in slices])]
 

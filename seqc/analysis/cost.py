@@ -8,9 +8,27 @@ from dataclasses import dataclass
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Carry, Map, Program, Stage, all_sizes, body_roots
+from seqc.ir.program import (
+    BATCH,
+    CHUNKS,
+    GROUPS,
+    HEADS,
+    TOKENS,
+    Carry,
+    Equation,
+    Map,
+    Program,
+    Solve,
+    Stage,
+    all_sizes,
+    body_roots,
+    carried_by,
+    iterate,
+)
 from seqc.ir.recurrence import Recurrence
 from seqc.ir.rules import union
+
+ITERATIONS = 16  # of Newton's method: an estimate takes as many as a printed Solve may, so that it is taken where it is faster even then
 
 
 @dataclass(frozen=True)
@@ -24,10 +42,10 @@ class Cost:
 def cost(program: Program, sizes: Mapping[str, int], chunk: int) -> Cost:
     """Of a program at a chunk length (1 for a program along tokens): one batch entry, one head, one step of its Carry."""
     known = _known(program, sizes, chunk)
-    flops = sum(node.op.flops(node, known) for stage in program.stages for node in walk(*_roots(stage)))
+    flops = sum(n * node.op.flops(node, known) for stage, n in _counted(program.stages) for node in walk(*_roots(stage)))
     flops += sum(node.op.flops(node, known) for node in walk(*(e.value for e in program.outputs)))
     moved = sum(_numbers(leaf, known) for leaf in program.inputs) + sum(_numbers(e.value, known) for e in program.outputs)
-    moved += sum(2 * _numbers(k.init, known) for s in program.stages if isinstance(s, Carry) for k in s.carried)
+    moved += sum(2 * _numbers(k.init, known) * n for s, n in _counted(program.stages) for k in carried_by(s))
     return Cost(flops / chunk, 4 * moved / chunk)
 
 
@@ -35,7 +53,20 @@ def _known(program: Program, sizes: Mapping[str, int], chunk: int) -> dict[str, 
     return all_sizes(program, {**sizes, BATCH: 1, HEADS: 1, GROUPS: 1, CHUNKS: 1, TOKENS: chunk})
 
 
-def _roots(stage: Stage) -> tuple[Expr, ...]:
+def _counted(stages: Iterable[Stage], times: int = 1) -> list[tuple[Map | Carry, int]]:
+    """The Maps and Carries, each with how often it runs; an iteration as a Map names its guess and what is added."""
+    found: list[tuple[Map | Carry, int]] = []
+    for s in stages:
+        if isinstance(s, Solve):
+            found.append((Map(tuple(Equation(u.name, u.guess) for u in s.unknowns)), times))
+            added = Map(tuple(Equation(u.name, ops.add(iterate(u), u.step)) for u in s.unknowns))
+            found += _counted((*s.stages, added), times * ITERATIONS)
+        else:
+            found.append((s, times))
+    return found
+
+
+def _roots(stage: Map | Carry) -> tuple[Expr, ...]:
     return tuple(e.value for e in stage.equations) if isinstance(stage, Map) else body_roots(stage)
 
 
@@ -97,10 +128,10 @@ def duration(program: Program, sizes: Mapping[str, int], chunk: int, machine: Ma
     known = _known(program, sizes, chunk or 1)
     walked = CHUNKS if chunk else TOKENS
     slab, step, busy = float(ARGUMENT * (len(program.inputs) + len(program.outputs))), 0.0, 0.0
-    for stage in program.stages:
+    for stage, times in _counted(program.stages):
         nodes = [n for n in walk(*_roots(stage)) if n.op.name not in VIEWS]
-        calls = sum(_calls(n, known) for n in nodes)
-        busy += sum(_seconds(n, known, machine) for n in nodes)
+        calls = times * sum(_calls(n, known) for n in nodes)
+        busy += times * sum(_seconds(n, known, machine) for n in nodes)
         if isinstance(stage, Map):
             slab += calls
         elif stage.axis == walked:
@@ -125,4 +156,4 @@ def _seconds(node: Expr, sizes: Mapping[str, int], machine: Machine) -> float:
     return max(moved, node.op.flops(node, sizes) / machine.rate) if set(axes) != set(node.axes) else moved
 
 
-__all__ = ["CORE", "Cost", "Duration", "Machine", "cost", "duration", "state_size"]
+__all__ = ["CORE", "ITERATIONS", "Cost", "Duration", "Machine", "cost", "duration", "state_size"]

@@ -16,22 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from seqc.analysis.affine import fitting
 from seqc.analysis.chain import Refusal
-from seqc.analysis.components import Component
-from seqc.analysis.monoid import Monoid, Part, monoid, parts
+from seqc.analysis.monoid import parts
 from seqc.analysis.structure import in_normal_form, span_of
 from seqc.forms import recurrent
 from seqc.forms.base import Applies, Form, Lowered, Refuses
-from seqc.forms.monoid import fold
+from seqc.forms.groups import add, words
 from seqc.forms.series import Series
-from seqc.forms.transitions import scan
 from seqc.ir.program import CHUNKS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
-
-EARLIER = {
-    "delay": "a value of the token before", "window": "values of the last tokens", "counter": "the position", "peak": "a running maximum",
-}  # fmt: skip
 
 
 def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
@@ -46,7 +39,7 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     if matrix is not None and in_normal_form(rec, sizes):
         return Refuses(f"it would write out `{matrix.name}` at every token, which the `chunkwise` form does not", matrix.span)
     try:
-        evidence = [words(rec, p, sizes) for p in parts(rec, sizes)]
+        evidence = [words(rec, c, sizes) for c in parts(rec, sizes)]
         if not evidence:
             return Refuses("the layer carries no state", rec.span)
         lower(rec, sizes)
@@ -55,33 +48,11 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     return Applies(tuple(evidence))
 
 
-def words(rec: Recurrence, c: Part, sizes: Mapping[str, int]) -> str:
-    """What a group of states is, in words. Raises Refusal if it does not fit."""
-    names = " and ".join(f"`{s.name}`" for s in c.states)
-    if isinstance(c, Monoid):
-        return f"{names}: {c.words}"
-    if c.kind != "coupled":
-        return f"{names}: {EARLIER[c.kind]}"
-    folded = monoid(rec, c, sizes)
-    if folded is not None:
-        return f"{names}: {folded.words}"
-    mixed = tuple(dict.fromkeys(a for axes in fitting(c, sizes).mixed.values() for a in axes))
-    if mixed:
-        return f"{names}: affine, mixing {', '.join(mixed)}"
-    return f"{names}: affine, elementwise" if len(c.names) == 1 else f"{names}: affine, coupled elementwise"
-
-
 def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
     """Every group of states in turn."""
     series = Series(rec, sizes)
     for c in parts(rec, sizes):
-        folded = c if isinstance(c, Monoid) else monoid(rec, c, sizes)
-        if folded is not None:
-            fold(series, folded)
-        elif isinstance(c, Component) and c.kind == "coupled":
-            scan(series, c, fitting(c, sizes))
-        elif isinstance(c, Component):
-            series.add(c)
+        add(series, c)
     outputs = series.outputs()
     return Lowered(Program("scan", series.inputs, tuple(series.stages), outputs), {})
 

@@ -7,6 +7,7 @@ from the first state.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import replace
 
 from seqc.analysis.chain import Refusal
@@ -36,13 +37,20 @@ class Series:
         back: Mapping[str, Expr] | None = None,
         block: int | None = None,
     ):
-        self.rec, self.sizes, self.made, self.back, self.block = rec, sizes, made, back or {}, block
+        self.rec, self.sizes, self.back, self.block = rec, sizes, back or {}, block
+        self.made: Collection[str] = made
         self.outer = outer_leaves(replace(rec, states=tuple(s for s in rec.states if s.name not in made)), (CHUNKS, TOKENS))
         self.table = body_leaves(rec, self.outer, None)
         self.valid = self.outer[VALID]
         self.stages: list[Stage] = []
         self.finals: dict[str, Expr] = {}
         self.names = {s.name for s in rec.states}
+
+    def beside(self, made: Collection[str]) -> Series:
+        """A series that begins with what is known here, with stages and further states of its own."""
+        found = copy(self)
+        found.made, found.table, found.stages, found.finals = (*self.made, *made), dict(self.table), [], dict(self.finals)
+        return found
 
     # --- Lifting -----------------------------------------------------------------------------------------------
 

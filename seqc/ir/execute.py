@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from seqc.ir import ops
 from seqc.ir.expr import Expr, variables, walk
 from seqc.ir.interp import evaluate, remembered
 from seqc.ir.meaning import length
-from seqc.ir.program import Carry, Map, Program, all_sizes, body_roots, scope
+from seqc.ir.program import CHUNKS, TOKENS, Carry, Map, Program, Solve, Stage, all_sizes, body_roots, iterate, scope, within
 
 
 def execute(program: Program, arithmetic: type[Any], inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -19,13 +20,32 @@ def execute(program: Program, arithmetic: type[Any], inputs: Mapping[str, Any], 
     values = {leaf.name: inputs[leaf.name] for leaf in program.inputs}
     leaves = scope(program)
     for stage in program.stages:
-        if isinstance(stage, Map):
-            results = evaluate(A, (e.value for e in stage.equations), values)
-            values.update({e.name: v for e, v in zip(stage.equations, results, strict=True)})
-        else:
-            values.update(_execute_carry(A, stage, values, leaves))
+        values.update(_execute_stage(A, stage, values, leaves))
     results = evaluate(A, (e.value for e in program.outputs), values)
     return {e.name: v for e, v in zip(program.outputs, results, strict=True)}
+
+
+def _execute_stage(A: Any, stage: Stage, values: Mapping[str, Any], leaves: Mapping[str, Expr]) -> dict[str, Any]:
+    """What a stage names."""
+    if isinstance(stage, Map):
+        results = evaluate(A, (e.value for e in stage.equations), values)
+        return {e.name: v for e, v in zip(stage.equations, results, strict=True)}
+    if isinstance(stage, Carry):
+        return _execute_carry(A, stage, values, leaves)
+    return _execute_solve(A, stage, values, {**leaves, **within(stage)})
+
+
+def _execute_solve(A: Any, stage: Solve, values: Mapping[str, Any], leaves: Mapping[str, Expr]) -> dict[str, Any]:
+    """As many iterations as there are tokens."""
+    unknowns = stage.unknowns
+    found = dict(zip((u.name for u in unknowns), evaluate(A, (u.guess for u in unknowns), values), strict=True))
+    for _ in range(length(A, CHUNKS) * length(A, TOKENS)):
+        seen = {**values, **found}
+        for s in stage.stages:
+            seen.update(_execute_stage(A, s, seen, leaves))
+        new = evaluate(A, (ops.add(iterate(u), u.step) for u in unknowns), seen)
+        found = dict(zip((u.name for u in unknowns), new, strict=True))
+    return found
 
 
 def _execute_carry(A: Any, stage: Carry, values: Mapping[str, Any], leaves: Mapping[str, Expr]) -> dict[str, Any]:

@@ -37,7 +37,25 @@ class Loop:
     merged: bool = False
 
 
-Statement = Assign | Loop
+@dataclass(frozen=True)
+class Repeat:
+    """Iterations until what is left, and what is added, is small enough. found: what is iterated, in order."""
+
+    found: tuple[Iterate, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """leaf: its name, and that of what was found. first: where it begins. residual, step: leaves of what is left, and of what is added."""
+
+    leaf: Expr
+    first: Expr
+    residual: Expr
+    step: Expr
+
+
+Statement = Assign | Loop | Repeat
 
 
 @dataclass(frozen=True)

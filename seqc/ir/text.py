@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.kernel import Assign, Kernel, Statement
+from seqc.ir.kernel import Assign, Kernel, Repeat, Statement
 from seqc.ir.model import Append, Domain, Fold, Learn, Let, Model, Retain, Step, Update
-from seqc.ir.program import Carry, Equation, Map, Program
+from seqc.ir.program import Carry, Equation, Map, Program, Stage
 from seqc.ir.recurrence import Recurrence
 
 INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "power": ("^", 4)}
@@ -107,18 +107,23 @@ def program(p: Program) -> str:
     lines = [f"program {p.name}"]
     lines += [f"  input {leaf.name}: {leaf.type}" for leaf in p.inputs]
     lines += [f"  axis {a} = {f'{n} * {of}' if of else n}" for a, of, n in p.widths]
-    for stage in p.stages:
-        if isinstance(stage, Map):
-            lines.append("map")
-            lines += nodes([(e.name, e.value) for e in stage.equations])
-        else:
-            lines += _carry(stage)
+    lines += [line for stage in p.stages for line in _stage(stage)]
     lines.append("outputs")
     return "\n".join(lines + nodes(_named(p.outputs))) + "\n"
 
 
 def _named(equations: tuple[Equation, ...]) -> list[tuple[str, Expr]]:
     return [(e.name, e.value) for e in equations]
+
+
+def _stage(stage: Stage) -> list[str]:
+    if isinstance(stage, Map):
+        return ["map", *nodes(_named(stage.equations))]
+    if isinstance(stage, Carry):
+        return _carry(stage)
+    lines = [f"solve {', '.join(u.name for u in stage.unknowns)}", *nodes([(f"guess {u.name}", u.guess) for u in stage.unknowns])]
+    lines += [f"  {line}" for s in stage.stages for line in _stage(s)]
+    return lines + nodes([(f"add to {u.name}", u.step) for u in stage.unknowns])
 
 
 def _carry(stage: Carry) -> list[str]:
@@ -188,6 +193,9 @@ def kernel(k: Kernel) -> str:
 def _statement(statement: Statement) -> list[str]:
     if isinstance(statement, Assign):
         return [_assign(statement, "  ")]
+    if isinstance(statement, Repeat):
+        lines = [f"  repeat for {x.leaf.name} from {show(x.first)}, less {x.residual.name}, plus {x.step.name}" for x in statement.found]
+        return lines + [f"  {line}" for s in statement.body for line in _statement(s)]
     lines = [f"  loop along {statement.axis}{', last to first' if statement.reverse else ''}"]
     lines += [f"    {name} from {show(first)}, then {next_}, after it {after}" for name, first, next_, after in statement.carried]
     lines += [f"    {name} = a slice of {leaf.name}" for leaf, name in statement.sliced]

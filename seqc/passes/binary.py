@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, rebuild
-from seqc.ir.program import LEAD, Carried, Equation, Map, Program, Stage
+from seqc.ir.program import LEAD, Program, changed, changed_equations
 from seqc.ir.rules import union
 
 # What an axis is worth in the choice: time and state axes are long, batch axes are in every tensor.
@@ -25,19 +25,8 @@ def binary(roots: Iterable[Expr]) -> tuple[Expr, ...]:
 
 def binary_program(program: Program) -> Program:
     """The program with contractions of two tensors only."""
-
-    def equations(es: tuple[Equation, ...]) -> tuple[Equation, ...]:
-        return tuple(replace(e, value=v) for e, v in zip(es, binary(e.value for e in es), strict=True))
-
-    stages: list[Stage] = []
-    for s in program.stages:
-        if isinstance(s, Map):
-            stages.append(Map(equations(s.equations)))
-        else:
-            new = binary(k.next for k in s.carried)
-            ks = tuple(Carried(k.name, binary((k.init,))[0], n, k.final) for k, n in zip(s.carried, new, strict=True))
-            stages.append(replace(s, carried=ks, equations=equations(s.equations)))
-    return replace(program, stages=tuple(stages), outputs=equations(program.outputs))
+    stages = tuple(changed(s, binary) for s in program.stages)
+    return replace(program, stages=stages, outputs=changed_equations(program.outputs, binary))
 
 
 def _pairwise(args: tuple[Expr, ...], out: tuple[str, ...]) -> Expr:

@@ -12,7 +12,26 @@ from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, variables
-from seqc.ir.program import Carried, Carry, Equation, Map, Program, Stage, body_roots, inside, outer_of, scope
+from seqc.ir.program import (
+    Carried,
+    Carry,
+    Equation,
+    Map,
+    Program,
+    Solve,
+    Stage,
+    body_roots,
+    carried_by,
+    change_leaves,
+    changed,
+    defined,
+    inside,
+    iterate,
+    outer_of,
+    scope,
+    within,
+)
+from seqc.ir.program import names as every_name
 from seqc.passes.adjoint import adjoints, fit
 
 Hints = MutableMapping[Expr, str] | None
@@ -53,8 +72,7 @@ def differentiate(program: Program, wrt: Iterable[str], hints: MutableMapping[Ex
     hints: names for nodes; the adjoints of named nodes get names there.
     """
     leaves = scope(program)
-    carried = {k.name for s in program.stages if isinstance(s, Carry) for k in s.carried}
-    names = _Names([*leaves, *carried, *(e.name for e in program.outputs)])
+    names = _Names(every_name(program))
     stages: list[Stage] = []
     starts: dict[str, Expr] = {}
     for stage in program.stages:
@@ -65,16 +83,25 @@ def differentiate(program: Program, wrt: Iterable[str], hints: MutableMapping[Ex
         seeds.append(seed)
         _pull(total, ((e.value, seed),), leaves, hints)
     for stage in reversed(program.stages):
-        if isinstance(stage, Map):
-            pairs = tuple((e.value, g) for e in stage.equations if (g := total.get(e.name)) is not None)
-            _pull(total, pairs, leaves, hints)
-        else:
-            stages.extend(_reverse(stage, total, starts, names, leaves, hints))
+        stages.extend(_reversed(stage, total, starts, names, leaves, hints))
     zero = ops.number(0)
     results = tuple(
         Equation(f"d_{n}", total.of.get(n, ops.broadcast(zero, leaves[n].axes)), f"the gradient of {n}") for n in wrt
     )
     return replace(program, name=f"{program.name}_backward", inputs=(*program.inputs, *seeds), stages=tuple(stages), outputs=results)
+
+
+def _reversed(
+    stage: Stage, total: _Adjoints, starts: Mapping[str, Expr], names: _Names, leaves: Mapping[str, Expr], hints: Hints
+) -> list[Stage]:
+    """The stages that pull the adjoints of what a stage names back to what it read."""
+    if isinstance(stage, Carry):
+        return _reverse(stage, total, starts, names, leaves, hints)
+    if isinstance(stage, Solve):
+        return _reverse_solve(stage, total, names, leaves, hints)
+    pairs = tuple((e.value, g) for e in stage.equations if (g := total.get(e.name)) is not None)
+    _pull(total, pairs, leaves, hints)
+    return []
 
 
 def _pull(total: _Adjoints, pairs: Iterable[tuple[Expr, Expr]], leaves: Mapping[str, Expr], hints: Hints) -> None:
@@ -125,3 +152,50 @@ def _reverse(
     _pull(total, ((k.init, finals[k.name]) for k in stage.carried), leaves, hints)
     reverse = Carry(axis, not stage.reverse, tuple(carried), tuple(equations))
     return [Map(before), reverse] if before else [reverse]
+
+
+def _reverse_solve(stage: Solve, total: _Adjoints, names: _Names, leaves: Mapping[str, Expr], hints: Hints) -> list[Stage]:
+    """The stages that pull the adjoint of a solution back, by the linearised equations at the solution.
+
+    With residual(x, y) = 0 and A the steps' linear map from residuals to steps there, the adjoint of y is that of the residual
+    under A^T dx: one pass of the steps' own adjoint, whatever the number of iterations. How A depends on x and y counts only where
+    it meets a residual, which is zero; in the next derivative A is an expression like any other, and so is x. The guess has no part.
+    """
+    if all(total.get(u.name) is None for u in stage.unknowns):
+        return []
+    copy, starts = _copied(stage, names), dict[str, Expr]()
+    inner = {**leaves, **within(copy)}
+    steps = [_with_starts(s, starts, names) if isinstance(s, Carry) else s for s in copy.steps]
+    seeds = _named_adjoints(total, [iterate(u) for u in stage.unknowns], names)
+    back, first = _Adjoints(), _Adjoints()
+    _pull(back, ((u.step, seeds[u.name]) for u in copy.unknowns if u.name in seeds), inner, hints)
+    stages: list[Stage] = [*copy.residuals, *steps, _naming(seeds, total)]
+    for s in reversed(steps):
+        stages.extend(_reversed(s, back, starts, names, inner, hints))
+    found = _named_adjoints(back, [inner[u.residual] for u in copy.unknowns], names)
+    stages.append(_naming(found, back))
+    first.of.update(found)
+    for m in reversed(copy.residuals):
+        _reversed(m, first, starts, names, inner, hints)
+    for name, share in first.of.items():
+        if name in leaves and all(name != u.name for u in stage.unknowns):
+            total.add(leaves[name], share)
+    return stages
+
+
+def _copied(stage: Solve, names: _Names) -> Solve:
+    """One iteration under names of its own; what was found keeps its name."""
+    new = {n: names.fresh(n) for s in stage.stages for n in (*(leaf.name for leaf in defined(s)), *(k.name for k in carried_by(s)))}
+    found = changed(stage, change_leaves(new), lambda n: new.get(n, n))
+    assert isinstance(found, Solve)
+    return found
+
+
+def _named_adjoints(total: _Adjoints, of: Iterable[Expr], names: _Names) -> dict[str, Expr]:
+    """Leaves that are to name the adjoints of some leaves, where there are any."""
+    return {x.name: ops.var(names.fresh(f"d_{x.name}"), x.axes) for x in of if total.get(x.name) is not None}
+
+
+def _naming(leaves: Mapping[str, Expr], total: _Adjoints) -> Map:
+    """The Map that names them."""
+    return Map(tuple(Equation(leaf.name, fit(total.of[n], leaf.axes), f"the adjoint of {n}") for n, leaf in leaves.items()))

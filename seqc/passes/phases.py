@@ -13,7 +13,23 @@ from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, variables, walk
-from seqc.ir.program import BATCH, LEAD, Carry, Equation, Map, Program, Stage, body_roots, outer_of, scope
+from seqc.ir.program import (
+    BATCH,
+    LEAD,
+    Carry,
+    Equation,
+    Map,
+    Program,
+    Solve,
+    Stage,
+    body_roots,
+    defined,
+    names,
+    outer_of,
+    roots,
+    scope,
+    within,
+)
 from seqc.passes.lift import lift
 
 # Nodes that cost nothing where they are used: hoisting them would only write them to memory.
@@ -36,20 +52,23 @@ class _Namer:
 def split(program: Program, hints: dict[Expr, str], *, post: tuple[str, ...]) -> Program:
     """Every Carry cut. `hints` names nodes for readers; for Carries along axes in `post` all that the next state does not need is
     cut off, for others what takes no more memory."""
-    leaves = dict(scope(program))
-    carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    name = _Namer([*leaves, *carried, *(e.name for e in program.outputs)])
-    stages: list[Stage] = []
-    for stage in program.stages:
-        if isinstance(stage, Carry):
-            stages.extend(_cut(stage, leaves, hints, name, stage.axis in post))
-        else:
-            stages.append(stage)
-        for s in stages:
-            for e in s.equations:
-                leaf = outer_of(e, s.axis) if isinstance(s, Carry) else ops.var(e.name, e.value.axes, e.value.type.dtype)
-                leaves.setdefault(e.name, leaf)
+    stages = _split(program.stages, dict(scope(program)), hints, _Namer(names(program)), post)
     return prune(_summed_at_once(replace(program, stages=tuple(stages))))
+
+
+def _split(stages: tuple[Stage, ...], leaves: dict[str, Expr], hints: dict[Expr, str], name: _Namer, post: tuple[str, ...]) -> list[Stage]:
+    """leaves: what is named outside; what the new stages name is added."""
+    out: list[Stage] = []
+    for stage in stages:
+        if isinstance(stage, Carry):
+            new = _cut(stage, leaves, hints, name, stage.axis in post)
+        elif isinstance(stage, Solve):
+            new = [replace(stage, steps=tuple(_split(stage.steps, {**leaves, **within(stage)}, hints, name, post)))]
+        else:
+            new = [stage]
+        leaves.update((leaf.name, leaf) for s in new for leaf in defined(s))
+        out += new
+    return out
 
 
 def _cut(stage: Carry, leaves: dict[str, Expr], hints: dict[Expr, str], name: _Namer, post: bool) -> list[Stage]:
@@ -202,11 +221,9 @@ def _postpone(
 def _summed_at_once(program: Program) -> Program:
     """A product that a Map names for one sum alone is formed inside the sum, and never written out."""
     products = {e.name: e.value for s in program.stages if isinstance(s, Map) for e in s.equations if e.value.op.name == "contract"}
-    roots = [r for s in program.stages for r in (body_roots(s) if isinstance(s, Carry) else [e.value for e in s.equations])]
-    roots += [k.init for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    roots += [e.value for e in program.outputs]
-    uses = Counter(a.name for n in walk(*roots) for a in n.args if a.op.name == "var")
-    uses.update(r.name for r in roots if r.op.name == "var")
+    read = [*(r for s in program.stages for r in roots(s)), *(e.value for e in program.outputs)]
+    uses = Counter(a.name for n in walk(*read) for a in n.args if a.op.name == "var")
+    uses.update(r.name for r in read if r.op.name == "var")
     table = {}
     for node in walk(*(e.value for e in program.outputs)):
         inner = products.get(node.args[0].name) if node.op.name == "contract" and node.args[0].op.name == "var" else None
@@ -219,24 +236,42 @@ def _summed_at_once(program: Program) -> Program:
 def prune(program: Program) -> Program:
     """The program without equations, carried values and stages that no output needs."""
     live = {v.name for v in variables(*(e.value for e in program.outputs))}
-    stages: list[Stage] = []
-    for stage in reversed(program.stages):
+    return replace(program, stages=_live(program.stages, live))
+
+
+def _live(stages: tuple[Stage, ...], live: set[str]) -> tuple[Stage, ...]:
+    """What of the stages names something in `live`; what that reads is added there."""
+    out: list[Stage] = []
+    for stage in reversed(stages):
+        kept: Stage | None
         if isinstance(stage, Map):
             equations = tuple(e for e in stage.equations if e.name in live)
-            live |= {v.name for v in variables(*(e.value for e in equations))}
-            if equations:
-                stages.append(Map(equations))
-            continue
-        equations = tuple(e for e in stage.equations if e.name in live)
-        wanted = {k.name for k in stage.carried if k.final in live} | {v.name for v in variables(*(e.value for e in equations))}
-        while True:
-            grown = wanted | {v.name for k in stage.carried if k.name in wanted for v in variables(k.next)}
-            if grown == wanted:
-                break
-            wanted = grown
-        carried = tuple(k for k in stage.carried if k.name in wanted)
-        kept = replace(stage, carried=carried, equations=equations)
-        live |= {v.name for v in variables(*body_roots(kept), *(k.init for k in carried))}
-        if carried or equations:
-            stages.append(kept)
-    return replace(program, stages=tuple(reversed(stages)))
+            kept = Map(equations) if equations else None
+        elif isinstance(stage, Carry):
+            kept = _live_carry(stage, live)
+        else:
+            kept = _live_solve(stage) if any(u.name in live for u in stage.unknowns) else None
+        if kept is not None:
+            live |= {v.name for v in variables(*roots(kept))}
+            out.append(kept)
+    return tuple(reversed(out))
+
+
+def _live_carry(stage: Carry, live: set[str]) -> Carry | None:
+    equations = tuple(e for e in stage.equations if e.name in live)
+    wanted = {k.name for k in stage.carried if k.final in live} | {v.name for v in variables(*(e.value for e in equations))}
+    while True:
+        grown = wanted | {v.name for k in stage.carried if k.name in wanted for v in variables(k.next)}
+        if grown == wanted:
+            break
+        wanted = grown
+    carried = tuple(k for k in stage.carried if k.name in wanted)
+    return replace(stage, carried=carried, equations=equations) if carried or equations else None
+
+
+def _live_solve(stage: Solve) -> Solve:
+    """All unknowns belong together; of an iteration what they need."""
+    live = {u.residual for u in stage.unknowns} | {v.name for v in variables(*(u.step for u in stage.unknowns))}
+    steps = _live(stage.steps, live)
+    residuals = tuple(m for m in _live(stage.residuals, live) if isinstance(m, Map))
+    return replace(stage, residuals=residuals, steps=steps)

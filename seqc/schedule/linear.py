@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
-from seqc.ir.expr import Expr, make, rebuild, substitute, variables, walk
-from seqc.ir.kernel import Assign, Kernel, Loop, Statement
+from seqc.ir.expr import Expr, make, substitute, variables, walk
+from seqc.ir.kernel import Assign, Iterate, Kernel, Loop, Repeat, Statement
 from seqc.ir.program import (
     BATCH,
     CHUNKS,
@@ -19,14 +19,22 @@ from seqc.ir.program import (
     HEADS,
     LEAD,
     TOKENS,
-    Carried,
     Carry,
     Equation,
     Map,
     Program,
+    Solve,
     Stage,
     body_roots,
+    carried_by,
+    change_leaves,
+    changed,
+    changed_equations,
+    flat,
+    iterate,
+    names,
     scope,
+    within,
 )
 from seqc.passes.binary import binary, binary_program
 from seqc.schedule.rows import merges, over_rows
@@ -37,7 +45,7 @@ LIMIT = 6  # operands that a line holds before a part of it gets a name
 
 
 # What the text of a kernel calls, and what Python keeps for itself.
-RESERVED = (*keyword.kwlist, "math", "torch", "runtime", "range", "reversed", "zip", "step", "steps")
+RESERVED = (*keyword.kwlist, "math", "torch", "runtime", "range", "reversed", "zip", "step", "steps", "solver")
 WORDS = ((BATCH, "B"), (HEADS, "H"), (GROUPS, "groups"), (CHUNKS, "chunks"), (TOKENS, "tokens"))
 
 
@@ -54,7 +62,7 @@ def axis_order(program: Program, declared: Iterable[tuple[str, ...]]) -> tuple[s
     widths = [a for a, _, _ in program.widths]
     rows = [a for a in widths if a[1] in "rm" and "#" not in a]
     columns = [a for a in widths if a[1] == "s" and "#" not in a]
-    loops = [(s.axis, _entries(s)) for s in program.stages if isinstance(s, Carry)]
+    loops = [(s.axis, _entries(s)) for s in flat(program.stages) if isinstance(s, Carry)]
     tokens, chunks = (max((n for axis, n in loops if axis == along), default=0) for along in (TOKENS, CHUNKS))
     walked = [TOKENS] if tokens and tokens >= chunks else []
     return (*walked, *LEAD, TOKENS, *rows, *columns, *(a for a in widths if "#" in a), *named)
@@ -100,22 +108,15 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     """The kernel of a program."""
     program, hints = _spelled(*_binary(program, hints))
     leaves = scope(program)
-    carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
     results = [e.name for e in program.outputs]
     shown = [ops.base(a) for leaf in program.inputs for a in leaf.axes]  # the names of sizes, which a kernel reads off its inputs
-    namer = _Namer([*leaves, *carried, *results, *(ops.base(a) for a in order), *shown, *RESERVED])
+    namer = _Namer([*names(program), *results, *(ops.base(a) for a in order), *shown, *RESERVED])
     words = tuple((axis, namer(word)) for axis, word in WORDS)
     table: dict[Expr, Expr] = {}
-    maps = [e.value for s in program.stages if isinstance(s, Map) for e in s.equations]
-    inits = [k.init for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    count = _uses((*maps, *inits, *(e.value for e in program.outputs)))
-    body: list[Statement] = []
-    for stage in program.stages:
-        if isinstance(stage, Map):
-            body += _assignments(stage.equations, count, hints, namer, table)
-        else:
-            body.append(_loop(stage, hints, namer, leaves, table))
-    finals = [replace(e, name=namer(e.name) if e.name in (*leaves, *carried) else e.name) for e in program.outputs]
+    given = {*leaves, *(k.name for s in program.stages for k in carried_by(s))}
+    count = _uses((*_outside(program.stages), *(e.value for e in program.outputs)))
+    body = _statements(program.stages, count, hints, namer, leaves, table)
+    finals = [replace(e, name=namer(e.name) if e.name in given else e.name) for e in program.outputs]
     body += _assignments(finals, count, hints, namer, table)
     outputs = []
     for e, f in zip(program.outputs, finals, strict=True):
@@ -126,47 +127,79 @@ def linearise(program: Program, hints: Mapping[Expr, str], order: tuple[str, ...
     return kernel
 
 
+def _outside(stages: Iterable[Stage]) -> list[Expr]:
+    """What is computed outside of loops."""
+    maps = [e.value for s in stages if isinstance(s, Map) for e in s.equations]
+    return [*maps, *(k.init for s in stages for k in carried_by(s)), *(u.guess for s in stages if isinstance(s, Solve) for u in s.unknowns)]
+
+
+def _statements(
+    stages: Iterable[Stage], count: Mapping[int, int], hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr],
+    table: dict[Expr, Expr],
+) -> list[Statement]:  # fmt: skip
+    body: list[Statement] = []
+    for stage in stages:
+        if isinstance(stage, Map):
+            body += _assignments(stage.equations, count, hints, namer, table)
+        elif isinstance(stage, Carry):
+            body.append(_loop(stage, hints, namer, leaves, table))
+        else:
+            body += _repeat(stage, count, hints, namer, leaves, table)
+    return body
+
+
+def _repeat(
+    stage: Solve, count: Mapping[int, int], hints: Mapping[Expr, str], namer: _Namer, leaves: Mapping[str, Expr], table: dict[Expr, Expr]
+) -> list[Statement]:
+    """A Solve as its guesses and the iteration; nothing that one iteration has computed stands for anything after it."""
+    guesses = [Equation(namer(f"{u.name}_guess"), u.guess, "where the iteration begins") for u in stage.unknowns]
+    before: list[Statement] = [*_assignments(guesses, count, hints, namer, table)]
+    known, inner = dict(table), {**leaves, **within(stage)}
+    steps = [Equation(namer(f"{u.name}_step"), u.step) for u in stage.unknowns]
+    own = _uses((*_outside(stage.stages), *(e.value for e in steps)))
+    body = [*_statements(stage.stages, own, hints, namer, inner, known), *_assignments(steps, own, hints, namer, known)]
+    found = []
+    for u, guess, step in zip(stage.unknowns, guesses, steps, strict=True):
+        leaf = iterate(u)
+        first, residual, new = (ops.var(n, leaf.axes) for n in (guess.name, u.residual, step.name))
+        found.append(Iterate(leaf, table.get(first, first), known.get(residual, residual), known.get(new, new)))
+    return [*before, Repeat(tuple(found), tuple(body))]
+
+
 def _spelled(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:
     """The program with names that Python can spell; those of the text stay where they can."""
     namer = _Namer(RESERVED)
-    carried = [k.name for s in program.stages if isinstance(s, Carry) for k in s.carried]
-    every = dict.fromkeys([*scope(program), *carried, *(e.name for e in program.outputs)])
+    every = names(program)
     plain = [n for n in every if n.isidentifier()]
-    names = {n: namer(n) for n in [*plain, *(n for n in every if n not in plain)]}
+    new = {n: namer(n) for n in [*plain, *(n for n in every if n not in plain)]}
 
-    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
-        if node.op.name == "var":
-            return ops.var(names.get(node.name, node.name), node.axes, node.type.dtype)
-        return node if args == node.args else make(node.op, args, node.attr)
-
-    def equations(es: tuple[Equation, ...]) -> tuple[Equation, ...]:
-        return tuple(Equation(names[e.name], v, e.note) for e, v in zip(es, rebuild((e.value for e in es), rule), strict=True))
-
-    stages: list[Stage] = []
-    for s in program.stages:
-        if isinstance(s, Map):
-            stages.append(Map(equations(s.equations)))
-            continue
-        inits, nexts = rebuild((k.init for k in s.carried), rule), rebuild((k.next for k in s.carried), rule)
-        ks = tuple(Carried(names[k.name], i, n, names[k.final]) for k, i, n in zip(s.carried, inits, nexts, strict=True))
-        stages.append(replace(s, carried=ks, equations=equations(s.equations)))
-    inputs = rebuild(program.inputs, rule)
-    hinted = dict(zip(rebuild(hints, rule), hints.values(), strict=True))
-    return replace(program, inputs=inputs, stages=tuple(stages), outputs=equations(program.outputs)), hinted
+    change = change_leaves(new)
+    stages = tuple(changed(s, change, new.__getitem__) for s in program.stages)
+    outputs = changed_equations(program.outputs, change, new.__getitem__)
+    hinted = dict(zip(change(hints), hints.values(), strict=True))
+    return replace(program, inputs=change(program.inputs), stages=stages, outputs=outputs), hinted
 
 
 def _each_name_once(kernel: Kernel) -> None:
     """Raises InternalError if a name is given to two values: a proof is of the Program, and must not be lost in its text."""
-    given = [leaf.name for leaf in kernel.inputs]
-    for s in kernel.body:
-        if isinstance(s, Assign):
-            given.append(s.name)
-        else:
-            given += [leaf.name for leaf, _ in s.stacked] + [name for _, name in s.sliced] + [a.name for a in s.body]
-            given += [name for name, _, _, _ in s.carried] + [last for _, _, _, last in s.carried]
+    given = [leaf.name for leaf in kernel.inputs] + _given(kernel.body)
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
         raise InternalError(f"a kernel gives {', '.join(twice)} to two values")
+
+
+def _given(body: Iterable[Statement]) -> list[str]:
+    """The names that statements give."""
+    out: list[str] = []
+    for s in body:
+        if isinstance(s, Assign):
+            out.append(s.name)
+        elif isinstance(s, Repeat):
+            out += [x.leaf.name for x in s.found] + _given(s.body)
+        else:
+            out += [leaf.name for leaf, _ in s.stacked] + [name for _, name in s.sliced] + [a.name for a in s.body]
+            out += [name for name, _, _, _ in s.carried] + [last for _, _, _, last in s.carried]
+    return out
 
 
 def _binary(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:

@@ -118,7 +118,7 @@ def test_explain_what_no_form_computes() -> None:
     result = run("explain", str(GROWING))
     assert result.exit_code == 0
     assert "grows with every token" in result.stdout and "^^^^^" in result.stdout
-    assert [r["form"] for r in document("explain", str(GROWING))["refused"]] == ["chunkwise", "conv", "scan", "recurrent"]
+    assert [r["form"] for r in document("explain", str(GROWING))["refused"]] == ["chunkwise", "conv", "scan", "newton", "recurrent"]
 
 
 @every
