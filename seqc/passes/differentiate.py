@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import replace
 
 from seqc.ir import ops
+from seqc.ir.adjoint import adjoints, fit
 from seqc.ir.expr import Expr, substitute, variables
 from seqc.ir.program import Carried, Carry, Equation, Map, Program, Stage, body_roots, inside, outer_of, scope
-from seqc.passes.adjoint import adjoints, fit
 
 Hints = MutableMapping[Expr, str] | None
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, variables, walk
+from seqc.ir.lift import lift
 from seqc.ir.program import BATCH, LEAD, Carry, Equation, Map, Program, Stage, body_roots, outer_of, scope
-from seqc.passes.lift import lift
 
 # Nodes that cost nothing where they are used: hoisting them would only write them to memory.
 CHEAP = ("var", "const", "constant", "size", "iota", "eye", "rename", "broadcast", "neg")

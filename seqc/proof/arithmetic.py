@@ -39,6 +39,7 @@ class Field(Composed[Number]):
         self.memo = None if memo is None else memo.setdefault(tuple(sorted(sizes.items())), {})
         self._primitives: dict[str, Callable[[Number], Number]] = {
             "neg": self._neg, "exp": self._exp, "log": self._log, "sqrt": self._sqrt, "sin": self._sin, "cos": self._cos,
+            "tanh": self._tanh,
             "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
             "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": self.plain,
         }  # fmt: skip
@@ -222,6 +223,16 @@ class Field(Composed[Number]):
     def _sin(self, x: Number) -> Number:
         half = P.residue(Fraction(1, 2 * QUARTER))[None]
         return self._keyed("sin", lambda exponent: P.mul(P.sub(*self._turned(exponent)), half), np.sin, (self.plain(x), 1))
+
+    def _tanh(self, x: Number) -> Number:
+        """1 - 2 / (1 + e^(2x)). As of a cosine, its own exponential is a random function: a state may pass through it at every token."""
+
+        def value(exponent: Residues) -> Residues:
+            one = np.ones(1, np.uint64)
+            squared = raised(0, L.add(exponent, exponent))
+            return P.sub(one, P.mul(P.add(one, one), P.inverse(P.add(one, squared))))
+
+        return self._keyed("tanh", value, np.tanh, (self.plain(x), 1))
 
     def _rounded(self, name: str, x: Number) -> Number:
         return self.oracle(name, x) if x.whole is None else x
