@@ -338,3 +338,13 @@ class Printer(Operands):
         texts = [self.laid(x, lead, want) for x, want in operands]
         text = f"runtime.decayed_{name}({', '.join(texts)}, {self.mask(mask)})"
         return self.permuted(text, ATOM, (*lead, *out), self.axes(e))
+
+
+class RulePrinter(Printer):
+    """Prints the rule of a `strict_solve`, whose values have axes in front that it does not know: sizes are given from the back."""
+
+    def _broadcast(self, e: Expr) -> Text:
+        (x,) = e.args
+        text = self._tensor(x) if not x.axes else self.operand(x, self.axes(e))[0]
+        sizes = ", ".join("-1" if a in x.axes else self.length(a) for a in self.axes(e)[1:])
+        return f"runtime.widened({text}, {sizes})" if sizes else text, ATOM

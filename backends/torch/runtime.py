@@ -178,6 +178,11 @@ def decayed_solve(p: Tensor, right: Tensor, upper: Tensor, lower: Tensor, mask: 
     return torch.stack([out[i] for i in range(n)], -2)
 
 
+def widened(x: Tensor, *sizes: int) -> Tensor:
+    """x with these lengths of its last dimensions; -1 keeps one."""
+    return x.expand(*x.shape[: max(x.dim() - len(sizes), 0)], *sizes)
+
+
 def strict_solve(
     p: Tensor, rule: Callable[..., Tensor], right: Tensor, *given: Tensor, behind: tuple[int, ...] = (), back: bool = False
 ) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from seqc.backends.torch.operands import ATOM, wrap
 from seqc.backends.torch.places import Place, into, places
-from seqc.backends.torch.printer import Printer
+from seqc.backends.torch.printer import Printer, RulePrinter
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, variables
 from seqc.ir.kernel import Assign, Kernel, Loop, Statement
@@ -73,7 +73,7 @@ def _reads(s: Statement) -> set[str]:
 
 def _rule(kernel: Kernel, name: str) -> list[str]:
     """What a row of a triangular solve writes, as a function inside the kernel's."""
-    writer = _Writer(kernel, False)
+    writer = _Writer(kernel, False, RulePrinter(kernel))
     lines = [line for s in kernel.body if isinstance(s, Assign) for line in writer.assign(s, 8)]
     head, last = f"def {name}({', '.join(i.name for i in kernel.inputs)}):", f"return {kernel.outputs[0][0]}"
     return ["", head, *("    " + line for line in (*lines, last)), ""]
@@ -82,8 +82,8 @@ def _rule(kernel: Kernel, name: str) -> list[str]:
 class _Writer:
     """The lines of one function; names for what a line has no room for."""
 
-    def __init__(self, kernel: Kernel, in_place: bool):
-        self.kernel, self.printer, self.in_place = kernel, Printer(kernel), in_place
+    def __init__(self, kernel: Kernel, in_place: bool, printer: Printer | None = None):
+        self.kernel, self.printer, self.in_place = kernel, printer or Printer(kernel), in_place
         self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
         self.read = self.results.union(*map(_reads, kernel.body))
         self.taken = {*self.read, *(s.name for s in _assigns(kernel))}

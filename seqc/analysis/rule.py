@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from seqc.analysis.chain import Rule
 from seqc.ir import ops
-from seqc.ir.expr import Expr, substitute, variables
+from seqc.ir.expr import Expr, substitute, variables, walk
+
+# A state may pass through a rule at every token, and the proof follows exponentials only as deep as a text nests them.
+NESTED = ("exp", "expm1", "log", "log1p", "softplus")
 
 if TYPE_CHECKING:
     from seqc.analysis.reader import Reader
@@ -54,6 +57,8 @@ def _rule(reader: Reader, e: Expr, found: Expr) -> Rule | None:
     (body,) = substitute((e,), table)
     formal = {leaf.name for leaf in table.values()}
     if any(v.name not in formal for v in variables(body)) or not set(body.axes) <= set(found.axes):
+        return None
+    if any(node.op.name in NESTED for node in walk(body)):
         return None
     leaves, given = tuple(table.values()), tuple(table)[1:]
     return Rule(ops.broadcast(body, found.axes), leaves, given)
