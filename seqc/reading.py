@@ -206,8 +206,21 @@ def _equations(name: str, chain: Chain, names: Mapping[Expr, str]) -> list[str]:
         lines.append(f"B_t = {' + '.join(sums)}")
     for i, step in enumerate(steps):
         mark = str(i + 1) if many else "t"
-        lines += [f"A_{mark} = {_transition(step, chain, names)}", f"B_{mark} = {_written(step, chain, names)}"]
+        ruled = {r: f"u_{mark}" if len(step.rows) == 1 else f"u_{{{mark},{n + 1}}}" for n, r in enumerate(step.rows) if r.rule}
+        lines += [f"A_{mark} = {_transition(step, chain, names)}", f"B_{mark} = {_written(step, chain, names, ruled)}"]
+        before = f"{name}_{{t-1}}" if i == 0 else f"{name}_{{t,{i}}}"
+        lines += [f"{u} = {_rule(r, before, names)}" for r, u in ruled.items()]
     return lines
+
+
+def _rule(row: Row, before: str, names: Mapping[Expr, str]) -> str:
+    """What a row writes, and what it finds."""
+    assert row.rule is not None and row.read is not None
+    spoken = {leaf: _vector(e, names) for leaf, e in zip(row.rule.leaves[1:], row.rule.given, strict=True)}
+    asked = f"{_vector(ops.neg(row.read), names)}^T {before}"
+    value, sign = (None, "") if row.value is None else (row.value.args[0], "-") if row.value.op.name == "neg" else (row.value, "+")
+    found = asked if value is None else f"{asked} {sign} {_vector(value, names)}"
+    return f"{show(row.rule.body, spoken, limit=LIMIT)} with {row.rule.leaves[0].name} = {found}"
 
 
 def _right_decay(step: MicroStep, chain: Chain, names: Mapping[Expr, str]) -> str:
@@ -226,7 +239,7 @@ def _scaling(decay: Expr, chain: Chain, names: Mapping[Expr, str]) -> str:
 def _transition(step: MicroStep, chain: Chain, names: Mapping[Expr, str]) -> str:
     """D (I - a b^T ...) or, where the reads see the decayed state, (I - a b^T ...) D."""
     decay = chain.halves(step.decay)[0] if step.decay is not None and chain.key else step.decay
-    rows = [r for r in step.rows if r.read is not None]
+    rows = [r for r in step.rows if r.read is not None and r.rule is None]
     through = [_without(r.read, decay) for r in rows if r.read is not None] if decay is not None else []
     if rows and decay is not None and all(q is not None for q in through):
         erased = " - ".join(_pair(r.write, q, names) for r, q in zip(rows, through, strict=True) if q is not None)
@@ -239,22 +252,24 @@ def _transition(step: MicroStep, chain: Chain, names: Mapping[Expr, str]) -> str
     return " - ".join([base, *(_pair(r.write, r.read, names) for r in rows if r.read is not None)])
 
 
-def _written(step: MicroStep, chain: Chain, names: Mapping[Expr, str]) -> str:
-    parts = [_outer(r, chain, names) for r in step.rows if r.value is not None]
+def _written(step: MicroStep, chain: Chain, names: Mapping[Expr, str], ruled: Mapping[Row, str]) -> str:
+    parts = [_outer(r, chain, names, ruled.get(r)) for r in step.rows if r.value is not None or r.rule is not None]
     return " + ".join(parts) if parts else "0"
 
 
-def _outer(row: Row, chain: Chain, names: Mapping[Expr, str]) -> str:
-    """write value^T, with numbers and the text's scalars in front."""
-    assert row.value is not None
+def _outer(row: Row, chain: Chain, names: Mapping[Expr, str], value: str | None) -> str:
+    """write value^T, with numbers and the text's scalars in front. value: the name of what a rule makes."""
+    if value is None:
+        assert row.value is not None
+        value = _text(row.value, names)
     if ops.is_number(row.write, 1):
-        return _text(row.value, names)
+        return value
     parts, sign = factors(row.write)
     scales = [p for p in parts if not set(p.axes) & set(chain.state.axes)] if sign > 0 else []
     rest = [p for p in parts if p not in scales] if scales else [row.write]
     words = [*([_vector(product(scales), names)] if scales else []), *([_vector(product(rest), names)] if rest else [])]
-    if not ops.is_number(row.value, 1):
-        words.append(f"{_vector(row.value, names)}{'^T' if chain.key and chain.value else ''}")
+    if value != "1":
+        words.append(f"{value if _atomic(value) else f'({value})'}{'^T' if chain.key and chain.value else ''}")
     return " ".join(words)
 
 

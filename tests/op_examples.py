@@ -106,6 +106,23 @@ def solved(p: Array, y: Array, up: Array, low: Array, transposed: bool) -> Array
     return np.stack([np.linalg.solve(matrix[:, :, k], y[:, k]) for k in range(y.shape[1])], 1)
 
 
+# A row's rule: entry by entry, and through a norm along K; `g` is a number of the row, `c` has an entry for each of K.
+FOUND, PER_ROW, PER_ENTRY = var("r", ("K",)), var("g"), var("c", ("K",))
+LENGTH = ops.sqrt(ops.add(ops.number(1), ops.contract((FOUND, FOUND), ())))
+RULE = ops.add(ops.mul(PER_ROW, ops.unary("tanh", FOUND)), ops.div(ops.mul(PER_ENTRY, FOUND), LENGTH))
+RULED = (FOUND, PER_ROW, PER_ENTRY)
+
+
+def ruled(p: Array, y: Array, g: Array, c: Array, back: bool) -> Array:
+    """The rule row by row, from the last one if the matrix is transposed."""
+    p = np.tril(p, -1).T if back else np.tril(p, -1)
+    u = np.zeros_like(y)
+    for i in reversed(range(5)) if back else range(5):
+        r = y[i] - p[i] @ u
+        u[i] = g[i] * np.tanh(r) + c[i] * r / np.sqrt(1 + r @ r)
+    return u
+
+
 def unary(name: str, want: Callable[[Array], Array], **more: Any) -> Example:
     return Example(name, (X,), (), want, **more)
 
@@ -254,6 +271,18 @@ EXAMPLES: tuple[Example, ...] = (
         "decayed_solve", (SQUARE, var("y", ("@t", "K")), UPK, LOWK), (STRICT, False), lambda p, y, up, low: solved(p, y, up, low, False)
     ),
     Example("decayed_solve", (SQUARE, RIGHT, UPK, LOWK), (STRICT, True), lambda p, y, up, low: solved(p, y, up, low, True)),
+    Example(
+        "strict_solve",
+        (ops.masked(SQUARE, STRICT), var("y", ("@t", "K")), var("g", ("@t",)), var("c", ("@t", "K"))),
+        (STRICT, False, RULE, RULED),
+        lambda p, y, g, c: ruled(p, y, g, c, False),
+    ),
+    Example(
+        "strict_solve",
+        (ops.masked(SQUARE, STRICT), RIGHT, var("g", ("@s",)), var("c", ("@s", "K"))),
+        (STRICT, True, RULE, RULED),
+        lambda p, y, g, c: ruled(p, y, g, c, True),
+    ),
     Example(
         "implicit",
         (ops.add(ops.mul(var("x"), var("u", ("V",))), Y),),

@@ -18,10 +18,10 @@ from seqc.forms import Applies, Refuses
 from seqc.forms.base import SHOWN, body_leaves, initial, outer_leaves, state_lead, unseen
 from seqc.forms.recurrent import RECURRENT
 from seqc.ir import ops
+from seqc.ir.lift import lift
 from seqc.ir.model import Domain
 from seqc.ir.program import BATCH, CHUNKS, HEADS, Equation, Map, Program, Solve
 from seqc.ir.recurrence import Recurrence
-from seqc.passes.lift import lift
 from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"

@@ -18,7 +18,7 @@ from seqc.ir.expr import Expr, Mask
 from seqc.ir.kernel import Kernel
 from seqc.ir.program import GROUPS, HEADS, LEAD
 from seqc.ir.rules import union
-from seqc.schedule.linear import layout
+from seqc.schedule.linear import layout, one_row
 from seqc.schedule.rows import accumulates
 
 NAME = frozenset(ascii_letters + digits + "_.")  # the characters of names and numbers
@@ -40,6 +40,7 @@ class Printer(Operands):
     def __init__(self, kernel: Kernel):
         super().__init__(kernel)
         self.masks: dict[Mask, str] = {}
+        self.rules: dict[Kernel, str] = {}
 
     def expr(self, e: Expr) -> Text:
         name = e.op.name
@@ -298,6 +299,23 @@ class Printer(Operands):
         text = f"runtime.decayed_solve({', '.join(texts)}, {self.mask(mask)}, {transposed})"
         return self.permuted(text, ATOM, (*lead, along, k), self.axes(e))
 
+    def _strict_solve(self, e: Expr) -> Text:
+        """The rule is a function of its own, which stands at the top of the kernel's."""
+        mask, back, rule, leaves = e.attr
+        assert isinstance(mask, Mask)
+        along = mask.column if back else mask.row
+        lead = tuple(a for a in LEAD if a in e.axes)
+        own = [layout(self.kernel.order, x.axes) for x in leaves]
+        P, *sides = e.args
+        texts = [self.laid(x, lead, (along, *axes)) for x, axes in zip(sides, own, strict=True)]
+        found = one_row(self.kernel, rule, leaves, along)
+        name = self.rules.setdefault(found, f"rule_{len(self.rules) + 1}")
+        matrix = self.laid(P, lead, (mask.row, mask.column))
+        behind = tuple(map(len, own))
+        more = (f", behind={behind}" if {*behind} != {1} else "") + (", back=True" if back else "")
+        text = f"runtime.strict_solve({', '.join((matrix, name, *texts))}{more})"
+        return self.permuted(text, ATOM, (*lead, along, *own[0]), self.axes(e))
+
     def _decayed(self, e: Expr) -> Text:
         _, mask = e.attr
         assert isinstance(mask, Mask)
@@ -320,3 +338,13 @@ class Printer(Operands):
         texts = [self.laid(x, lead, want) for x, want in operands]
         text = f"runtime.decayed_{name}({', '.join(texts)}, {self.mask(mask)})"
         return self.permuted(text, ATOM, (*lead, *out), self.axes(e))
+
+
+class RulePrinter(Printer):
+    """Prints the rule of a `strict_solve`, whose values have axes in front that it does not know: sizes are given from the back."""
+
+    def _broadcast(self, e: Expr) -> Text:
+        (x,) = e.args
+        text = self._tensor(x) if not x.axes else self.operand(x, self.axes(e))[0]
+        sizes = ", ".join("-1" if a in x.axes else self.length(a) for a in self.axes(e)[1:])
+        return f"runtime.widened({text}, {sizes})" if sizes else text, ATOM

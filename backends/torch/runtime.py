@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 ITERATIONS = 16  # of Newton's method, before it is given up
 LOST = 0.5  # the error, relative to the states, with which half of them is enough
+SOLVED = 32  # rows of a triangular solve that are found at once
+SMALL = 512  # entries of a row, of all sequences and heads, up to which that is faster than one row after the other
 BLOCK = 16  # rows of a block whose decays are taken relative to its first row
 
 
@@ -176,6 +179,68 @@ def decayed_solve(p: Tensor, right: Tensor, upper: Tensor, lower: Tensor, mask: 
             total = total - (e * u).sum(-2)
         out[i] = total
     return torch.stack([out[i] for i in range(n)], -2)
+
+
+def widened(x: Tensor, *sizes: int) -> Tensor:
+    """x with these lengths of its last dimensions; -1 keeps one."""
+    return x.expand(*x.shape[: max(x.dim() - len(sizes), 0)], *sizes)
+
+
+def strict_solve(
+    p: Tensor, rule: Callable[..., Tensor], right: Tensor, *given: Tensor, behind: tuple[int, ...] = (), back: bool = False
+) -> Tensor:
+    """u_i = rule(right_i - sum over j of p_ij u_j, given_i) for strictly lower triangular p; back: for p transposed, from the last row.
+
+    behind: how many dimensions stand behind the rows' in `right` and in each of `given`; one where it is not said.
+    Rows of many entries go one by one. Others cost a call rather than work, so a block of them is found at once, again and again:
+    row i is right after i + 1 times, and nothing changes any more after that, mostly much earlier.
+    """
+    n, p = p.shape[-1], p.mT if back else p
+    behind = behind or (1,) * (1 + len(given))
+    entries = right.shape[right.dim() - behind[0] :]
+    flat = right if len(entries) == 1 else right.flatten(-behind[0]) if entries else right[..., None]
+    leads = (x.shape[: x.dim() - d - 1] for x, d in zip(given, behind[1:], strict=True))
+    flat = flat.expand(*torch.broadcast_shapes(p.shape[:-2], flat.shape[:-2], *leads), *flat.shape[-2:])
+    out = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device)
+
+    def fill(start: int, stop: int) -> None:
+        few = [x.narrow(-1 - d, start, stop - start) for x, d in zip(given, behind[1:], strict=True)]
+
+        def ruled(found: Tensor) -> Tensor:
+            if len(entries) == 1:
+                return rule(found, *few)
+            return rule(found.reshape(*found.shape[:-1], *entries), *few).reshape(found.shape)
+
+        seen = slice(stop, n) if back else slice(0, start)
+        found = flat[..., start:stop, :]
+        if seen.start < seen.stop:
+            found = _less(found, p[..., start:stop, seen], out[..., seen, :])
+        u = ruled(found) if stop - start == 1 else _at_once(p[..., start:stop, start:stop], ruled, found)
+        if u is not None:
+            out[..., start:stop, :] = u
+            return
+        for i in reversed(range(start, stop)) if back else range(start, stop):
+            fill(i, i + 1)
+
+    rows = SOLVED if flat.numel() <= SMALL * n else 1
+    starts = range(0, n, rows)
+    for start in reversed(starts) if back else starts:
+        fill(start, min(start + rows, n))
+    return out if len(entries) == 1 else out.reshape(*out.shape[:-1], *entries)
+
+
+def _less(right: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    return torch.baddbmm(right, p, u, alpha=-1) if right.dim() == p.dim() == u.dim() == 3 else right - p @ u
+
+
+def _at_once(p: Tensor, rule: Callable[[Tensor], Tensor], right: Tensor) -> Tensor | None:
+    """The rows of a block: all of them until nothing changes. None where numbers overflow, since zero times infinity is no zero."""
+    u = rule(right)
+    for _ in range(right.shape[-2]):
+        last, u = u, rule(_less(right, p, u))
+        if torch.equal(last, u):
+            return u
+    return None
 
 
 def _near(mask: Tensor, rows: slice) -> tuple[slice, int]:

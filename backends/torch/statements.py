@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from seqc.backends.torch.operands import ATOM, wrap
 from seqc.backends.torch.places import Place, into, places
-from seqc.backends.torch.printer import Printer
+from seqc.backends.torch.printer import Printer, RulePrinter
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, variables
 from seqc.ir.kernel import Assign, Kernel, Loop, Repeat, Statement
@@ -80,11 +80,19 @@ def _reads(s: Statement) -> set[str]:
     return own | {leaf.name for leaf, _ in s.sliced} | {new for _, _, new, _ in s.carried}
 
 
+def _rule(kernel: Kernel, name: str) -> list[str]:
+    """What a row of a triangular solve writes, as a function inside the kernel's."""
+    writer = _Writer(kernel, False, RulePrinter(kernel))
+    lines = [line for s in kernel.body if isinstance(s, Assign) for line in writer.assign(s, 8)]
+    head, last = f"def {name}({', '.join(i.name for i in kernel.inputs)}):", f"return {kernel.outputs[0][0]}"
+    return ["", head, *("    " + line for line in (*lines, last)), ""]
+
+
 class _Writer:
     """The lines of one function; names for what a line has no room for."""
 
-    def __init__(self, kernel: Kernel, in_place: bool):
-        self.kernel, self.printer, self.in_place = kernel, Printer(kernel), in_place
+    def __init__(self, kernel: Kernel, in_place: bool, printer: Printer | None = None):
+        self.kernel, self.printer, self.in_place = kernel, printer or Printer(kernel), in_place
         self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
         self.read = self.results.union(*map(_reads, kernel.body))
         self.depth = 0  # of the indentation that an iteration adds
@@ -146,7 +154,8 @@ class _Writer:
         for m, name in printer.masks.items():
             numbers = f"{m.per_row}, {m.step}, {m.offset}, {m.per_column}"
             masks.append(f"{name} = runtime.mask({printer.length(m.row)}, {printer.length(m.column)}, {numbers}, {printer.like})")
-        text = "\n".join(body) + "\n".join(masks)
+        rules = [line for kernel, name in printer.rules.items() for line in _rule(kernel, name)]
+        text = "\n".join((*body, *masks, *rules))
         found: dict[str, str] = {}
         lines = []
         for leaf in self.kernel.inputs:
@@ -160,7 +169,7 @@ class _Writer:
         for word, where in found.items():
             if word.isidentifier() and re.search(rf"(?<![\w.]){word}\b(?!\s*=[^=])", text):
                 lines.append(f"{word} = {where}")
-        return lines + masks
+        return lines + masks + rules
 
     def _shorter(self, s: Assign) -> tuple[Assign, Assign] | None:
         """A statement that is too long for a line as two: its longest operand gets a name of its own."""

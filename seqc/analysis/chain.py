@@ -28,15 +28,28 @@ Halves = tuple[Expr | None, Expr | None]  # along the key axes or none, along th
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What a row writes as a function of what it finds: an expression over formal leaves, the first for what it finds.
+
+    given: what the others stand for. Rows that do the same have the same body, whatever is given to each.
+    """
+
+    body: Expr
+    leaves: tuple[Expr, ...]
+    given: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """One rank of an update: S += write (value - read . S), `read` against the state before the micro-step.
 
-    write, read: key axes; value: value axes. None stands for zero.
+    write, read: key axes; value: value axes. None stands for zero. With a rule it is S += write rule(value - read . S).
     """
 
     write: Expr
     value: Expr | None
     read: Expr | None
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -101,9 +114,10 @@ class Read:
 
 @dataclass
 class Raw:
-    """A step before merging: base and result are nodes; rows' reads are (coefficient * query, version node)."""
+    """A step before merging: base and result are nodes; rows are write, value, reads as (coefficient * query, version node), rule."""
 
     base: Expr
     result: Expr
     decay: Expr | None = None
-    rows: list[tuple[Expr, Expr | None, list[tuple[Expr, Expr]]]] = field(default_factory=list)
+    rules: bool = True  # whether a row may write any function of what it reads
+    rows: list[tuple[Expr, Expr | None, list[tuple[Expr, Expr]], Rule | None]] = field(default_factory=list)

@@ -101,6 +101,7 @@ VIEWS = ("var", "const", "constant", "size", "iota", "rename", "broadcast", "sel
 SEVERAL = {"decay": (4, 4), "unit_lower_inverse": (3, 1), "decayed": (40, 8), "decayed_solve": (128, 8)}
 BLOCKED = ("decayed", "decayed_solve")
 BLOCK = 16
+ROUNDS = 12  # how often a `strict_solve` of few entries applies its rule, to all rows at once; one of many does it row by row
 ARGUMENT = 4  # calls that bring an input or output from its place in the sequence to the kernel, or back
 
 
@@ -144,6 +145,8 @@ def duration(program: Program, sizes: Mapping[str, int], chunk: int, machine: Ma
 def _calls(node: Expr, sizes: Mapping[str, int]) -> float:
     if node.op.name in BLOCKED:
         return SEVERAL[node.op.name][0] * -(-sizes[TOKENS] // BLOCK)
+    if node.op.name == "strict_solve":
+        return ROUNDS * (2 + sum(n.op.name not in VIEWS for n in walk(node.attr[2])))
     return SEVERAL.get(node.op.name, (1, 1))[0]
 
 
@@ -152,6 +155,10 @@ def _seconds(node: Expr, sizes: Mapping[str, int], machine: Machine) -> float:
     axes: Iterable[str] = union((*(a.type for a in node.args), node.type))
     if node.op.name in SEVERAL:
         return 4 * SEVERAL[node.op.name][1] * ops.numel(axes, sizes) / machine.bandwidth
+    if node.op.name == "strict_solve":
+        inner = (n for n in walk(node.attr[2]) if n.op.name not in VIEWS)
+        passes = 4 * _numbers(node, sizes) * (2 + sum(1 + len(n.args) for n in inner)) / machine.bandwidth
+        return passes + 2 * ops.numel(axes, sizes) / machine.rate
     moved = 4 * (_numbers(node, sizes) + sum(_numbers(a, sizes) for a in node.args)) / machine.bandwidth
     return max(moved, node.op.flops(node, sizes) / machine.rate) if set(axes) != set(node.axes) else moved
 

@@ -22,7 +22,7 @@ class Merger:
         boundary: dict[Expr, int] = {self.state: 0}
         decayed: dict[Expr, Version] = {}
         for s in raw:
-            read = {id(v) for _, _, reads in s.rows for _, v in reads}
+            read = {id(v) for _, _, reads, _ in s.rows for _, v in reads}
             if steps and self._joins(steps[-1], start, s, read, decayed):
                 boundary.pop(s.base, None)
                 steps[-1] = self._join(steps[-1], start, s)
@@ -54,7 +54,7 @@ class Merger:
         scale = s.decay
         rows = tuple(self._decayed(r, scale) for r in last.rows) if scale is not None else last.rows
         decay = last.decay if scale is None else scale if last.decay is None else ops.mul(last.decay, scale)
-        after = {id(v) for _, _, reads in s.rows for _, v in reads}
+        after = {id(v) for _, _, reads, _ in s.rows for _, v in reads}
         through = last.decay if after and after != {id(start)} else None
         return MicroStep(decay, (*rows, *self._rows(s, through)))
 
@@ -67,10 +67,10 @@ class Merger:
     def _rows(self, s: Raw, through: Expr | None) -> list[Row]:
         """Rows with all their reads against the micro-step's first state, through a decay if they came after it."""
         out = []
-        for write, value, reads in s.rows:
+        for write, value, reads, rule in s.rows:
             total: Expr | None = None
             for query, _ in reads:
                 query = query if through is None else ops.mul(through, query)
                 total = query if total is None else ops.add(total, query)
-            out.append(Row(write, value, None if total is None else ops.neg(total)))
+            out.append(Row(write, value, None if total is None else ops.neg(total), rule))
         return out

@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 
 from seqc.analysis.chain import Chain, Raw, Read, Refusal
 from seqc.analysis.merge import Merger
+from seqc.analysis.rule import ruled
 from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, products_of, signed, without
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
@@ -163,10 +164,10 @@ class Reader:
 
     def rows(self, added: Expr, sign: int) -> list[tuple[Expr, Expr | None, list[tuple[Expr, Expr]]]]:
         """The rows of a value that is added to the state."""
-        step = Raw(added, added)
+        step = Raw(added, added, rules=False)
         for term, s in addends(added):
             self._low_rank(term, sign * s, step)
-        return step.rows
+        return [(write, value, reads) for write, value, reads, _ in step.rows]
 
     def _low_rank(self, term: Expr, sign: int, step: Raw) -> None:
         """Adds the rows of a term of the shape write (x) (value and reads)."""
@@ -204,27 +205,48 @@ class Reader:
             self._low_rank(self._new(row), sign, step)
 
     def _row(self, parts: list[Expr], sign: int, step: Raw) -> None:
+        for p in parts:
+            self._new(p)  # the reciprocal of a divisor is made by taking the product apart
         on_key = [p for p in parts if set(p.axes) & set(self.key)]
         rest = [p for p in parts if p not in on_key]
         bad = next((p for p in on_key if id(p) in self.sees), None)
         if bad is not None:
             raise Refusal(f"the write's key depends on `{self.state.name}`", bad)
         live = [p for p in rest if id(p) in self.sees]
-        if len(live) > 1:
-            raise Refusal(f"two factors depend on `{self.state.name}`", live[1])
         plain = [p for p in rest if id(p) not in self.sees]
         write = product(on_key)
         if not live:
-            step.rows.append((write, signed(product(plain), sign), []))
+            step.rows.append((write, signed(product(plain), sign), [], None))
             return
-        value, reads = self._affine(live[0])
         wide = [p for p in plain if set(p.axes) & set(self.value)]
+        try:
+            value, reads = self._written(live, wide)
+        except Refusal as refused:
+            if not (step.rules and self.key):
+                raise
+            self._ruled(live + wide, ops.mul(product(p for p in plain if p not in wide), signed(write, sign)), step, refused)
+            return
+        write = ops.mul(product(plain), write)
+        value = None if value is None else signed(value, sign)
+        step.rows.append((write, value, [(signed(c, sign), v) for c, v in reads], None))
+
+    def _written(self, live: list[Expr], wide: list[Expr]) -> tuple[Expr | None, list[tuple[Expr, Expr]]]:
+        """What a row writes, as value + sum of coefficient . version. wide: factors along the value axes."""
+        if len(live) > 1:
+            raise Refusal(f"two factors depend on `{self.state.name}`", live[1])
+        value, reads = self._affine(live[0])
         if wide and reads:
             raise Refusal(f"the step size differs along `{', '.join(a for a in wide[0].axes if a in self.value)}`", wide[0])
-        scalar = product(plain)
-        write = ops.mul(scalar, write)
-        value = None if value is None else signed(value, sign)
-        step.rows.append((write, value, [(signed(c, sign), v) for c, v in reads]))
+        return value, reads
+
+    def _ruled(self, parts: list[Expr], write: Expr, step: Raw, refused: Refusal) -> None:
+        """A row that writes any other function of what it reads; if it is none, the refusal stands."""
+        found = ruled(self, self._new(product(parts)))
+        if found is None:
+            raise refused
+        rule, read = found
+        value, reads = self._affine(read)
+        step.rows.append((write, value, reads, rule))
 
     def _affine(self, e: Expr) -> tuple[Expr | None, list[tuple[Expr, Expr]]]:
         """A value-side factor as value + sum of coefficient . version."""

@@ -55,7 +55,8 @@ def _coordinates(x: Coordinates) -> str:
 
 
 def _row(row: Row) -> str:
-    return f"write {show(row.write)}, value {_or(row.value, 'none')}, read {_or(row.read, 'none')}"
+    rule = f", rule {show(row.rule.body)} given {', '.join(map(show, row.rule.given)) or 'nothing'}" if row.rule else ""
+    return f"write {show(row.write)}, value {_or(row.value, 'none')}, read {_or(row.read, 'none')}{rule}"
 
 
 def _or(e: Expr | None, word: str) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
+from seqc.ir.lift import lift
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
 from seqc.ir.recurrence import Recurrence
-from seqc.passes.lift import lift
 from seqc.source import Span
 
 VALID = "@valid"  # 1 for a token, 0 for padding behind the last one

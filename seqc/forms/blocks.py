@@ -15,10 +15,10 @@ from seqc.forms.base import initial, state_lead
 from seqc.forms.series import Series
 from seqc.ir import ops
 from seqc.ir.expr import Expr, variables
+from seqc.ir.lift import lift
 from seqc.ir.program import CHUNKS, TOKENS, Carried, Equation, inside, outer_of
 from seqc.ir.recurrence import State
 from seqc.passes.blocks import Blocks
-from seqc.passes.lift import lift
 
 
 class Block:

@@ -36,10 +36,10 @@ from seqc.forms.series import Series
 from seqc.forms.transitions import scan
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, walk
+from seqc.ir.lift import lift
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program, inside, outer_of
 from seqc.ir.recurrence import Recurrence, State
 from seqc.passes.blocks import Blocks, in_blocks
-from seqc.passes.lift import lift
 from seqc.passes.turns import without_turns
 
 
@@ -78,6 +78,7 @@ class _Memory:
         self.n = max(len(chain.steps), 1)
         self.erase = [[r for r in s.rows if r.read is not None] for s in chain.steps]
         self.plain = [[r for r in s.rows if r.read is None] for s in chain.steps]
+        self.ruled = any(r.rule for rows in self.erase for r in rows)
         self.ranks = (max(map(len, self.erase), default=0), max(map(len, self.plain), default=0))
         counts = (self.n * self.ranks[0], self.n * self.ranks[0], self.n * self.ranks[1], self.n)
         self.i, self.j, self.w, self.micro = (f"@{x}{n}" if n > 1 else f"@{x}" for x, n in zip("rssm", counts, strict=True))
@@ -177,8 +178,11 @@ class _Memory:
         return self._per_micro([ops.broadcast(e, (*lead, *axes)) for e in items], axis)
 
     def _written_by(self, keys: Expr, rank: int, axis: str) -> Expr:
-        """The keys of rows. Padding before a chunk's tokens must write nothing; what stands behind them is masked at the chunk's end."""
-        return ops.mul(keys, self._per_micro([self.valid] * (rank * self.n), axis)) if self.padded else keys
+        """The keys of rows. Padding before a chunk's tokens must write nothing; what stands behind them is masked at the chunk's end.
+
+        With rules no padding writes: what a row behind the end would find, and make of it, could grow without bound.
+        """
+        return ops.mul(keys, self._per_micro([self.valid] * (rank * self.n), axis)) if self.padded or self.ruled else keys
 
     def exponent(self, axis: str, rank: int, before: bool) -> Halves:
         """G at each row: after its micro-step, or before it (what a read sees)."""
@@ -252,6 +256,9 @@ class _Memory:
         strict = Mask(self.i, self.j, re, 1, 0, re)
         A = self.weights(b, self.a, before, self.G_j, strict, over)
         up, low = before[1], self.G_j[1]
+        if self.ruled:
+            self.U = self.hint(ops.rename(self._ruled(A, b, before, strict), {self.i: self.j}), "U")
+            return
         if up is not None and low is not None:
             target = ops.sub(self._target(b, before), self.from_state(b, before, self.i, over))
             target, up, low = (_joined(e, value) for e in (target, up, low))
@@ -266,6 +273,24 @@ class _Memory:
         from_state = ops.contract((W, self.S), (*(a for a in self.S.axes if a not in (*chain.key, *value)), self.i, *value))
         u = ops.number(0) if ops.is_zero(target) else self.hint(self._solved(T, target, value), "u")
         self.U = self.hint(ops.rename(ops.sub(u, from_state), {self.i: self.j}), "U")
+
+    def _ruled(self, A: Expr, b: Expr, before: Halves, strict: Mask) -> Expr:
+        """U of rows that write a rule of what they find: a triangular solve that is not linear, in each chunk anew."""
+        re, rows, name = self.ranks[0], [r for rows in self.erase for r in rows], self.chain.state.name
+        last = next(e for e, v in self.chain.versions.items() if v.done == self.n and v.decay is None)
+        rules = [r.rule for r in rows if r.rule]
+        body, leaves = rules[0].body, rules[0].leaves
+        if len(rules) < re * self.n or any(r.body is not body for r in rules):
+            raise Refusal(f"what `{name}` writes is not one function of its reads", last)
+        if before[1] is not None:
+            along = ", ".join(self.chain.value)
+            raise Refusal(f"`{name}` decays along `{along}`, and what it writes is no affine function of its reads", last)
+
+        def given(n: int, leaf: Expr) -> Expr:
+            return self.rows(self.erase, re, lambda r: r.rule.given[n] if r.rule else None, leaf.axes, self.i)
+
+        found = ops.sub(self._target(b, before), self.from_state(b, before, self.i, self.chain.key))
+        return ops.strict_solve(A, found, [given(n, leaf) for n, leaf in enumerate(leaves[1:])], strict, body, leaves)
 
     def _target(self, b: Expr, before: Halves) -> Expr:
         """v - B w: what the erase rows write, less what they read of the plain rows before them."""
@@ -367,6 +392,8 @@ def _words(chain: Chain) -> str:
     kind = f"diagonal along {', '.join(along)}" if along else "scalar" if decays else "identity"
     low = f" plus rank {rank}" if rank else ""
     steps = f" in {len(chain.steps)} micro-steps" if len(chain.steps) > 1 else ""
+    if any(r.rule for s in chain.steps for r in s.rows):
+        return f"`{chain.state.name}` keeps of itself: {kind}; and writes{low.removeprefix(' plus')}, a function of what it reads{steps}"
     return f"`{chain.state.name}` is affine in itself: {kind}{low}{steps}"
 
 

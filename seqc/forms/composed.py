@@ -20,8 +20,8 @@ from seqc.analysis.exponents import log_of
 from seqc.forms.series import Series
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask
+from seqc.ir.lift import lift
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, inside
-from seqc.passes.lift import lift
 
 LEAD = (CHUNKS, BATCH, HEADS)
 EARLIER = "@l"  # tokens, as what is taken from

@@ -23,10 +23,10 @@ from seqc.forms.series import Series
 from seqc.forms.transitions import grown
 from seqc.ir import ops
 from seqc.ir.expr import Expr
+from seqc.ir.lift import lift
 from seqc.ir.model import Input
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Program, inside, outer_of
 from seqc.ir.recurrence import Output, Recurrence
-from seqc.passes.lift import lift
 
 MIXED = 64  # the most entries that a state may mix: its powers are dense matrices
 LATER = "@s"  # tokens of a chunk, a second time

@@ -18,9 +18,9 @@ from seqc.forms.base import state_lead
 from seqc.forms.series import Series
 from seqc.ir import ops
 from seqc.ir.expr import Expr
+from seqc.ir.lift import lift
 from seqc.ir.program import CHUNKS, TOKENS, Carried, Carry, Equation, inside, outer_of
 from seqc.ir.recurrence import State
-from seqc.passes.lift import lift
 
 
 def fold(series: Series, m: Monoid) -> None:

@@ -31,10 +31,10 @@ from seqc.forms.series import Series
 from seqc.forms.transitions import scan
 from seqc.ir import ops
 from seqc.ir.expr import Expr
+from seqc.ir.lift import lift
 from seqc.ir.program import CHUNKS, TOKENS, Equation, Map, Program, Solve, Unknown
 from seqc.ir.recurrence import Recurrence, State
 from seqc.passes.jacobian import tangents
-from seqc.passes.lift import lift
 
 ENTRIES = MIXED * MIXED  # the most numbers per token and head that a transition may have
 

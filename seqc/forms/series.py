@@ -15,9 +15,9 @@ from seqc.analysis.components import BELOW_ALL, Component, leaf, peak
 from seqc.forms.base import VALID, at_scope, body_leaves, final, initial, outer_leaves, per_head, state_lead
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
+from seqc.ir.lift import lift
 from seqc.ir.program import BATCH, CHUNKS, HEADS, TOKENS, Carried, Carry, Equation, Map, Stage, inside, outer_of
 from seqc.ir.recurrence import Recurrence, State
-from seqc.passes.lift import lift
 
 FULL = (CHUNKS, BATCH, HEADS, TOKENS)
 

@@ -13,8 +13,8 @@ from seqc.forms.base import state_lead
 from seqc.forms.series import Series
 from seqc.ir import ops
 from seqc.ir.expr import Expr
+from seqc.ir.lift import lift
 from seqc.ir.program import CHUNKS, TOKENS, Carried, Carry, Equation, inside
-from seqc.passes.lift import lift
 
 
 def scan(series: Series, c: Component, t: Transition) -> None:

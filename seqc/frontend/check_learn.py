@@ -16,8 +16,8 @@ from seqc.frontend.check_scope import Entity, Env, Link, current, unknown_name
 from seqc.frontend.check_unused import names_in
 from seqc.frontend.check_values import Value, canonical_names, relabel, shown
 from seqc.ir import model, ops
+from seqc.ir.adjoint import gradient
 from seqc.ir.expr import Expr, depends, substitute, walk
-from seqc.passes.adjoint import gradient
 from seqc.source import Span
 
 

@@ -7,10 +7,13 @@ A contribution may carry more axes than its argument (which was broadcast) or fe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
+from seqc.ir.adjoint import adjoints, fit
 from seqc.ir.expr import Expr, Mask
+from seqc.ir.lift import lift
 from seqc.ir.ops import Adjoints
 from seqc.ir.rules import union
 
@@ -159,6 +162,28 @@ def decayed_solve(e: Expr, g: Expr) -> Adjoints:
     if transposed:
         return d_P, d_right, ops.rename(ops.neg(of_adjoint), {here: mask.row}), ops.neg(of_right)
     return d_P, d_right, of_right, ops.rename(of_adjoint, {here: mask.column})
+
+
+def strict_solve(e: Expr, g: Expr) -> Adjoints:
+    """u = rule(r), r = right - P u: the adjoint of r solves the transposed system, with the rule's pull-back for a rule."""
+    mask, back, rule, leaves = e.attr
+    assert isinstance(mask, Mask)
+    P, right, *given = e.args
+    here, there = (mask.column, mask.row) if back else (mask.row, mask.column)
+    there_of = partial(ops.rename, table={here: there})
+    here_of = partial(ops.rename, table={there: here})
+
+    g = full(g, e.axes)
+    found = ops.sub(right, ops.contract((P, there_of(e)), e.axes))
+    seed = ops.var(f"adjoint{len(leaves)}", rule.axes)  # none of the leaves: each derivative has one more
+    pulled = tuple(fit(x, leaf.axes) for x, leaf in zip(adjoints(((rule, seed),), leaves), leaves, strict=True))
+    values = (found, *given)
+    solved = ops.strict_solve(P, there_of(g), map(there_of, values), mask, pulled[0], (seed, *leaves), not back)
+    d_right = here_of(solved)
+    d_u = ops.sub(g, here_of(ops.contract((P, d_right), solved.axes)))
+    d_P = ops.neg(ops.masked(ops.contract((d_right, there_of(e)), P.axes), mask))
+    table = {seed: d_u, **dict(zip(leaves, values, strict=True))}
+    return d_P, d_right, *lift(pulled[1:], table)
 
 
 def stack(e: Expr, g: Expr) -> Adjoints:

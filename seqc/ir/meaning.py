@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqc.diagnostics import InternalError
+from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask
+from seqc.ir.lift import lift
 from seqc.ir.rules import extent
 
 Array = NDArray[Any]
@@ -370,6 +372,40 @@ def decayed_solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
         solved[i] = total
     stacked = A.structural(lambda *xs: np.stack(np.broadcast_arrays(*xs), -1), *(solved[i] for i in range(n)))
     return arrange(A, stacked, (*rest, along), e.axes)
+
+
+def strict_solve(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    """Substitution row by row: each row finds its right side and what the rows that it sees have written, and applies the rule."""
+    from seqc.ir.interp import evaluate  # which needs `keeps` of this module
+
+    mask, back, rule, leaves = e.attr
+    assert isinstance(mask, Mask)
+    along, other = (mask.column, mask.row) if back else (mask.row, mask.column)
+    own = tuple(leaves[0].axes)
+    rest = tuple(a for a in e.axes if a not in (along, *own))
+    shape = [length(A, a) for a in (*rest, *own)]
+
+    def whole(x: Array) -> Array:
+        return np.broadcast_to(x, (*x.shape[: x.ndim - len(shape)], *shape))
+
+    fronts = (rest, *(tuple(a for a in rest if a in v.axes) for v in e.args[2:]))
+    wide = [ops.var(x.name, (*front, *x.axes)) for front, x in zip(fronts, leaves, strict=True)]
+    (lifted,) = lift((rule,), dict(zip(leaves, wide, strict=True)))
+    sides = [arrange(A, v, a.axes, (*x.axes, along)) for v, a, x in zip(args[1:], e.args[1:], wide, strict=True)]
+    matrix = arrange(A, args[0], e.args[0].axes, (*rest, *own, along, other))
+    n = length(A, along)
+    seen = keeps(mask, n, n).T if back else keeps(mask, n, n)
+    solved: dict[int, Any] = {}
+    for i in reversed(range(n)) if back else range(n):
+        found, *given = (A.structural(lambda x, i=i: x[..., i], side) for side in sides)
+        for j in (j for j in solved if seen[i, j]):
+            entry = A.structural(lambda x, i=i, j=j: x[..., i, j], matrix)
+            found = A.binary("sub", found, A.binary("mul", entry, solved[j]))
+        found = A.structural(whole, found)
+        (value,) = evaluate(A, (lifted,), {x.name: v for x, v in zip(leaves, (found, *given), strict=True)})
+        solved[i] = A.structural(whole, arrange(A, value, lifted.axes, (*rest, *own)))
+    stacked = A.structural(lambda *xs: np.stack(np.broadcast_arrays(*xs), -1), *(solved[i] for i in range(n)))
+    return arrange(A, stacked, (*rest, *own, along), e.axes)
 
 
 def implicit(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:

@@ -294,6 +294,14 @@ def decayed_solve(P: Expr, right: Expr, upper: Expr, lower: Expr, mask: Mask, tr
     return TABLE["decayed_solve"].build((P, right, upper, lower), (mask, transposed))
 
 
+def strict_solve(P: Expr, right: Expr, given: Iterable[Expr], mask: Mask, rule: Expr, leaves: Iterable[Expr], back: bool = False) -> Expr:
+    """u_i = rule(right_i - sum over j of P_ij u_j, given_i), with P zero but under a strict mask; or with the matrix transposed.
+
+    The rule is an expression over formal leaves: what a row finds, then one for each value that is given to it.
+    """
+    return TABLE["strict_solve"].build((P, right, *given), (mask, back, rule, tuple(leaves)))
+
+
 def implicit(body: Expr, unknown: Expr) -> Expr:
     """The value W with W = body(W), for a body affine in the leaf `unknown`."""
     return TABLE["implicit"].build((body,), unknown.attr)

@@ -200,6 +200,17 @@ def decayed_solve(types: Types, attr: Any) -> TensorType:
     return TensorType((*(a for a in dict.fromkeys(lead) if a not in types[1].axes), *types[1].axes))
 
 
+def strict_solve(types: Types, attr: Any) -> TensorType:
+    """attr: a mask, whether the matrix is transposed, the rule and its leaves. Arguments: P[row, column], the right side, what is given."""
+    mask, back, rule, leaves = attr
+    along = mask.column if back else mask.row
+    need(mask.row in types[0].axes and mask.column in types[0].axes, "solves along axes that are not there", types, attr)
+    need(len(types) == 1 + len(leaves) and {*rule.axes} == {*leaves[0].axes}, "a rule of other values", types, attr)
+    need(all({along, *x.axes} <= {*t.axes} for t, x in zip(types[1:], leaves, strict=True)), "a row lacks an axis", types, attr)
+    own = (mask.row, mask.column, *types[1].axes)
+    return TensorType((*(a for a in union(types) if a not in own), *types[1].axes))
+
+
 def convolved(types: Types, attr: Any) -> TensorType:
     """attr: the axis along which, the axes that stay."""
     axis, out = attr

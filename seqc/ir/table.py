@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from seqc.ir import derivatives, ops, rules, simplify
-from seqc.ir.expr import Expr
+from seqc.ir.expr import Expr, walk
 from seqc.ir.ops import OpDef, Sizes
 from seqc.ir.rules import union
 
@@ -44,6 +44,12 @@ def _cubic(e: Expr, sizes: Sizes) -> int:
 
 def _decayed(e: Expr, sizes: Sizes) -> int:
     return 3 * _products(e, sizes)
+
+
+def _ruled(e: Expr, sizes: Sizes) -> int:
+    """A product with the matrix, and the rule once a row."""
+    row, (_, _, rule, _) = ops.numel((a for a in e.axes if a not in e.attr[2].axes), sizes), e.attr
+    return 2 * ops.numel(union((e.args[0].type, e.type)), sizes) + row * sum(node.op.flops(node, sizes) for node in walk(rule))
 
 
 # --- The rows --------------------------------------------------------------------------------------------------
@@ -120,6 +126,7 @@ ROWS: tuple[OpDef, ...] = (
     OpDef("decay", rules.decay, derivatives.decay, means("decay")),
     OpDef("decayed", rules.decayed, derivatives.decayed, means("decayed"), (0, 1), flops=_decayed),
     OpDef("decayed_solve", rules.decayed_solve, derivatives.decayed_solve, means("decayed_solve"), (1,), flops=_decayed),
+    OpDef("strict_solve", rules.strict_solve, derivatives.strict_solve, means("strict_solve"), flops=_ruled),
     OpDef("implicit", lambda t, a: t[0], derivatives.implicit, means("implicit")),
 )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import replace
 
 from seqc.ir import ops
+from seqc.ir.adjoint import adjoints, fit
 from seqc.ir.expr import Expr, substitute, variables
 from seqc.ir.program import (
     Carried,
@@ -32,7 +33,6 @@ from seqc.ir.program import (
     within,
 )
 from seqc.ir.program import names as every_name
-from seqc.passes.adjoint import adjoints, fit
 
 Hints = MutableMapping[Expr, str] | None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seqc.ir import ops
+from seqc.ir.adjoint import adjoints
 from seqc.ir.expr import Expr
-from seqc.passes.adjoint import adjoints
 
 
 def tangents(values: Sequence[Expr], wrt: Sequence[Expr], directions: Sequence[Expr]) -> tuple[Expr, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, variables, walk
+from seqc.ir.lift import lift
 from seqc.ir.program import (
     BATCH,
     LEAD,
@@ -30,7 +31,6 @@ from seqc.ir.program import (
     scope,
     within,
 )
-from seqc.passes.lift import lift
 
 # Nodes that cost nothing where they are used: hoisting them would only write them to memory.
 CHEAP = ("var", "const", "constant", "size", "iota", "eye", "rename", "broadcast", "neg")

@@ -39,6 +39,7 @@ class Field(Composed[Number]):
         self.memo = None if memo is None else memo.setdefault(tuple(sorted(sizes.items())), {})
         self._primitives: dict[str, Callable[[Number], Number]] = {
             "neg": self._neg, "exp": self._exp, "log": self._log, "sqrt": self._sqrt, "sin": self._sin, "cos": self._cos,
+            "tanh": self._tanh, "sigmoid": self._sigmoid,
             "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
             "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": self.plain,
         }  # fmt: skip
@@ -223,6 +224,19 @@ class Field(Composed[Number]):
         half = P.residue(Fraction(1, 2 * QUARTER))[None]
         return self._keyed("sin", lambda exponent: P.mul(P.sub(*self._turned(exponent)), half), np.sin, (self.plain(x), 1))
 
+    def _sigmoid(self, x: Number) -> Number:
+        """1 / (1 + e^-x). As of a cosine, its own exponential is a random function: a state may pass through it at every token."""
+        return self._keyed("sigmoid", _squashed, lambda v: 1 / (1 + np.exp(-v)), (self.plain(x), 1))
+
+    def _tanh(self, x: Number) -> Number:
+        """2 sigmoid(2x) - 1, and the same of its own exponential."""
+
+        def value(exponent: Residues) -> Residues:
+            half = _squashed(L.add(exponent, exponent))
+            return P.sub(P.add(half, half), np.ones(1, np.uint64))
+
+        return self._keyed("tanh", value, np.tanh, (self.plain(x), 1))
+
     def _rounded(self, name: str, x: Number) -> Number:
         return self.oracle(name, x) if x.whole is None else x
 
@@ -311,6 +325,11 @@ class Field(Composed[Number]):
 
     def unit_lower_inverse(self, x: Number) -> Number:
         return Number(of(self.plain(x)), lambda level, a: elimination.unit_lower_inverse(MODULI[level], a))
+
+
+def _squashed(exponent: Residues) -> Residues:
+    """1 / (1 + e^-x) mod p for an exponent x."""
+    return P.inverse(P.add(np.ones(1, np.uint64), raised(0, L.neg(exponent))))
 
 
 def _shifted(x: Number, by: int) -> Number:

@@ -24,8 +24,9 @@ from seqc.ir import ops
 from seqc.ir.expr import Expr
 from seqc.ir.interp import evaluate
 from seqc.ir.model import Domain
-from seqc.ir.recurrence import Recurrence
+from seqc.ir.recurrence import Recurrence, State
 from seqc.ir.rules import extent
+from seqc.passes.blocks import in_blocks
 from seqc.proof.arithmetic import Field
 from seqc.proof.certificate import Fact, Gap
 from seqc.proof.composed import NoFieldMeaning
@@ -87,6 +88,8 @@ def _of_structure(rec: Recurrence, found: Structure) -> Iterator[Claim]:
             if unread := tuple(s.name for s in rec.states if s.name not in {*known, *own}):
                 yield Claim("unread", c.names, unread)
             first = c.names[0]
+            if first in found.chains and any(r.rule is not None for step in found.chains[first].steps for r in step.rows):
+                continue  # it writes any function of what it reads, which is no fact of its own
             if first in found.chains or first in found.others or first in found.couplings:
                 yield Claim("affine", c.names, c.names)
             if first in found.others:
@@ -113,8 +116,15 @@ def _diagonal(c: Component, found: Transition) -> Iterator[Claim]:
 
 
 def examine(rec: Recurrence, sizes: Mapping[str, int], seed: str, forms: Collection[str]) -> tuple[tuple[Fact, ...], tuple[Gap, ...]]:
-    """Every claim with what the step says of it; those that have no meaning in the field are gaps."""
-    step, facts, gaps = _Step(rec, sizes, seed), [], []
+    """Every claim with what the step says of it; those that have no meaning in the field are gaps.
+
+    Where blocks of tokens share a memory, of the step inside a block, in which that memory is as given.
+    """
+    shared: tuple[State, ...] = ()
+    with suppress(Refusal):
+        if (blocks := in_blocks(rec)) is not None:
+            rec, shared = blocks.live, blocks.frozen
+    step, facts, gaps = _Step(rec, sizes, seed, shared), [], []
     for claim in claims(rec, sizes, forms):
         line = next(s.span.line for s in rec.states if s.name == claim.of[0])
         try:
@@ -127,7 +137,7 @@ def examine(rec: Recurrence, sizes: Mapping[str, int], seed: str, forms: Collect
 class _Step:
     """The recurrence's own step at random points of one head and one token."""
 
-    def __init__(self, rec: Recurrence, sizes: Mapping[str, int], seed: str):
+    def __init__(self, rec: Recurrence, sizes: Mapping[str, int], seed: str, shared: tuple[State, ...]):
         self.rec = rec
         self.sizes = {"heads": 2, "groups": 1, "depth": 3, "depths": 7, **dict(small_axes(rec, (), sizes))}
         self.oracles = Oracles(f"facts {seed}", ordered=True)
@@ -135,6 +145,7 @@ class _Step:
         self.states = {s.name: s for s in rec.states}
         self.given = {i.name: self._drawn(i.name, i.axes, i.domain) for i in rec.inputs}
         self.fixed = {p.name: self._drawn(p.name, p.axes, Domain()) for p in rec.params}
+        self.fixed |= {s.name: self._drawn(s.name, s.axes, Domain()) for s in shared}
         self.fixed |= {n: self._drawn(n, (), Domain()) for n in ("head", "heads", "depth", "depths")}
 
     def holds(self, claim: Claim) -> bool:

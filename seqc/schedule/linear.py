@@ -12,6 +12,7 @@ from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, substitute, variables, walk
 from seqc.ir.kernel import Assign, Iterate, Kernel, Loop, Repeat, Statement
+from seqc.ir.lift import lift
 from seqc.ir.program import (
     BATCH,
     CHUNKS,
@@ -164,6 +165,17 @@ def _repeat(
         first, residual, new = (ops.var(n, leaf.axes) for n in (guess.name, u.residual, step.name))
         found.append(Iterate(leaf, table.get(first, first), known.get(residual, residual), known.get(new, new)))
     return [*before, Repeat(tuple(found), tuple(body))]
+
+
+def one_row(kernel: Kernel, rule: Expr, leaves: tuple[Expr, ...], along: str) -> Kernel:
+    """The rule of a `strict_solve` as a kernel: of some rows along an axis, each by itself."""
+    namer = _Namer([*RESERVED, *(word for _, word in kernel.words), *(ops.base(a) for a in kernel.order)])
+    rows = {x: ops.var(namer(x.name), (along, *x.axes)) for x in leaves}
+    (value,) = binary(lift((rule,), rows))
+    result = namer("u")
+    body = _assignments((Equation(result, value),), _uses((value,)), {}, namer, {})
+    given, outputs = tuple(rows.values()), ((result, ops.var(result, value.axes)),)
+    return replace(kernel, name="rule", inputs=given, body=tuple(body), outputs=outputs)
 
 
 def _spelled(program: Program, hints: Mapping[Expr, str]) -> tuple[Program, dict[Expr, str]]:

@@ -221,7 +221,21 @@ def test_states_in_series() -> None:
 # body -> the reason, and the statement that is to blame
 REFUSED: dict[str, tuple[str, str, str]] = {
     "nonlinear": ("MEMORY\nupdate S = tanh(S) + outer(k, v)\nREAD", "is not affine in `S`: it passes through `tanh`", "update"),
-    "nonlinear read": ("MEMORY\nupdate S = S + outer(k, v - tanh(S(k)))\nREAD", "its read passes through `tanh`", "update"),
+    "two functions of reads": (
+        "MEMORY\nupdate S = S + outer(k, tanh(S(k) - v)) - outer(q, abs(S(q)))\nREAD",
+        "what `S` writes is not one function of its reads",
+        "update",
+    ),
+    "a function of two reads": (
+        "MEMORY\nupdate S = S + outer(k, tanh(S(k)) * S(q)) + outer(q, v)\nREAD",
+        "two factors depend on `S`",
+        "update",
+    ),
+    "a function of a read and a decay per value": (
+        "MEMORY\ninput b[V] in (0, 1)\nupdate S = b * S + outer(k, tanh(S(k) - v))\nREAD",
+        "`S` decays along `V`, and what it writes is no affine function of its reads",
+        "update",
+    ),
     "choice": ("MEMORY\ninput r\nupdate S = where(r > 1/2, S, 0) + outer(k, v)\nREAD", "it passes through `where`", "update"),
     "two axes": (
         "MEMORY\ninput a[K] in (0, 1), b[V] in (0, 1)\nupdate S = S - outer(a, b) * S + outer(k, v)\nREAD",
@@ -245,11 +259,6 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "output",
     ),
     "used whole": ("MEMORY\nupdate S = S + outer(k, v)\nREAD / (1 + sum(S * S))", "`S` is used as a whole here", "output"),
-    "step size per value": (
-        "MEMORY\ninput b[V] in (0, 1)\nlearn S by descent(rate = b) on l2(S(k), v)\nREAD",
-        "the step size differs along `V`",
-        "learn",
-    ),
     "matrix": ("MEMORY\ninput A[K, K]\nupdate S = A @ S + outer(k, v)\nREAD", "mixes the entries of `S` along `K`", "update"),
     "gate of the state": (
         "MEMORY\nupdate S = sigmoid(sum(S(q))) * S + outer(k, v)\nREAD",

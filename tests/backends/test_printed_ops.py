@@ -13,10 +13,10 @@ from seqc.backends.torch.printer import FUNCTIONS, OPERATORS, Printer
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, make, variables
+from seqc.ir.lift import lift
 from seqc.ir.ops import TABLE, var
 from seqc.ir.program import BATCH, HEADS, TOKENS
 from seqc.ir.table import ROWS
-from seqc.passes.lift import lift
 
 UNPRINTED = {
     "complex": "no form carries complex values",

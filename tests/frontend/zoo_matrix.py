@@ -225,7 +225,7 @@ def elastic(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
         yield {"o": S @ i.q}
 
 
-def yaad_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
+def huber_linear(x: Arrays, p: Arrays, n: Sizes, head: int) -> Outputs:
     S = zeros(n)
     for i in tokens(x):
         r = S @ i.k - i.v
@@ -309,6 +309,6 @@ MATRIX: dict[str, Loop] = {
         linear_attention, retnet, gla, hgrn2, mamba2, deltanet, gated_deltanet, kda, deltaproduct, gated_deltaproduct, comba,
         rwkv7, rwkv6, gdn2, gated_oja, longhorn_diagonal, mesanet, mesanet_cg,
         momentum_deltanet, titans_linear, omega_linear, elastic,
-        yaad_linear, mlstm, gsa, abc, based, log_linear, srwm, delta_rnn, m2rnn,
+        huber_linear, mlstm, gsa, abc, based, log_linear, srwm, delta_rnn, m2rnn,
     )
 } | {"retnet_dsf": retnet}  # fmt: skip

@@ -6,15 +6,35 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from op_examples import EXAMPLES, LOWER, SIZES, STRICT, TEST, UP, Array, Example, X, Y, Z, meaning, values
+from op_examples import (
+    EXAMPLES,
+    FOUND,
+    LEFT,
+    LOWER,
+    PER_ROW,
+    RULE,
+    RULED,
+    SIZES,
+    SQUARE,
+    STRICT,
+    TEST,
+    UP,
+    Array,
+    Example,
+    X,
+    Y,
+    Z,
+    meaning,
+    values,
+)
 
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
+from seqc.ir.adjoint import adjoints, gradient
 from seqc.ir.expr import Attr, Expr, Mask, make
 from seqc.ir.interp import Reals, evaluate
 from seqc.ir.ops import TABLE, var
 from seqc.ir.table import ROWS
-from seqc.passes.adjoint import adjoints, gradient
 
 STEP = 1e-5
 NAMES = [f"{e.op}-{i}" for i, e in enumerate(EXAMPLES)]
@@ -170,6 +190,8 @@ NONSENSE: tuple[tuple[str, tuple[Expr, ...], Attr], ...] = (
     ("decay", (UP, UP), STRICT),
     ("decayed", (X, Y, UP, UP), (("@t", "@s"), STRICT)),
     ("decayed_solve", (X, Y, UP, UP), (STRICT, False)),
+    ("strict_solve", (ops.masked(SQUARE, STRICT), Y), (STRICT, False, RULE, RULED)),
+    ("strict_solve", (ops.masked(SQUARE, STRICT), LEFT), (STRICT, False, FOUND, (FOUND, PER_ROW))),
     ("add", (TEST, X), ()),
     ("neg", (TEST,), ()),
     ("compare", (Z, Z), "lt"),

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from op_examples import EXAMPLES, SIZES, Example
 
 from seqc.ir import ops
+from seqc.ir.adjoint import adjoints
 from seqc.ir.expr import Expr
 from seqc.ir.interp import evaluate
 from seqc.ir.rules import extent
-from seqc.passes.adjoint import adjoints
 from seqc.proof.arithmetic import Field
 from seqc.proof.bench import dot
 from seqc.proof.composed import NoFieldMeaning

@@ -8,9 +8,9 @@ from op_examples import EXAMPLES, SIZES, Array, Example, X, Y, meaning, values
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr
+from seqc.ir.lift import lift
 from seqc.ir.ops import var
 from seqc.ir.program import BATCH
-from seqc.passes.lift import lift
 
 ENTRIES = 3
 SKIPPED = {"var": "a leaf", "append": "a growing axis stays inside", "implicit": "solved by the evaluator, without further axes"}
