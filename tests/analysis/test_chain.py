@@ -305,4 +305,4 @@ def test_a_state_times_itself_is_no_decay() -> None:
     step = "  state   h[N] = 0\n  update  h = h / 2 + u + h * h / 1000000\n  output  o[N] = h\n"
     text = f"seqc 1\n\nlayer square(N = 3)\n  input   u[N]\n{step}"
     verdicts = judge(check_source(Source("square.seq", text)))
-    assert {name for name, v in verdicts.items() if isinstance(v, Applies)} == {"recurrent"}
+    assert {name for name, v in verdicts.items() if isinstance(v, Applies)} == {"newton", "recurrent"}

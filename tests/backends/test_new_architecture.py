@@ -29,7 +29,7 @@ def random_call(T: int, **options: object) -> Call:
 
 def test_every_form_applies_and_is_proved(invented: ModuleType) -> None:
     assert set(FORMS) == set(invented.FORMS)
-    assert set(invented.REFUSED) == {"conv", "scan"}
+    assert set(invented.REFUSED) == {"conv", "newton", "scan"}
     assert invented.MANIFEST["certificate"]["ok"]
     assert "diagonal along K" in " ".join(invented.MANIFEST["forms"]["chunkwise"])
 
