@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from seqc.analysis.chain import Chain, Raw, Read, Refusal
 from seqc.analysis.merge import Merger
 from seqc.analysis.rule import ruled
-from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, products_of, signed, without
+from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, products_of, pushed, signed, without
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
@@ -252,6 +252,7 @@ class Reader:
         """A value-side factor as value + sum of coefficient . version."""
         if id(e) not in self.sees:
             return e, []
+        e = self._new(pushed(e))
         total: Expr | None = None
         if e.op.name in ("add", "sub", "neg"):
             reads: list[tuple[Expr, Expr]] = []

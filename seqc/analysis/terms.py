@@ -64,6 +64,13 @@ def factors(e: Expr) -> tuple[list[Expr], int]:
     return out, sign
 
 
+def pushed(e: Expr) -> Expr:
+    """A renamed elementwise value as that of its renamed arguments; anything else as it is."""
+    if e.op.name != "rename" or e.args[0].op.infer not in (rules.same, rules.elementwise):
+        return e
+    return e.args[0].op.build(tuple(ops.rename(a, dict(e.attr)) for a in e.args[0].args), e.args[0].attr)
+
+
 def product(items: Iterable[Expr]) -> Expr:
     result = ops.number(1)
     for item in items:

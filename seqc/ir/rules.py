@@ -207,7 +207,7 @@ def strict_solve(types: Types, attr: Any) -> TensorType:
     need(mask.row in types[0].axes and mask.column in types[0].axes, "solves along axes that are not there", types, attr)
     need(len(types) == 1 + len(leaves) and {*rule.axes} == {*leaves[0].axes}, "a rule of other values", types, attr)
     need(all({along, *x.axes} <= {*t.axes} for t, x in zip(types[1:], leaves, strict=True)), "a row lacks an axis", types, attr)
-    own = (mask.row, mask.column, *types[1].axes)
+    own = (mask.row, mask.column, *types[1].axes, *(a for x in leaves for a in x.axes))
     return TensorType((*(a for a in union(types) if a not in own), *types[1].axes))
 
 

@@ -131,6 +131,10 @@ NORMAL: dict[str, tuple[str, tuple[tuple[str, tuple[tuple[str, str, str], ...]],
         "MEMORY\nupdate S = S - outer(k, k @ (S + outer(q, v)))\nREAD",
         (("", (("k", "-sum[K](k * q * v)", "k"),)),),
     ),
+    "a read under another name of its axis": (
+        "input q[K], k[K], v[K]\nstate S[K, K] = 0\nlet e[K] = k @ S - v\nupdate S = S - outer(k, e / 2)\noutput o[K] = q @ S",
+        (("", (("k", "1/2 * v", "1/2 * k"),)),),
+    ),
     "a scaled read between two updates": (
         "MEMORY\nupdate S = S + outer(k, v)\noutput p[V] = q @ (2 * S)\nupdate S = S + outer(q, v)\nREAD",
         (("", (("k", "v", ""),)), ("", (("q", "v", ""),))),

@@ -285,6 +285,34 @@ def titans_linear(q: Tensor, k: Tensor, v: Tensor, theta: Tensor, eta: Tensor, a
     return torch.stack(out, 1)
 
 
+def yaad_linear(q: Tensor, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, delta: Tensor, *, M: Tensor) -> Tensor:
+    """One step along the gradient of the loss by autograd: the square inside the ball; outside delta times what slopes like tanh(10 r)."""
+    W, out = M.mT, []
+    for qt, kt, vt, et, at, dt in each(q, k, v, eta, alpha, delta):
+        with torch.enable_grad():
+            here = W if W.requires_grad else W.detach().requires_grad_()
+            r = times(here, kt) - vt
+            loss = torch.where(r.norm(dim=-1) <= dt, (r**2).sum(-1), dt * (10 * r).cosh().log().sum(-1) / 10).sum()
+            (slope,) = torch.autograd.grad(loss, here, create_graph=True)
+        W = at[..., None, None] * W - et[..., None, None] * slope
+        out.append(times(W, qt))
+    return torch.stack(out, 1)
+
+
+def moneta_linear(q: Tensor, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, *, M: Tensor) -> Tensor:
+    """The paper smooths the slope 3 sign(r) r^2, not the loss; autograd takes it from the read to the memory."""
+    W, out = M.mT, []
+    for qt, kt, vt, et, at in each(q, k, v, eta, alpha):
+        with torch.enable_grad():
+            here = W if W.requires_grad else W.detach().requires_grad_()
+            read = times(here, kt)
+            r = read - vt
+            (slope,) = torch.autograd.grad(read, here, 3 * torch.tanh(10 * r) * (r**2 + 1e-6), create_graph=True)
+        W = at[..., None, None] * W - et[..., None, None] * slope
+        out.append(times(W, qt))
+    return torch.stack(out, 1)
+
+
 def momentum_deltanet(
     q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, mu: Tensor, eta: Tensor, beta: Tensor, *, S: Tensor, S_m: Tensor
 ) -> Tensor:
@@ -403,8 +431,8 @@ LOOPS = (
     Oracle(rotary, sizes={"K": 6, "R": 3}),
     Oracle(hgrn2), Oracle(mlstm), Oracle(rwkv5), Oracle(rwkv6), Oracle(gsa), Oracle(mamba3), Oracle(swla), Oracle(log_linear), Oracle(gdn2),
     Oracle(preconditioned, of="precond_gdn", positive=("a",)), Oracle(preconditioned, of="precond_kda", positive=("a",)), Oracle(gated_oja),
-    Oracle(longhorn), Oracle(longhorn_diagonal), Oracle(titans_linear), Oracle(momentum_deltanet), Oracle(omega_linear),
-    Oracle(mesanet, positive=("H",)),
+    Oracle(longhorn), Oracle(longhorn_diagonal), Oracle(titans_linear), Oracle(momentum_deltanet), Oracle(yaad_linear),
+    Oracle(moneta_linear), Oracle(omega_linear), Oracle(mesanet, positive=("H",)),
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # not part of `make check`
 
 CHUNK = 8
 TOLERANCE = 1e-9
-SPECS = ("huber_reads", "shifted_values", "cubes_in_turn", "mixtures_at_once", "rate_per_value")
+SPECS = ("huber_reads", "shifted_values", "cubes_in_turn", "mixtures_at_once", "rate_per_value", "square_reads")
 
 lengths = st.sampled_from([0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 23])
 extremes = st.sampled_from([0.0, 0.1, 1.0, 20.0])

@@ -114,6 +114,15 @@ def test_explain_decays_and_reads_along_both_axes() -> None:
     assert "no A_t and B_t, since a step erases what `S` was before its decay" in run("explain", str(specs / "two_sided.seq")).stdout
 
 
+def test_explain_what_a_memory_writes_of_its_reads() -> None:
+    """It is no part of A_t: the text says what is found and what becomes of it."""
+    text = run("explain", "moneta_linear").stdout
+    assert "A_t = alpha\n" in text and "B_t = (-(k * 3 * eta)) u_t^T" in text
+    assert "u_t = tanh(10 * r) * (r ^ 2 + 1/1000000) with r = k^T M_{t-1} - v" in text
+    text = run("explain", str(ROOT / "tests/backends/specs/cubes_in_turn.seq")).stdout
+    assert "A_2 = I\n" in text and "with r = k[1]^T S_{t,1} - v[1]" in text
+
+
 def test_explain_what_no_form_computes() -> None:
     result = run("explain", str(GROWING))
     assert result.exit_code == 0

@@ -24,7 +24,7 @@ from seqc.forms import FORMS, Applies
 from seqc.forms.base import SHOWN, VALID
 from seqc.ir import ops
 from seqc.ir.execute import execute
-from seqc.ir.expr import Expr, Mask, rebuild, walk
+from seqc.ir.expr import Expr, Mask, rebuild, substitute, walk
 from seqc.ir.interp import Reals
 from seqc.ir.program import BATCH, CHUNKS, TOKENS, Carry, Map, Program, Stage, body_roots
 from seqc.ir.rules import extent
@@ -110,6 +110,12 @@ def changes(e: Expr) -> Iterator[tuple[str, Change]]:
     if name in ("decay", "decayed", "decayed_solve"):
         upper = len(e.args) - 2
         yield f"{name}: exponents forgotten", lambda e, a: e.op.build((*a[:upper], *(ops.mul(ops.number(0), x) for x in a[upper:])), e.attr)
+    if name == "strict_solve":
+        mask, back, rule, leaves = e.attr
+        for i, leaf in enumerate(leaves):
+            new = substitute((rule,), {leaf: ops.mul(ops.number(2), leaf)})[0]
+            yield f"strict_solve: leaf {i} of the rule doubled", lambda e, a, new=new: e.op.build(a, (mask, back, new, leaves))
+        yield "strict_solve: rows do not see each other", lambda e, a: e.op.build((ops.mul(ops.number(0), a[0]), *a[1:]), e.attr)
     if name == "unit_lower_inverse":
         yield "unit_lower_inverse: sign", lambda e, a: e.op.build((ops.neg(a[0]),), e.attr)
     if name == "convolve":
