@@ -262,8 +262,6 @@ class Reader:
                     total = signed(value, sign) if total is None else ops.add(total, signed(value, sign))
                 reads += [(signed(c, sign), v) for c, v in more]
             return total, reads
-        if e.op.name == "rename" and (pushed := _pushed(e)) is not None:
-            return self._affine(self._new(pushed))
         read = self.read(e)
         if read is not None and not read.rest and read.over == self.key:
             held, terms = self.parts(read.version, self.line)
@@ -348,11 +346,3 @@ class Reader:
         every = union((read.query.type, term.type))
         wide = ops.broadcast(term, (*term.axes, *missing)) if missing else term
         return self._new(ops.contract((read.query, wide), (a for a in every if a not in read.over)))
-
-
-def _pushed(e: Expr) -> Expr | None:
-    """A renamed sum or product as that of renamed values: renames that undo each other meet there."""
-    (x,), table = e.args, dict(e.attr)
-    if x.op.name not in ("add", "sub", "neg", "mul", "div"):
-        return None
-    return x.op.build(tuple(ops.rename(a, table) for a in x.args), x.attr)

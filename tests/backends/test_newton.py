@@ -129,6 +129,21 @@ def test_honest_at_every_scale(package: Any, name: str, T: int, dtype: torch.dty
     assert all(not x.residual < 1e-4 or not x.error < 1e-4 for x in infos if x.fallback)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CELLS[:3])
+def test_honest_on_random_calls(package: Any, name: str) -> None:
+    """Weights and inputs of all sizes around those at which it stops converging; most calls come to their end, some do not."""
+    p, given_up = loaded(package, name, 64), 0
+    for seed in range(48):
+        u = torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()
+        c = called(name, (64, 200, 500)[seed % 3], 0.3 + 2.2 * u[0], B=1, lengths=(3,), dtype=torch.float32, seed=seed, grad=False)
+        c = replace(c, inputs=tuple(x * 10 ** (3 * u[1] - 2) for x in c.inputs))
+        (y, info), (z, _) = solved(p, c), solved(p, c, "recurrent")
+        given_up += info.fallback
+        assert distance(y, z) <= (0 if info.fallback else 1e-5), (seed, info)
+    assert 0 < given_up < 30
+
+
 def test_a_small_residual_is_not_enough(package: Any) -> None:
     """Where a step doubles what is there, what is left may be rounding alone, and the error still everything."""
     p = loaded(package, "cell_channels")
@@ -223,6 +238,7 @@ def test_structure_of_the_derivative(value: str) -> None:
     assert all(words in said for words in (STRUCTURES[value], "`h`: nonlinear", f"{ITERATIONS} iterations"))
 
 
+@pytest.mark.slow
 def test_structures_are_right(package: Any, tmp_path: Any) -> None:
     """Each of them against the loop, with gradients: a structure that is too small would show as no convergence or a wrong gradient."""
     for i, value in enumerate(STRUCTURES):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,8 @@ from seqc.ir import ops
 from seqc.ir.execute import execute
 from seqc.ir.expr import Expr, Mask, rebuild, substitute, walk
 from seqc.ir.interp import Reals
-from seqc.ir.program import BATCH, CHUNKS, TOKENS, Carry, Map, Program, Stage, body_roots
+from seqc.ir.program import BATCH, CHUNKS, TOKENS, Carry, Map, Program, body_roots, changed_equations, flat
+from seqc.ir.program import changed as changed_stage
 from seqc.ir.rules import extent
 from seqc.proof.prove import prove
 from seqc.proof.trial import Trial, small_axes
@@ -34,7 +35,7 @@ from seqc.proof.trial import Trial, small_axes
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     "linear_attention", "gla", "gated_deltanet", "deltaproduct", "rwkv7", "kda", "mamba2", "gsa", "mesanet", "rg_lru", "lru", "s4d",
-    "linoss", "rwkv4", "mlstm", "mamba3", "precond_gdn", "swla", "retnet", "titans_linear",
+    "linoss", "rwkv4", "mlstm", "mamba3", "precond_gdn", "swla", "retnet", "titans_linear", "paragru", "paralstm",
 )  # fmt: skip
 BFLOAT = 1e-2  # what a comparison of 16-bit results commonly allows, relative and absolute
 POINTS = 100  # random points of float64 at which a mutant may show
@@ -138,28 +139,20 @@ def stages_of(program: Program, node: Expr, change: Change) -> Program:
             return change(e, args) or e
         return e if args == e.args else e.op.build(args, e.attr)
 
-    def new(*roots: Expr) -> tuple[Expr, ...]:
-        return rebuild(roots, rule)
+    def new(values: Iterable[Expr]) -> tuple[Expr, ...]:
+        values = tuple(values)
+        return tuple(v if v.axes == e.axes else ops.broadcast(v, e.axes) for e, v in zip(values, rebuild(values, rule), strict=True))
 
-    stages: list[Stage] = []
-    for s in program.stages:
-        values = new(*(e.value for e in s.equations))
-        equations = tuple(replace(e, value=ops.broadcast(v, e.value.axes)) for e, v in zip(s.equations, values, strict=True))
-        if isinstance(s, Map):
-            stages.append(replace(s, equations=equations))
-        else:
-            nexts, inits = new(*(k.next for k in s.carried)), new(*(k.init for k in s.carried))
-            carried = tuple(replace(k, next=ops.broadcast(n, k.next.axes), init=i) for k, n, i in zip(s.carried, nexts, inits, strict=True))
-            stages.append(replace(s, equations=equations, carried=carried))
-    values = new(*(e.value for e in program.outputs))
-    outputs = tuple(replace(e, value=ops.broadcast(v, e.value.axes)) for e, v in zip(program.outputs, values, strict=True))
-    return replace(program, stages=tuple(stages), outputs=outputs)
+    stages = tuple(changed_stage(s, new) for s in program.stages)
+    return replace(program, stages=stages, outputs=changed_equations(program.outputs, new))
+
+
+def body(s: Map | Carry) -> tuple[Expr, ...]:
+    return body_roots(s) if isinstance(s, Carry) else tuple(e.value for e in s.equations)
 
 
 def nodes(program: Program) -> list[Expr]:
-    roots = [e.value for e in program.outputs]
-    for s in program.stages:
-        roots += body_roots(s) if isinstance(s, Carry) else [e.value for e in s.equations]
+    roots = [e.value for e in program.outputs] + [e for s in flat(program.stages) for e in body(s)]
     return [e for e in walk(*roots) if e.op.name != "var"]
 
 
