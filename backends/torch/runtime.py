@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isfinite
 
 import torch
@@ -203,29 +203,27 @@ def strict_solve(
     flat = flat.expand(*torch.broadcast_shapes(p.shape[:-2], flat.shape[:-2], *leads), *flat.shape[-2:])
     out = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device)
 
-    def fill(start: int, stop: int) -> None:
-        few = [x.narrow(-1 - d, start, stop - start) for x, d in zip(given, behind[1:], strict=True)]
+    def ruled(rows: slice, found: Tensor) -> Tensor:
+        few = [x.narrow(-1 - d, rows.start, rows.stop - rows.start) for x, d in zip(given, behind[1:], strict=True)]
+        if len(entries) == 1:
+            return rule(found, *few)
+        return rule(found.reshape(*found.shape[:-1], *entries), *few).reshape(found.shape)
 
-        def ruled(found: Tensor) -> Tensor:
-            if len(entries) == 1:
-                return rule(found, *few)
-            return rule(found.reshape(*found.shape[:-1], *entries), *few).reshape(found.shape)
+    def less(found: Tensor, rows: slice, seen: slice) -> Tensor:
+        return _less(found, p[..., rows, seen], out[..., seen, :]) if seen.start < seen.stop else found
 
-        seen = slice(stop, n) if back else slice(0, start)
-        found = flat[..., start:stop, :]
-        if seen.start < seen.stop:
-            found = _less(found, p[..., start:stop, seen], out[..., seen, :])
-        u = ruled(found) if stop - start == 1 else _at_once(p[..., start:stop, start:stop], ruled, found)
+    small = flat.numel() <= SMALL * n
+    blocks = [slice(i, min(i + (SOLVED if small else BLOCK), n)) for i in range(0, n, SOLVED if small else BLOCK)]
+    for block in reversed(blocks) if back else blocks:
+        found = less(flat[..., block, :], block, slice(block.stop, n) if back else slice(0, block.start))
+        u = _at_once(p[..., block, block], partial(ruled, block), found) if small else None
         if u is not None:
-            out[..., start:stop, :] = u
-            return
-        for i in reversed(range(start, stop)) if back else range(start, stop):
-            fill(i, i + 1)
-
-    rows = SOLVED if flat.numel() <= SMALL * n else 1
-    starts = range(0, n, rows)
-    for start in reversed(starts) if back else starts:
-        fill(start, min(start + rows, n))
+            out[..., block, :] = u
+            continue
+        rows = range(block.start, block.stop)
+        for i in reversed(rows) if back else rows:
+            row, near = slice(i, i + 1), slice(i + 1, block.stop) if back else slice(block.start, i)
+            out[..., row, :] = ruled(row, less(found[..., i - block.start : i - block.start + 1, :], row, near))
     return out if len(entries) == 1 else out.reshape(*out.shape[:-1], *entries)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from seqc.analysis.chain import Chain, Raw, Read, Refusal
 from seqc.analysis.merge import Merger
 from seqc.analysis.rule import ruled
-from seqc.analysis.terms import addends, at_index, carriers, dependent, factors, product, products_of, pushed, signed, without
+from seqc.analysis.terms import addends, at_index, carriers, dependent, drawn_out, factors, product, products_of, pushed, signed, without
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
@@ -345,4 +345,4 @@ class Reader:
         missing = [a for a in read.over if a not in (*read.query.axes, *term.axes)]
         every = union((read.query.type, term.type))
         wide = ops.broadcast(term, (*term.axes, *missing)) if missing else term
-        return self._new(ops.contract((read.query, wide), (a for a in every if a not in read.over)))
+        return self._new(drawn_out(ops.contract((read.query, wide), (a for a in every if a not in read.over))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from math import prod
 
 from seqc.ir import ops, rules
 from seqc.ir.expr import Expr, walk
@@ -76,6 +77,21 @@ def product(items: Iterable[Expr]) -> Expr:
     for item in items:
         result = ops.mul(result, item)
     return result
+
+
+def drawn_out(e: Expr) -> Expr:
+    """A sum of products with the factors that it need not sum before it: what is summed is then smaller."""
+    if e.op.name != "contract" or e.type.dtype != "real":
+        return e
+    gone = {a for x in e.args for a in x.axes} - {*e.axes}
+    found = [factors(x) for x in e.args]
+    every = [p for parts, _ in found for p in parts]
+    inside = [p for p in every if gone & {*p.axes}]
+    if not gone or len(inside) == len(every) or not gone <= {a for p in inside for a in p.axes}:
+        return e
+    total = ops.contract(inside, (a for a in e.axes if any(a in p.axes for p in inside)))
+    outside = product(p for p in every if not gone & {*p.axes})
+    return ops.broadcast(signed(ops.mul(total, outside), prod(sign for _, sign in found)), e.axes)
 
 
 def without(items: Iterable[Expr], one: Expr) -> list[Expr]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from seqc.analysis.affine import linear_parts, mixed_axes
 from seqc.analysis.chain import Refusal
-from seqc.analysis.terms import dependent
+from seqc.analysis.terms import dependent, drawn_out
 from seqc.ir import ops
 from seqc.ir.expr import Expr, rebuild, substitute, walk
 from seqc.ir.recurrence import Recurrence
@@ -51,6 +51,8 @@ def _solution(node: Expr, body: Expr) -> Expr:
         raise Refusal("an implicit step whose read mixes its own axes", node)
     (slope,) = linear_parts((again,), {s: ops.number(1)})  # without axes along which it is the same
     (at_zero,) = substitute((again,), {s: ops.broadcast(ops.number(0), s.axes)})
+    if slope is not None:
+        (slope,) = rebuild((slope,), lambda e, args: drawn_out(e if args == e.args else e.op.build(args, e.attr)))
     value = at_zero if slope is None else ops.div(at_zero, ops.sub(ops.number(1), slope))
     (found,) = substitute((through,), {s: ops.broadcast(value, s.axes)})
     return found

@@ -129,7 +129,7 @@ NORMAL: dict[str, tuple[str, tuple[tuple[str, tuple[tuple[str, str, str], ...]],
     ),
     "a read of a sum": (
         "MEMORY\nupdate S = S - outer(k, k @ (S + outer(q, v)))\nREAD",
-        (("", (("k", "-sum[K](k * q * v)", "k"),)),),
+        (("", (("k", "-(sum[K](k * q) * v)", "k"),)),),
     ),
     "a read under another name of its axis": (
         "input q[K], k[K], v[K]\nstate S[K, K] = 0\nlet e[K] = k @ S - v\nupdate S = S - outer(k, e / 2)\noutput o[K] = q @ S",
