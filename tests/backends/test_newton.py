@@ -261,6 +261,10 @@ REFUSALS = {
     f"{STATE}  update  h = x * h + x\n  output  h": NOTHING,
     f"{STATE}  update  h = max(h, x)\n  output  h": NOTHING,
     "  input   x[N]\n  output  y[N] = tanh(x)": NOTHING,
+    "  input   x[N]\n  memory  W[N, N] = 0\n  learn   W by descent(rate = 1) on l2(tanh(W(x)), x) at start(W, 4)\n  output  y[N] = W(x)": (
+        "changes only every 4 tokens",
+        "",
+    ),
     f"{STATE}  fold    h = tanh(h + x) by left\n  output  h": ("`h` is folded in order", "fold h"),
 }
 
