@@ -44,6 +44,9 @@ def applies(rec: Recurrence, sizes: Mapping[str, int]) -> Applies | Refuses:
     verdict = recurrent.regrouped(rec, sizes)
     if isinstance(verdict, Refuses):
         return verdict
+    block = next((s for s in rec.states if s.clock.every is not None), None)
+    if block is not None:  # a call may begin inside a block, where this form's chunks do not
+        return Refuses(f"`{block.name}` changes only every {block.clock.every} tokens", block.span)
     every = parts(rec, sizes)
     if not any(_is_nonlinear(rec, c, sizes) for c in every):
         return Refuses("no state is a nonlinear function of itself: there is nothing to iterate, other forms are exact", rec.span)
