@@ -265,7 +265,7 @@ def _backward_rows(
     first = [s.to(dtype) for s in tensors[n + m :]]
     given = zip(signature.arguments, tensors[: n + m], strict=False)
     grads = [(torch.empty if "T" in v.lead else torch.zeros)(x.shape, dtype=dtype, device=x.device) for v, x in given]
-    d_states = [d.to(dtype) for d in d_states]
+    seeds_of_states, d_states = tuple(d_states), [d.to(dtype) for d in d_states]
     slabs = _walk(sizes["@T"], slab_tokens(signature, sizes))
     for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):
 
@@ -283,7 +283,7 @@ def _backward_rows(
             else:
                 out += y
         d_states = results[n + m :]
-    return grads + [d.contiguous() if slabs else d.clone(memory_format=torch.contiguous_format) for d in d_states]
+    return grads + _apart(d_states, seeds_of_states)
 
 
 # --- Packed sequences ------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def _rows(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor 
 
 
 def _apart(last: list[Tensor], first: tuple[Tensor, ...]) -> list[Tensor]:
-    """Last states, contiguous, of which none is a first state or another last one: an operator's results are tensors of their own."""
+    """Last states (or adjoints of first ones), contiguous, none of which is a given one or another: an operator's results are its own."""
     found, taken = [], {x.untyped_storage().data_ptr() for x in first}
     for x in last:
         y = (x.clone() if x.untyped_storage().data_ptr() in taken else x).contiguous()
