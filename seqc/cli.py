@@ -68,6 +68,13 @@ class Memory(StrEnum):
     deep = "deep"
 
 
+class Backend(StrEnum):
+    """What kernels are printed in."""
+
+    torch = "torch"
+    triton = "triton"
+
+
 Dtype = StrEnum("Dtype", ["float32", "bfloat16", "float16", "float64"])
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A .seq file, or the name of a layer that comes with seqc.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -143,10 +150,10 @@ def _sizes(given: list[str] | None) -> dict[str, int]:
     return sizes
 
 
-def _options(sizes: Mapping[str, int], chunk_size: int = 32) -> Options:
+def _options(sizes: Mapping[str, int], chunk_size: int = 32, backend: Backend = Backend.torch) -> Options:
     from seqc.locate import options
 
-    return options(sizes, chunk_size)
+    return options(sizes, chunk_size, backend.value)
 
 
 def _checked(spec: str, chosen: Options, t: Terminal) -> Checked:
@@ -191,14 +198,16 @@ def _meaning(spec: str, sizes: Mapping[str, int]) -> tuple[Model, tuple[Diagnost
 def compile(
     spec: Spec,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where NAME/ is written.")] = Path("generated"),
-    size: Sizes = None, chunk_size: Chunk = 32, json: Json = False, color: Colored = Color.auto,
+    size: Sizes = None, chunk_size: Chunk = 32,
+    backend: Annotated[Backend, typer.Option(help="What kernels are printed in: PyTorch, or Triton as well.")] = Backend.torch,
+    json: Json = False, color: Colored = Color.auto,
 ) -> None:  # fmt: skip
     """Compile a spec into a PyTorch package: DIR/NAME/."""
     with running("compile", json, color.value) as t:
         from seqc.compiler import compile_checked
         from seqc.outcome import certificate_line, certificate_said, import_line
 
-        chosen = _options(_sizes(size), chunk_size)
+        chosen = _options(_sizes(size), chunk_size, backend)
         layer = _checked(spec, chosen, t)
         with t.progress(f"compiling and proving {layer.model.name} ..."):
             made = compile_checked(layer, chosen)

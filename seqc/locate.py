@@ -18,7 +18,7 @@ from seqc.source import Source
 
 if TYPE_CHECKING:
     from seqc.compiler import Checked
-    from seqc.options import Options
+    from seqc.options import Backend, Options
 
 
 def find(spec: str | PathLike[str]) -> tuple[Source, Path | None]:
@@ -51,11 +51,11 @@ def _with_names(diagnostic: Diagnostic, path: Path) -> Diagnostic:
     return Diagnostic(diagnostic.code, diagnostic.message, None, notes=(f"the layers that come with seqc are {known}",))
 
 
-def options(sizes: Mapping[str, int], chunk_size: int = 32) -> Options:
+def options(sizes: Mapping[str, int], chunk_size: int = 32, backend: Backend = "torch") -> Options:
     """The options of a compilation; raises ValueError for values that none may have."""
     from seqc.options import Options
 
-    return Options(sizes=tuple(sorted(sizes.items())), chunk_size=chunk_size)
+    return Options(sizes=tuple(sorted(sizes.items())), chunk_size=chunk_size, backend=backend)
 
 
 def checked(spec: str | PathLike[str], chosen: Options) -> Checked:

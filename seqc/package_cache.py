@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from seqc.compiler import Checked, compile_checked, fingerprint
 from seqc.diagnostics import SpecError
 from seqc.emit.write import MARK, write_package
 from seqc.frontend.grammar import cache_folder
 from seqc.locate import checked, options
-from seqc.options import Options
+from seqc.options import Backend, Options
 from seqc.proof.certificate import Certificate
 
 LARGEST_CHUNK = 1024  # as seqc.options has it
@@ -43,11 +43,15 @@ def packages_folder() -> Path:
     return cache_folder() / "packages"
 
 
-def load_package(spec: str | PathLike[str], sizes: Mapping[str, int], chunk_size: int) -> ModuleType:
+def load_package(
+    spec: str | PathLike[str], sizes: Mapping[str, int], chunk_size: int, backend: Backend = "torch"
+) -> ModuleType:
     """The module of a spec: of this process, else from the cache, else compiled."""
     if not 1 <= chunk_size <= LARGEST_CHUNK:
         raise ValueError(f"chunk_size is a whole number from 1 to {LARGEST_CHUNK}, not {chunk_size}")
-    chosen = options(sizes, chunk_size)
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is `torch` or `triton`, not {backend!r}")
+    chosen = options(sizes, chunk_size, backend)
     layer = _found(spec, chosen)
     digest = fingerprint(layer, chosen)
     name, folder = _place(layer.model.name, digest)

@@ -122,6 +122,7 @@ def test_generated_packages_import_nothing_of_the_compiler(packages: Path) -> No
                 "__future__",
                 "torch",
                 "math",
+                "importlib",
                 "json",
                 "pathlib",
                 "dataclasses",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from math import prod
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ Domain = tuple[float, float, bool]  # lowest, highest, whether vectors have norm
 Duration = tuple[float, float, float]  # microseconds per slab, per step, per token of one head
 MOST = 64  # arguments that PyTorch lets an operator have
 LONG = 2048  # tokens for which an exported program chooses its form
+NONE: dict[str, tuple[Signature, Kernels]] = {}
 NO_FORWARD_MODE = "the operator has no forward-mode derivative; `reference` has one. A Hessian is `jacrev` of `jacrev`"
 
 # --- Registration ------------------------------------------------------------------------------------------------
@@ -291,8 +293,11 @@ class Operator:
         domains: dict[str, Domain],
         steps: Callable[..., Tensors],
         costs: dict[str, tuple[Duration, Duration]],
+        triton: dict[str, tuple[Signature, Kernels]] = NONE,
     ) -> None:
+        """triton: the forms that have kernels in Triton as well, which is imported when one of them is called."""
         self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
+        self.triton = {name: (s, register(namespace, f"{name}_triton", s, kernels)) for name, (s, kernels) in triton.items()}
         self.initial_states, self.domains, self.steps, self.costs = initial_states, domains, steps, costs
 
     def __call__(
@@ -308,17 +313,25 @@ class Operator:
         return_info: bool,
     ) -> tuple[Any, ...]:
         """The outputs and the last states, or None for those; Info behind them where it is asked for."""
-        if backend not in ("auto", "torch"):
-            raise ValueError(f"backend `{backend}` is not in this package; it has `torch`")
+        names = ("torch", "triton") if self.triton else ("torch",)
+        if backend not in ("auto", *names):
+            raise ValueError(f"backend `{backend}` is not in this package; it has {', '.join(f'`{n}`' for n in names)}")
         signature = next(iter(self.forms.values()))[0]
         check_tensors(signature, inputs, params, cu_seqlens)
+        exact = compute_dtype((*inputs, *params)) == torch.float64
+        if backend == "triton" and exact:
+            raise ValueError("the Triton kernels compute in float32; float64 has the backend `torch`")
+        on_gpu = backend == "auto" and self.triton and not exact and inputs[0].is_cuda and find_spec("triton") is not None
+        here = self.triton if backend == "triton" or on_gpu else self.forms
         if form == "auto":
-            form = self.fastest(inputs, params, cu_seqlens)
+            form = self.fastest(inputs, params, cu_seqlens, tuple(here))
         if form not in self.forms:
             raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
+        if backend == "triton" and form not in self.triton:
+            raise ValueError(f"form `{form}` has no Triton kernels in this package; {', '.join(f'`{f}`' for f in self.triton)} have")
         if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in (*inputs, *params)):
             raise NotImplementedError(NO_FORWARD_MODE)
-        signature, (op, function) = self.forms[form]
+        signature, (op, function) = (here if form in here else self.forms)[form]
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
         results = (function if transformed() else op)(*inputs, *params, *states, cu_seqlens)
         return self._results(signature, results, output_final_state, return_info, form)
@@ -343,9 +356,9 @@ class Operator:
         results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
         return self._results(signature, results, output_final_state, return_info, "reference")
 
-    def fastest(self, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> str:
-        """The form that should take least time for this call, the first of several. Packed rows count as rows of one length."""
-        forms = list(self.forms)
+    def fastest(self, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None, forms: tuple[str, ...] = ()) -> str:
+        """The form, of these or of all, that should take least time for this call. Packed rows count as rows of one length."""
+        forms = forms or tuple(self.forms)
         if len(forms) == 1:
             return forms[0]
         gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params))

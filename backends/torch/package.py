@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
@@ -32,17 +33,28 @@ STATE_LEADS = {"head": "NH", "group": "NG", "layer": "N"}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
 
 
-def emit(layer: Layer) -> tuple[GeneratedFile, ...]:
-    """The package: one file of kernels per form, the operator, the reference, the module, the manifest."""
+@dataclass(frozen=True)
+class Triton:
+    """Kernels in Triton beside those in PyTorch: their files, the forms that have them, why others have none, and the rows of a slab."""
+
+    files: tuple[GeneratedFile, ...]
+    forms: tuple[str, ...]
+    refused: Mapping[str, str]
+    rows: int
+
+
+def emit(layer: Layer, triton: Triton | None = None) -> tuple[GeneratedFile, ...]:
+    """The package: one file of kernels per form, the operator, the reference, the module, the manifest; and kernels in Triton."""
     out = [GeneratedFile(f"{p.form.name}.py", _kernels(layer, p)) for p in layer.programs.values()]
     out.append(GeneratedFile("reference.py", _reference(layer)))
-    out.append(GeneratedFile("ops.py", _operator(layer)))
+    out.append(GeneratedFile("ops.py", _operator(layer, triton)))
+    out += triton.files if triton is not None else ()
     if layer.model.project is not None:
         out.append(GeneratedFile("module.py", print_module(layer.model, unseen(layer.recurrence), layer.recurrence)))
     out += [GeneratedFile(name, _copied(name)) for name in COPIED]
     out.append(GeneratedFile("__init__.py", _init(layer)))
     hashes = {f.name: hashlib.sha256(f.text.encode()).hexdigest() for f in sorted(out, key=lambda f: f.name)}
-    out.append(GeneratedFile("manifest.json", json.dumps(_manifest(layer, hashes), indent=2) + "\n"))
+    out.append(GeneratedFile("manifest.json", json.dumps(_manifest(layer, hashes, triton), indent=2) + "\n"))
     return tuple(out)
 
 
@@ -141,7 +153,7 @@ def _fixed(layer: Layer) -> list[tuple[str, int]]:
     return [(a, n) for a, n in sorted(wanted.items()) if a in shown]
 
 
-def _operator(layer: Layer) -> str:
+def _operator(layer: Layer, triton: Triton | None) -> str:
     rec = layer.recurrence
     names = [*(i.name for i in rec.inputs), *(p.name for p in rec.params)]
     first = _initial(layer)
@@ -151,11 +163,12 @@ def _operator(layer: Layer) -> str:
         _head(layer, "The layer as a function over whole sequences, registered as torch operators.").rstrip("\n"),
         "",
         *(["import math", ""] if "math." in domains + first else []),
+        *(["from dataclasses import replace", ""] if triton is not None and triton.forms else []),
         *(["import torch", ""] if "torch." in first else []),
         f"from . import {', '.join(sorted([*forms, *(['runtime'] if 'runtime.' in first else [])]))}",
         "from . import reference as _reference",
         "from .operators import Operator",
-        "from .sequence import Kernels, Signature, Value",
+        f"from .sequence import Kernels, Signature, Value{', later' if triton is not None and triton.forms else ''}",
         "",
         f'NAMESPACE = "seqc_{rec.name}_{layer.digest[:12]}"',
         f"CHUNK_SIZE = {layer.options.chunk_size}",
@@ -172,6 +185,7 @@ def _operator(layer: Layer) -> str:
         "",
         *print_costs(layer, _full_sizes(rec, layer.sizes)),
         "",
+        *(_triton(layer, triton) if triton is not None and triton.forms else []),
         "OPERATOR = _operator = Operator(",
         "    NAMESPACE,",
         "    {",
@@ -181,6 +195,7 @@ def _operator(layer: Layer) -> str:
         "    DOMAINS,",
         "    _reference.steps,",
         "    COSTS,",
+        *(["    TRITON,"] if triton is not None and triton.forms else []),
         ")",
         "",
         "",
@@ -220,14 +235,35 @@ def _signature(layer: Layer) -> list[str]:
 
 def _built(p: Programs) -> list[str]:
     """A form's entry; one that iterates has another form's kernels beside its own."""
-    block, name = p.lowered.block, p.form.name
-    chunk = str(block) if block is not None else "CHUNK_SIZE" if CHUNKS in p.form.axes else "0"
-    more = f"{', written=True' if p.form.written else ''}{', blocks=True' if block is not None else ''}"
-    call = f"signature({chunk}{more})"
+    name, call = p.form.name, _called(p)
     own, other = (", ".join(f"{form}.{which}" for which in WHICH) for form in (name, RECURRENT.name))
     if not any(isinstance(s, Solve) for s in p.forward.stages):
         return [f'        "{name}": ({call}, Kernels({own})),']
     return [f'        "{name}": (', f"            {call},", f"            Kernels({own}, Kernels({other})),", "        ),"]
+
+
+def _called(p: Programs) -> str:
+    block = p.lowered.block
+    chunk = str(block) if block is not None else "CHUNK_SIZE" if CHUNKS in p.form.axes else "0"
+    more = f"{', written=True' if p.form.written else ''}{', blocks=True' if block is not None else ''}"
+    return f"signature({chunk}{more})"
+
+
+def _triton(layer: Layer, triton: Triton) -> list[str]:
+    """The forms that have kernels in Triton; a second derivative is PyTorch's."""
+    lines = ["TRITON = {"]
+    for form in triton.forms:
+        lines += [
+            f'    "{form}": (',
+            f"        replace({_called(layer.programs[form])}, rows={triton.rows}),",
+            "        Kernels(",
+            f'            later(__package__, "triton_{form}", "forward"),',
+            f'            later(__package__, "triton_{form}", "backward"),',
+            f"            {form}.double_backward,",
+            "        ),",
+            "    ),",
+        ]
+    return [*lines, "}", ""]
 
 
 def _indent(text: str) -> str:
@@ -349,7 +385,7 @@ def _init(layer: Layer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
+def _manifest(layer: Layer, hashes: dict[str, str], triton: Triton | None) -> dict[str, Any]:
     rec = layer.recurrence
     sizes = _full_sizes(rec, layer.sizes)
     costs = {}
@@ -369,6 +405,7 @@ def _manifest(layer: Layer, hashes: dict[str, str]) -> dict[str, Any]:
         "sizes": dict(layer.sizes),
         "forms": {n: list(v.evidence) for n, v in layer.verdicts.items() if isinstance(v, Applies)},
         "refused": {n: v.reason for n, v in layer.verdicts.items() if isinstance(v, Refuses)},
+        **({} if triton is None else {"triton": {"forms": list(triton.forms), "refused": dict(triton.refused)}}),
         "certificate": layer.certificate.as_json(),
         "equations": [{"line": e.span.line, "text": layer.source.line(e.span.line).strip()} for e in rec.lines],
         "state_size_per_head": state_size(rec, sizes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -38,6 +39,7 @@ class Signature:
     """What one form's kernels take and give, in order. chunk: tokens per chunk, 0 for a form without chunks.
 
     blocks: chunks are blocks of the text: a sequence begins in its first chunk where the state `position` says, behind padding.
+    rows: batch x heads x chunks of one slab, ROWS if it is 0.
     sizes: the numbers that the kernels were compiled for, as (axis, number). written: the kernels write out states at every token.
     """
 
@@ -49,6 +51,7 @@ class Signature:
     sizes: tuple[tuple[str, int], ...] = ()
     written: bool = False
     blocks: bool = False
+    rows: int = 0
 
     @property
     def arguments(self) -> tuple[Value, ...]:
@@ -95,6 +98,16 @@ def computed(
     if report is not None:
         report.add(solver)
     return (list(getattr(kernels.instead, which)(*arguments(0))), 0) if solver.failed else (results, chunk)
+
+
+def later(package: str, module: str, name: str) -> Callable[..., tuple[Tensor, ...]]:
+    """A function of a module that is imported when the function is first called."""
+
+    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = getattr(import_module(f"{package}.{module}"), name)(*tensors)
+        return found
+
+    return call
 
 
 # --- Shapes ------------------------------------------------------------------------------------------------------
@@ -164,7 +177,7 @@ def shape(value: Value, sizes: dict[str, int]) -> tuple[int, ...]:
 
 def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     """Tokens that a kernel takes at once."""
-    rows = ROWS
+    rows = signature.rows or ROWS
     if signature.written:
         numbers = sum(prod([sizes[a] for a in v.axes]) for v in signature.states)  # torch.compile follows no generator into prod
         rows = max(1, WRITTEN // max(1, signature.chunk * numbers))

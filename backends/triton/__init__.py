@@ -1,0 +1,1 @@
+"""Triton kernels beside the PyTorch ones: from Programs to text."""

@@ -1,0 +1,42 @@
+"""What each op says in Triton: one table, op -> text of a tile over the tiles of its arguments. What is not in it has no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from seqc.analysis.chain import Refusal
+from seqc.backends.triton import entries, rearranging, sums, triangular
+from seqc.backends.triton.arguments import summed_over, within
+from seqc.backends.triton.entries import CALLS, FUNCTIONS, OPERATORS
+from seqc.backends.triton.writer import Env, Tile, Writer
+from seqc.ir.expr import Expr
+
+LOOPS = ("contract", "convolve", "correlate")
+MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
+    "var": entries.var, "const": entries.const, "constant": entries.constant, "size": entries.size, "iota": entries.iota,
+    "eye": entries.eye, "neg": entries.neg, "relu": entries.relu, "stop_gradient": entries.same, "compare": entries.compare,
+    "where": entries.where, "broadcast": entries.broadcast, "spread": entries.same,
+    "contract": sums.contract, "max_over": sums.max_over, "cumsum": sums.cumsum, "collect": sums.collect, "convolve": sums.convolve,
+    "correlate": sums.convolve,
+    "rename": rearranging.rename, "shift": rearranging.shift, "select": rearranging.select, "place": rearranging.place,
+    "stack": rearranging.stack, "flatten": rearranging.flatten, "unflatten": rearranging.unflatten, "concat": rearranging.concat,
+    "piece": rearranging.piece,
+    "masked": triangular.masked, "decay": triangular.decay, "decayed": triangular.decayed, "unit_lower_inverse": triangular.inverse,
+    "solve": triangular.solve,
+    **dict.fromkeys(FUNCTIONS, entries.function), **dict.fromkeys(OPERATORS, entries.operator), **dict.fromkeys(CALLS, entries.call),
+}  # fmt: skip
+
+
+def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
+    """The arguments that are printed before the value, each with its indices; none where a loop prints them."""
+    if e.op.name in LOOPS and summed_over(w, e, env):
+        return []
+    if e.op.name == "collect":
+        return []
+    return [(a, within(w, e, a, env)) for a in e.args]
+
+
+def meaning(w: Writer, e: Expr, env: Env) -> Tile:
+    if e.type.dtype == "complex" or e.op.name not in MEANINGS:
+        raise Refusal(f"`{e.op}` has no Triton kernel", e)
+    return MEANINGS[e.op.name](w, e, env)

@@ -1,0 +1,147 @@
+"""Products and sums: matrix products where two tiles share what is summed, loops over leading axes."""
+
+from __future__ import annotations
+
+from seqc.analysis.chain import Refusal
+from seqc.backends.triton.arguments import arguments, gathered, summed_over, taken
+from seqc.backends.triton.writer import Env, Scope, Tile, Writer
+from seqc.ir.expr import Expr
+
+
+def contract(w: Writer, e: Expr, env: Env) -> Tile:
+    bound = summed_over(w, e, env)
+    if not bound:
+        return _product(w, e, env, [(a, t) for a, t in zip(e.args, arguments(w, e, env), strict=True)])
+
+    def body(at: Env, scope: Scope) -> str:
+        args = [w.tile(a, {k: i for k, i in at.items() if k in a.axes}) for a in e.args]
+        t = _product(w, e, at, list(zip(e.args, args, strict=True)))
+        return w.widen(t.text, t.dims, w.dims(e, env))
+
+    return w.total(e, env, bound, body)
+
+
+def _product(w: Writer, e: Expr, env: Env, args: list[tuple[Expr, Tile]]) -> Tile:
+    """The product of one or two tiles, summed over the axes of tiles that the result lacks."""
+    dims = w.dims(e, env)
+    tiles = [t for _, t in args]
+    if len(tiles) == 2:
+        only = [[a for a in t.dims if a not in dims and a not in other.dims] for t, other in (tiles, tiles[::-1])]
+        tiles = [Tile(w.summed(t.text, t.dims, gone), tuple(a for a in t.dims if a not in gone)) if gone else t
+                 for t, gone in zip(tiles, only, strict=True)]  # fmt: skip
+        x, y = tiles
+        summed = [a for a in x.dims if a in y.dims and a not in dims]
+        left = [a for a in x.dims if a not in y.dims]
+        right = [a for a in y.dims if a not in x.dims]
+        if summed and left and right:
+            return Tile(_matrices(w, x, y, dims, summed, left, right), dims)
+        every = w.sorted((*x.dims, *y.dims))
+        text = f"{w.widen(x.text, x.dims, every)} * {w.widen(y.text, y.dims, every)}"
+        return Tile(w.summed(text, every, summed), dims)
+    (x,) = tiles
+    gone = [a for a in x.dims if a not in dims]
+    return Tile(w.summed(x.text, x.dims, gone), dims)
+
+
+def _matrices(
+    w: Writer, x: Tile, y: Tile, dims: tuple[str, ...], summed: list[str], left: list[str], right: list[str]
+) -> str:  # fmt: skip
+    """A product of matrices, or of as many as shared axes count."""
+    shared = [a for a in x.dims if a in y.dims and a in dims]
+
+    def shape(*groups: list[str]) -> str:
+        parts = [" * ".join(w.b(a) for a in g) for g in groups if g or groups.index(g)]
+        return f"({', '.join(p or '1' for p in parts)})"
+
+    def as_matrix(t: Tile, rows: list[str], columns: list[str]) -> str:
+        want = (*shared, *rows, *columns)
+        text = w.permuted(w.kept(t.text, t.dims, summed), t.dims, want)
+        return text if not shared and len(want) == 2 else f"tl.reshape({text}, {shape(shared, rows, columns)})"
+
+    name = "tiles.dots" if shared else "tiles.dot"
+    text = f"{name}({as_matrix(x, left, summed)}, {as_matrix(y, summed, right)})"
+    have = (*shared, *left, *right)
+    if shared or len(have) != 2:
+        text = f"tl.reshape({text}, {w.shape(have)})"
+    return w.permuted(text, have, dims)
+
+
+def max_over(w: Writer, e: Expr, env: Env) -> Tile:
+    if summed_over(w, e, env):
+        raise Refusal("a maximum over an axis of the grid", e)
+    (x,) = arguments(w, e, env)
+    gone = [a for a in x.dims if a not in e.axes]
+    text = w.kept(x.text, x.dims, gone, 'float("-inf")')
+    for a in reversed(gone):
+        text = f"tl.max({text}, {x.dims.index(a)})"
+    return Tile(text, w.dims(e, env))
+
+
+def cumsum(w: Writer, e: Expr, env: Env) -> Tile:
+    axis, reverse = e.attr
+    (x,) = arguments(w, e, env)
+    if axis in env:
+        raise Refusal("a running sum along an axis of the grid", e)
+    text = w.kept(x.text, x.dims, [axis]) if reverse else x.text
+    return Tile(f"tl.cumsum({text}, {x.dims.index(axis)}{', reverse=True' if reverse else ''})", x.dims)
+
+
+def collect(w: Writer, e: Expr, env: Env) -> Tile:
+    groups, heads = (str(a) for a in e.attr)
+    (x,) = e.args
+    home, dims, acc, step = w.home(e, env), w.dims(e, env), w.namer("total"), w.namer("step")
+    home.lines.append(f"{acc} = {w.whole(Tile('0.0', (), True), dims)}")
+    each = f"({w.n(heads)} // {w.n(groups)})"
+
+    def lag_by_lag(scope: Scope) -> None:
+        i = w.index(f"{env[groups]} * {each} + {step}", scope, "at_head")
+        t = w.tile(x, {heads: i, **{a: v for a, v in env.items() if a in x.axes}})
+        scope.lines.append(f"{acc} += {t.text}")
+
+    w.nested(home, f"for {step} in range(0, {each}):", lag_by_lag)
+    return Tile(acc, dims)
+
+
+def _moved(w: Writer, y: Tile, axis: str, by: str, scope: Scope) -> str:
+    """y at index i - by along a dimension, zero where there is none, for a number that a loop counts."""
+    if axis not in y.dims:
+        raise Refusal("a convolution along an axis of the grid")
+    i = f"i_{w.sizes.word(axis)}"
+    w.b(axis)
+    moved = gathered(w, y.text, y.dims, axis, f"tl.maximum({i} - {by}, 0)", w.b(axis))
+    name = w.namer("moved")
+    scope.lines.append(f"{name} = tl.where({w.widen(f'({i} >= {by})', (axis,), y.dims)}, {moved}, 0.0)")
+    return name
+
+
+def convolve(w: Writer, e: Expr, env: Env) -> Tile:
+    """Lag by lag: x at the lag times y moved by it; the other way round, the sum of x times y moved by the lag."""
+    axis, _ = e.attr
+    adjoint, dims = e.op.name == "correlate", w.dims(e, env)
+
+    def body(at: Env, scope: Scope) -> str:
+        x, y = (w.tile(a, {k: i for k, i in at.items() if k in a.axes}) for a in e.args)
+        acc, lag = w.namer("total"), w.namer("lag")
+        scope.lines.append(f"{acc} = {w.whole(Tile('0.0', (), True), dims)}")
+
+        def lag_by_lag(inner: Scope) -> None:
+            y_moved = Tile(_moved(w, y, axis, lag, inner), y.dims)
+            if not adjoint:
+                x_at = Tile(taken(w, x, axis, lag), tuple(a for a in x.dims if a != axis))
+                every = w.sorted((*x_at.dims, *y.dims))
+                product = f"{w.widen(x_at.text, x_at.dims, every)} * {w.widen(y_moved.text, y.dims, every)}"
+                gone = [a for a in every if a not in dims]
+                text = w.widen(w.summed(product, every, gone), tuple(a for a in every if a not in gone), dims)
+                inner.lines.append(f"{acc} += {text}")
+                return
+            every = w.sorted((*x.dims, *y.dims))
+            product = f"{w.widen(x.text, x.dims, every)} * {w.widen(y_moved.text, y.dims, every)}"
+            gone = [a for a in every if a not in dims or a == axis]
+            text = w.widen(w.summed(product, every, gone), tuple(a for a in every if a not in gone), dims)
+            inner.lines.append(f"{acc} += tl.where({w.at(axis, dims)} == {lag}, {text}, 0.0)")
+
+        w.nested(scope, f"for {lag} in range(0, {w.n(axis)}):", lag_by_lag)
+        return acc
+
+    bound = summed_over(w, e, env)
+    return w.total(e, env, bound, body) if bound else Tile(body(env, w.home(e, env)), dims)

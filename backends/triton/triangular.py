@@ -1,0 +1,89 @@
+"""Masks, decays and systems of equations."""
+
+from __future__ import annotations
+
+from seqc.analysis.chain import Refusal
+from seqc.backends.triton.arguments import arguments, taken
+from seqc.backends.triton.writer import Env, Scope, Tile, Writer
+from seqc.ir.expr import Expr, Mask
+
+
+def _sees(w: Writer, mask: Mask, dims: tuple[str, ...], row: str, column: str) -> str:
+    """Whether a row sees a column, each given as whole numbers."""
+    left = f"{column} // {mask.per_column}" if mask.per_column != 1 else column
+    right = f"({row} // {mask.per_row})" if mask.per_row != 1 else row
+    right = f"{right} * {mask.step}" if mask.step != 1 else right
+    return f"({left} < {right} + {mask.offset})"
+
+
+def _mask(w: Writer, mask: Mask, dims: tuple[str, ...]) -> str:
+    return _sees(w, mask, dims, w.at(mask.row, dims), w.at(mask.column, dims))
+
+
+def masked(w: Writer, e: Expr, env: Env) -> Tile:
+    (x,) = arguments(w, e, env)
+    return Tile(f"tl.where({_mask(w, e.attr, x.dims)}, {x.text}, 0.0)", x.dims)
+
+
+def decay(w: Writer, e: Expr, env: Env) -> Tile:
+    upper, lower = arguments(w, e, env)
+    dims = w.dims(e, env)
+    exponent = f"{w.widen(upper.text, upper.dims, dims)} - {w.widen(lower.text, lower.dims, dims)}"
+    return Tile(f"tl.where({_mask(w, e.attr, dims)}, tiles.decay({exponent}), 0.0)", dims)
+
+
+def decayed(w: Writer, e: Expr, env: Env) -> Tile:
+    """A loop over the axis that is summed: the decays of one index at a time are a tile, those of all never are."""
+    _, mask = e.attr
+    args, dims, home = arguments(w, e, env), w.dims(e, env), w.home(e, env)
+    summed = [a for a in w.sorted(a for t in args for a in t.dims) if a not in dims]
+    if len(summed) != 1:
+        raise Refusal("a decayed product over several axes", e)
+    (axis,) = summed
+    acc, step = w.namer(w.hints.get(e, "total")), w.namer("step")
+    home.lines.append(f"{acc} = {w.whole(Tile('0.0', (), True), dims)}")
+
+    def one(scope: Scope) -> None:
+        x, y, upper, lower = (_slice(w, t, axis, step, dims, scope) for t in args)
+        row, column = (step if a == axis else w.at(a, dims) for a in (mask.row, mask.column))
+        factor = f"tl.where({_sees(w, mask, dims, row, column)}, tiles.decay({upper} - {lower}), 0.0)"
+        scope.lines.append(f"{acc} += {x} * {y} * {factor}")
+
+    w.nested(home, f"for {step} in range(0, {w.n(axis)}):", one)
+    return Tile(acc, dims)
+
+
+def _slice(w: Writer, t: Tile, axis: str, i: str, dims: tuple[str, ...], scope: Scope) -> str:
+    """A tile at one index, as wide as the result."""
+    if axis not in t.dims:
+        return w.widen(t.text, t.dims, dims)
+    name = w.namer("slice")
+    scope.lines.append(f"{name} = {taken(w, t, axis, i)}")
+    return w.widen(name, tuple(a for a in t.dims if a != axis), dims)
+
+
+def inverse(w: Writer, e: Expr, env: Env) -> Tile:
+    row, column = (str(a) for a in e.attr)
+    (x,) = arguments(w, e, env)
+    rest = tuple(a for a in x.dims if a not in (row, column))
+    want = (*rest, row, column)
+    text = w.permuted(w.kept(x.text, x.dims, (row, column)), x.dims, want)
+    wide = f"({' * '.join(w.b(a) for a in rest) or '1'}, {w.b(row)}, {w.b(column)})"
+    text = f"tl.reshape(tiles.unit_lower_inverse(tl.reshape({text}, {wide})), {w.shape(want)})"
+    return Tile(w.permuted(text, want, x.dims), x.dims)
+
+
+def solve(w: Writer, e: Expr, env: Env) -> Tile:
+    row, column = (str(a) for a in e.attr)
+    matrix, right = arguments(w, e, env)
+    lead = tuple(a for a in matrix.dims if a not in (row, column))
+    others = tuple(a for a in right.dims if a not in lead and a != row)
+    many = " * ".join(w.b(a) for a in lead) or "1"
+    have = (*lead, row, *others)
+    wide = w.whole(Tile(w.permuted(right.text, right.dims, tuple(a for a in have if a in right.dims)),
+                        tuple(a for a in have if a in right.dims)), have)  # fmt: skip
+    a = f"tl.reshape({w.permuted(matrix.text, matrix.dims, (*lead, row, column))}, ({many}, {w.b(row)}, {w.b(column)}))"
+    x = f"tl.reshape({wide}, ({many}, {w.b(row)}, {' * '.join(w.b(o) for o in others) or '1'}))"
+    found = (*lead, column, *others)
+    text = f"tl.reshape(tiles.solve({a}, {x}, {w.n(row)}), {w.shape(found)})"
+    return Tile(w.permuted(text, found, w.dims(e, env)), w.dims(e, env))
