@@ -14,15 +14,17 @@ def within(w: Writer, e: Expr, arg: Expr, env: Env) -> Env:
     name, attr = e.op.name, e.attr
     if name == "rename":
         back = {new: old for old, new in attr}
-        if any((new in env) != (old in w.sizes.lead) for old, new in attr):
+        if any((new in env) != (old in w.launch.lead) for old, new in attr):
             raise Refusal(f"an axis of a tile is renamed to one of the grid: {dict(attr)}", e)
         env = {back.get(a, a): i for a, i in env.items()}
     elif name == "spread":
+        if HEADS not in env:
+            raise Refusal("groups are spread over heads that one program sees at once", e)
         env = {**env, str(attr[0]): w.index(f"{env[HEADS]} // ({w.n(HEADS)} // {w.n(GROUPS)})", w.home(e, env), "at_group")}
     elif name == "shift" and attr[0] in env:
         a, by = attr
         env = {**env, a: w.index(f"tl.minimum(tl.maximum({env[a]} - {by}, 0), {w.n(a)} - 1)", w.scopes.get(env[a], w.root))}
-    elif name == "select" and attr[0] in w.sizes.lead:
+    elif name == "select" and attr[0] in w.launch.lead:
         a, i = attr
         env = {**env, a: w.index(f"origin + {i}" if i >= 0 else f"origin + ({w.n(a)} - {-i})", w.root)}
     return {a: i for a, i in env.items() if a in arg.axes}
@@ -34,7 +36,7 @@ def arguments(w: Writer, e: Expr, env: Env) -> list[Tile]:
 
 def summed_over(w: Writer, e: Expr, env: Env) -> list[str]:
     """The leading axes that a sum is over."""
-    return [a for a in w.sizes.lead if a in union(tuple(x.type for x in e.args)) and a not in e.axes]
+    return [a for a in w.launch.lead if a in union(tuple(x.type for x in e.args)) and a not in e.axes]
 
 
 def wide(w: Writer, e: Expr, env: Env) -> tuple[list[str], tuple[str, ...]]:

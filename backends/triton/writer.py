@@ -303,11 +303,11 @@ class Writer:
 
     def scalars(self) -> list[str]:
         """Lengths of leading axes: numbers of the call."""
-        lead = {self.sizes.word(a) for a in self.sizes.lead}
+        lead = {self.sizes.word(a) for a in self.launch.lead}
         return [f"n_{w}" for w in self.lengths if w in lead]
 
     def constants(self) -> list[str]:
-        lead = {self.sizes.word(a) for a in self.sizes.lead}
+        lead = {self.sizes.word(a) for a in self.launch.lead}
         names = [f"n_{w}" for w in self.lengths if w not in lead] + [f"b_{w}" for w in self.blocks]
         return [f"{name}: tl.constexpr" for name in names]
 
