@@ -26,7 +26,7 @@ def kept(x, inside, n: tl.constexpr, b: tl.constexpr, other: tl.constexpr):
 def dot(x, y):
     """[m, k] @ [k, n]."""
     if x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
-        return tl.dot(x, y, input_precision="ieee")
+        return tl.dot(x, y, input_precision="tf32x3")
     return tl.sum(x[:, :, None] * y[None, :, :], 1)
 
 
@@ -34,7 +34,7 @@ def dot(x, y):
 def dots(x, y):
     """[b, m, k] @ [b, k, n]."""
     if x.shape[1] >= 16 and x.shape[2] >= 16 and y.shape[2] >= 16:
-        return tl.dot(x, y, input_precision="ieee")
+        return tl.dot(x, y, input_precision="tf32x3")
     return tl.sum(x[:, :, :, None] * y[:, None, :, :], 2)
 
 
