@@ -23,6 +23,7 @@ MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
     "piece": rearranging.piece,
     "masked": triangular.masked, "decay": triangular.decay, "decayed": triangular.decayed, "unit_lower_inverse": triangular.inverse,
     "solve": triangular.solve,
+    "decayed_solve": triangular.decayed_solve,
     **dict.fromkeys(FUNCTIONS, entries.function), **dict.fromkeys(OPERATORS, entries.operator), **dict.fromkeys(CALLS, entries.call),
 }  # fmt: skip
 
@@ -37,6 +38,8 @@ def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
 
 
 def meaning(w: Writer, e: Expr, env: Env) -> Tile:
-    if e.type.dtype == "complex" or e.op.name not in MEANINGS:
+    if e.type.dtype == "complex":
+        raise Refusal("complex values have no Triton kernel", e)
+    if e.op.name not in MEANINGS:
         raise Refusal(f"`{e.op}` has no Triton kernel", e)
     return MEANINGS[e.op.name](w, e, env)

@@ -41,18 +41,17 @@ def emit(layer: Layer) -> tuple[tuple[GeneratedFile, ...], Mapping[str, str]]:
 
 def print_form(layer: Layer, p: Programs) -> str:
     """One file. Raises Refusal where an op has no meaning in Triton."""
-    texts = [HEAD.format(form=p.form.name)]
+    texts, lead = [HEAD.format(form=p.form.name)], leading(CHUNKS in p.form.axes)
     for program, name in ((p.forward, "forward"), (p.backward, "backward")):
-        texts += _functions(program, name, p, axis_order(program, layer.recurrence.declared_axes))
+        texts += functions(program, name, p.hints, lead, axis_order(program, layer.recurrence.declared_axes))
     return "\n\n".join(texts)
 
 
-def _functions(program: Program, name: str, p: Programs, order: tuple[str, ...]) -> list[str]:
+def functions(program: Program, name: str, hints: Mapping[Expr, str], lead: tuple[str, ...], order: tuple[str, ...]) -> list[str]:
     """The kernels of a program, and the function that launches them."""
-    lead = leading(CHUNKS in p.form.axes)
     program, found = launches(replace(program, name=f"_{name}"), lead)
     sizes, leaves = Sizes(order, lead), _leaves(program)
-    writers = [Writer(launch, leaves, p.hints, sizes, needs, meaning) for launch in found]
+    writers = [Writer(launch, leaves, hints, sizes, needs, meaning) for launch in found]
     kernels = [w.text() for w in writers]
     return [*kernels, _host(program, name, found, writers, sizes, leaves)]
 

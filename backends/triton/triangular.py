@@ -8,7 +8,7 @@ from seqc.backends.triton.writer import Env, Scope, Tile, Writer
 from seqc.ir.expr import Expr, Mask
 
 
-def _sees(w: Writer, mask: Mask, dims: tuple[str, ...], row: str, column: str) -> str:
+def _sees(mask: Mask, row: str, column: str) -> str:
     """Whether a row sees a column, each given as whole numbers."""
     left = f"{column} // {mask.per_column}" if mask.per_column != 1 else column
     right = f"({row} // {mask.per_row})" if mask.per_row != 1 else row
@@ -17,7 +17,7 @@ def _sees(w: Writer, mask: Mask, dims: tuple[str, ...], row: str, column: str) -
 
 
 def _mask(w: Writer, mask: Mask, dims: tuple[str, ...]) -> str:
-    return _sees(w, mask, dims, w.at(mask.row, dims), w.at(mask.column, dims))
+    return _sees(mask, w.at(mask.row, dims), w.at(mask.column, dims))
 
 
 def masked(w: Writer, e: Expr, env: Env) -> Tile:
@@ -46,7 +46,7 @@ def decayed(w: Writer, e: Expr, env: Env) -> Tile:
     def one(scope: Scope) -> None:
         x, y, upper, lower = (_slice(w, t, axis, step, dims, scope) for t in args)
         row, column = (step if a == axis else w.at(a, dims) for a in (mask.row, mask.column))
-        factor = f"tl.where({_sees(w, mask, dims, row, column)}, tiles.decay({upper} - {lower}), 0.0)"
+        factor = f"tl.where({_sees(mask, row, column)}, tiles.decay({upper} - {lower}), 0.0)"
         scope.lines.append(f"{acc} += {x} * {y} * {factor}")
 
     w.nested(home, f"for {step} in range(0, {w.n(axis)}):", one)
@@ -60,6 +60,33 @@ def _slice(w: Writer, t: Tile, axis: str, i: str, dims: tuple[str, ...], scope: 
     name = w.namer("slice")
     scope.lines.append(f"{name} = {taken(w, t, axis, i)}")
     return w.widen(name, tuple(a for a in t.dims if a != axis), dims)
+
+
+def decayed_solve(w: Writer, e: Expr, env: Env) -> Tile:
+    """Row by row; the rows that are found stand in one tile, the others are zero in it."""
+    mask, transposed = e.attr
+    along, other = (mask.column, mask.row) if transposed else (mask.row, mask.column)
+    matrix, right, upper, lower = arguments(w, e, env)
+    dims, home = w.dims(e, env), w.home(e, env)
+    wide = w.sorted(other if a == along else a for a in dims)
+    found, step = w.namer(w.hints.get(e, "found")), w.namer("step")
+    home.lines.append(f"{found} = {w.whole(Tile('0.0', (), True), dims)}")
+
+    def one(scope: Scope) -> None:
+        i = w.namer("row")
+        scope.lines.append(f"{i} = {w.n(along)} - 1 - {step}" if transposed else f"{i} = {step}")
+        weight, up, low = (_slice(w, t, along, i, wide, scope) for t in (matrix, upper, lower))
+        row, column = (i if a == along else w.at(a, wide) for a in (mask.row, mask.column))
+        factor = f"tl.where({_sees(mask, row, column)}, tiles.decay({up} - {low}), 0.0)"
+        known = w.permuted(found, tuple(other if a == along else a for a in dims), wide)
+        rest = tuple(a for a in dims if a != along)
+        new = w.namer("new")
+        total = w.summed(f"{weight} * {factor} * {known}", wide, (other,))
+        scope.lines.append(f"{new} = {_slice(w, right, along, i, rest, scope)} - {total}")
+        scope.lines.append(f"{found} = tl.where({w.at(along, dims)} == {i}, {w.widen(new, rest, dims)}, {found})")
+
+    w.nested(home, f"for {step} in range(0, {w.n(along)}):", one)
+    return Tile(found, dims)
 
 
 def inverse(w: Writer, e: Expr, env: Env) -> Tile:

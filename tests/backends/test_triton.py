@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
-from conftest import ROOT, SHIPPED
+import torch
+from conftest import ROOT, SHIPPED, import_package
+from test_printed_ops import UNPRINTED
 
-pytest.importorskip("triton")
+import seqc
+from seqc.emit.write import write_package
+
+triton = pytest.importorskip("triton")
 
 FIRST = ("deltanet", "gated_deltanet", "gla", "linear_attention", "mamba2", "retnet")
 TOLERANCE = 2e-5
 AMPLIFIED = 4  # where float32 itself is further off in PyTorch, so much further may other orders of summation be
-REFUSED: dict[str, tuple[str, ...]] = {}  # forms without kernels
+REFUSED: dict[str, tuple[str, ...]] = {}  # forms without kernels, by layer
 every = pytest.mark.parametrize("name", (*FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED if n not in FIRST)))
 
 
-def worker(name: str, folder: Path, lengths: str, rows: str = "") -> list[dict[str, object]]:
-    command = [sys.executable, str(ROOT / "tests/backends/triton_worker.py"), name, str(folder), lengths, rows]
+def worker(*arguments: str) -> list[dict[str, object]]:
+    """Lines of a process in which Triton interprets."""
+    command = [sys.executable, str(ROOT / "tests/backends/triton_worker.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -32,12 +43,106 @@ def near(line: dict[str, object]) -> bool:
     return result < max(TOLERANCE, AMPLIFIED * plain_result) and gradient < max(TOLERANCE, AMPLIFIED * plain_gradient)
 
 
+def test_every_op(tmp_path: Path) -> None:
+    """Every row of the op table as a kernel, at lengths that no tile has; what PyTorch's printer lacks is refused by name."""
+    lines = worker("ops", str(tmp_path))
+    refused = {str(line["op"]) for line in lines if "refused" in line and "complex" not in str(line["refused"])}
+    assert refused == set(UNPRINTED) - {"complex"}
+    assert not [line for line in lines if "error" in line]
+    assert not [line for line in lines if "distance" in line and not float(line["distance"]) < 1e-5]  # type: ignore[arg-type]
+    assert sum("distance" in line for line in lines) > 400
+
+
 @every
 def test_kernels_are_the_recurrence(name: str, tmp_path: Path) -> None:
     """Results and all gradients, at lengths around a chunk; packed rows with empty ones for the first layers."""
-    lines = worker(name, tmp_path, "1,7,8,9,19" if name in FIRST else "1,9,19", "0,0,1,12,13,13" if name in FIRST else "")
-    refused = {line["form"] for line in lines if "refused" in line}
-    assert refused == set(REFUSED.get(name, ())), [line for line in lines if "refused" in line]
+    lines = worker(name, str(tmp_path), *(("1,7,8,9,19", "0,0,1,12,13,13") if name in FIRST else ("1,9,19",)))
+    assert {line["form"] for line in lines if "refused" in line} == set(REFUSED.get(name, ()))
     found = [line for line in lines if "distances" in line]
-    assert found or refused
+    assert found
     assert not [line for line in found if not near(line)]
+
+
+# --- The package -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def package(name: str, chunk_size: int) -> ModuleType:
+    folder = Path(tempfile.mkdtemp()) / name
+    write_package(seqc.compile(name, chunk_size=chunk_size, backend="triton").files, folder)
+    return import_package(folder, f"with_triton_{name}_{chunk_size}")
+
+
+def test_a_package_asks_for_triton_only_when_it_is_called() -> None:
+    """torch itself may import triton; the package's own kernels are not, and so not decorated."""
+    path = Path(str(package("retnet", 16).__file__)).parent
+    code = (
+        f"import sys; sys.path.insert(0, {str(path.parent)!r}); import retnet, torch; x = torch.rand(1, 3, 1, 4); retnet.retnet(x, x, x);"
+        "print([m for m in sys.modules if m.startswith('retnet.triton')], retnet.MANIFEST['triton'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] {'forms': ['chunkwise', 'recurrent'], 'refused': {}}\n"
+
+
+def test_what_it_says_of_backends(package_of_torch: ModuleType) -> None:
+    x = torch.rand(1, 3, 1, 4)
+    with pytest.raises(ValueError, match=r"backend `triton` is not in this package; it has `torch`$"):
+        package_of_torch.retnet(x, x, x, backend="triton")
+    p = package("retnet", 16)
+    with pytest.raises(ValueError, match=r"backend `cuda` is not in this package; it has `torch`, `triton`$"):
+        p.retnet(x, x, x, backend="cuda")
+    with pytest.raises(ValueError, match="compute in float32; float64 has the backend `torch`"):
+        p.retnet(*(x.double(),) * 3, backend="triton")
+    with pytest.raises(ValueError, match="form `scan` is not in this package"):
+        p.retnet(x, x, x, form="scan", backend="triton")
+    assert torch.equal(p.retnet(x, x, x)[0], p.retnet(x, x, x, backend="torch")[0])
+    with pytest.raises(ValueError, match="backend is `torch` or `triton`"):
+        seqc.load("retnet", backend="cuda")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def package_of_torch(tmp_path: Path) -> ModuleType:
+    write_package(seqc.compile("retnet").files, tmp_path / "retnet")
+    return import_package(tmp_path / "retnet", "without_triton")
+
+
+# --- A real compiler ---------------------------------------------------------------------------------------------------
+
+
+def compiled(kernel: object, sizes: dict[str, int]) -> SimpleNamespace:
+    """A kernel compiled for sm_90: registers, bytes of stack and of shared memory."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    known = sizes | {f"b_{n[2:]}": triton.next_power_of_2(max(x, 1)) for n, x in sizes.items()}
+    constants = {p.name: known[p.name] for p in kernel.params if p.is_constexpr}  # type: ignore[attr-defined]
+    types = {n: "constexpr" if n in constants else "*fp32" if n.startswith("p_") else "i32" for n in kernel.arg_names}  # type: ignore[attr-defined]
+    made = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+        f.write(made.asm["cubin"])
+        f.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        text = subprocess.run([str(tool), "-res-usage", f.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", text)[0])
+    return SimpleNamespace(registers=registers, stack=stack, shared=made.metadata.shared)
+
+
+@pytest.mark.parametrize("name", ("retnet", "gla"))
+def test_kernels_compile_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel of a chunkwise form at K = V = 64, forward and backward, by the host's own launches: it fits into a block."""
+    p = package(name, 16)
+    module = importlib.import_module(f"{p.__name__}.triton_chunkwise")
+    found: dict[str, SimpleNamespace] = {}
+
+    def launch(kernel: object, programs: int, tensors: tuple[torch.Tensor, ...], **sizes: int) -> None:
+        found[kernel.__name__] = compiled(kernel, sizes)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(module.tiles, "launch", launch)
+    signature, _ = p.ops.OPERATOR.triton["chunkwise"]
+    lead = {"BTH": (2, 1, 2, 16), "NH": (1, 2), "H": (2,)}
+    given = [torch.zeros(*lead[v.lead], *(64 for _ in v.axes)) for v in (*signature.arguments, *signature.outputs, *signature.states)]
+    n = len(signature.arguments)
+    module.forward(*given[:n], torch.ones(2, 1, 16))
+    module.backward(*given[:n], torch.ones(2, 1, 16), *given[n:])
+    assert len(found) >= 6
+    assert all(x.shared <= 227 * 1024 and 0 < x.registers <= 255 for x in found.values()), found

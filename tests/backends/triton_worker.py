@@ -1,12 +1,15 @@
-"""Run by test_triton.py in a process of its own: one layer's Triton kernels in Triton's interpreter, against float64.
+"""Run by test_triton.py in a process of its own: Triton kernels in Triton's interpreter, against float64.
 
-Prints one line of JSON for each form: the largest distances of results and gradients, or why the form has no kernels.
+Prints lines of JSON. Of a layer, for each form the largest distances of results and gradients, or why the form has no kernels; of
+the ops, for each example its distance, or why it has no kernel.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +19,25 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its own funct
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from conftest import import_package  # noqa: E402
 from layers import Call, call, distance, gradients, interpreted, steady  # noqa: E402
+from op_examples import EXAMPLES  # noqa: E402
+from printing import NAMED, like  # noqa: E402
+from test_printed_ops import BATCHES, LEADS, UNPRINTED, spread_over  # noqa: E402
 
 from seqc import compiler  # noqa: E402
+from seqc.analysis.chain import Refusal  # noqa: E402
+from seqc.backends.triton import tiles  # noqa: E402
+from seqc.backends.triton.package import HEAD, functions  # noqa: E402
 from seqc.emit.write import write_package  # noqa: E402
+from seqc.ir.execute import execute  # noqa: E402
+from seqc.ir.expr import Expr, variables, walk  # noqa: E402
+from seqc.ir.interp import Reals  # noqa: E402
+from seqc.ir.ops import var  # noqa: E402
+from seqc.ir.program import LEAD, TOKENS, Equation, Map, Program  # noqa: E402
+from seqc.ir.rules import extent  # noqa: E402
 from seqc.options import Options  # noqa: E402
 from seqc.proof.certificate import Certificate  # noqa: E402
 
@@ -90,6 +106,45 @@ def chosen(p: ModuleType, backend: str) -> ModuleType:
     return _Chosen(p, backend)  # type: ignore[return-value]
 
 
+def ops_one_by_one(folder: Path) -> None:
+    """Every op's examples, as tiles alone and in a grid of sequences and heads that some leaves lack."""
+    (folder / "ops").mkdir(parents=True)
+    (folder / "ops" / "__init__.py").touch()
+    shutil.copy(Path(tiles.__file__), folder / "ops" / "triton_tiles.py")
+    import_package(folder / "ops", "triton_ops")
+    for n, example in enumerate(EXAMPLES):
+        for i, leads in enumerate((((),), *LEADS) if example.leaves else (((),),)):
+            said: dict[str, object] = {"op": example.op, "example": n, "leads": str(leads)}
+            if example.op in UNPRINTED and i:
+                continue
+            e, given = spread_over(example, leads, n)
+            try:
+                said["distance"] = one_op(folder / "ops", f"op_{n}_{i}", e, given)
+            except Refusal as r:
+                said["refused"] = r.reason
+            except Exception as error:  # it is what the test shows
+                said["error"] = f"{type(error).__name__}: {error}"[-600:]
+            print(json.dumps(said), flush=True)
+
+
+def one_op(folder: Path, name: str, e: Expr, given: dict[str, np.ndarray]) -> float:
+    sizes = {**BATCHES, "@c": 1}
+    widths = tuple((a, TOKENS, 1) for a in ("@s", "@m") if any(a in node.axes for node in walk(e)))
+    shown = like(e)
+    leaf = var("made", e.axes, e.type.dtype)
+    given = {**given, "like": np.zeros([extent(sizes, a) for a in shown.axes])}
+    inputs = (shown, *(v for v in variables(e) if v.name != "like"))
+    program = Program("one", inputs, (Map((Equation("made", e),)),), (Equation("made_out", leaf),), widths)
+    order = (*LEAD, TOKENS, *(a for a, _, _ in widths), *NAMED)
+    text = "\n\n".join([HEAD.format(form="one"), *functions(program, "compute", {}, LEAD, order)])
+    (folder / f"{name}.py").write_text(text, "utf-8")
+    compute = importlib.import_module(f"triton_ops.{name}").compute
+    (found,) = compute(*(torch.as_tensor(given[v.name], dtype=torch.float32) for v in inputs))
+    (wanted,) = execute(program, Reals, given, sizes).values()
+    want = np.broadcast_to(np.asarray(wanted, float), found.shape).copy()
+    return 0.0 if np.array_equal(want, found.numpy()) else distance(found, want)  # infinity is itself
+
+
 def main(name: str, folder: Path, lengths: list[int], rows: list[int], only: str) -> None:
     p = package(name, folder)
     about = p.MANIFEST["triton"]
@@ -107,4 +162,7 @@ def main(name: str, folder: Path, lengths: list[int], rows: list[int], only: str
 
 if __name__ == "__main__":
     layer, place, tokens, ends, wanted = (sys.argv[1:] + [""] * 5)[:5]
+    if layer == "ops":
+        ops_one_by_one(Path(place))
+        sys.exit()
     main(layer, Path(place), [int(x) for x in tokens.split(",") if x], [int(x) for x in ends.split(",") if x], wanted)
