@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 
 from seqc.analysis.chain import Refusal
 from seqc.ir import ops
-from seqc.ir.expr import Expr, walk
+from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Stage, body_roots, outer_of
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
+
+WORK = 4  # products of matrices in one kernel
+LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "convolve", "correlate")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ def leading(chunked: bool) -> tuple[str, ...]:
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch, ...]]:
     """The program with products of two factors, and its launches in order. Raises Refusal for a stage that has none."""
     program = _summed_later(binary_program(program), lead)
-    found: list[Launch] = []
+    results = tuple(replace(e, name=result(e.name)) for e in program.outputs if e.value.op.name != "var")
+    stages: list[Stage] = []
+    for s in (*program.stages, *([Map(results)] if results else [])):
+        stages += _parts(s.equations, lead, f"@part{len(stages)}") if isinstance(s, Map) else [s]
+    program, found = replace(program, stages=tuple(stages)), list[Launch]()
     for stage in program.stages:
         if isinstance(stage, Map):
             found += _grids(program.name, stage.equations, lead, len(found))
@@ -46,8 +53,6 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
             found.append(Launch(name, tuple(a for a in own if a in axes and a != stage.axis), own, stage, stage.equations))
         else:
             raise Refusal(f"a {type(stage).__name__} stage has no Triton kernel")
-    results = tuple(replace(e, name=result(e.name)) for e in program.outputs if e.value.op.name != "var")
-    found += _grids(program.name, results, lead, len(found))
     return program, tuple(found)
 
 
@@ -71,6 +76,52 @@ def _summed_later(program: Program, lead: tuple[str, ...]) -> Program:
         stages.append(replace(stage, equations=tuple(kept)))
         stages += [Map(tuple(sums))] if sums else []
     return replace(program, stages=tuple(stages))
+
+
+def _parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
+    """A Map with many products as several, each with a few: what later ones need of a product is written to memory, the rest is computed
+    again. All products in one kernel would need more registers than there are."""
+    work = [n for n in walk(*(e.value for e in equations)) if _is_work(n, lead)]
+    if len(work) <= WORK:
+        return [Map(equations)]
+    first = {id(n) for n in work[:WORK]}
+    later = {id(n) for n in work[WORK:]}
+    rest = [e for e in equations if any(id(n) in later for n in walk(e.value))]
+    here = [e for e in equations if e not in rest]
+    named = {e.value: e for e in here}
+    for node in _met(rest, first):
+        if node not in named:
+            named[node] = Equation(f"{name}_{len(named)}", node)
+            here.append(named[node])
+    table = {id(n): ops.var(e.name, n.axes, n.type.dtype) for n, e in named.items()}
+
+    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
+        return table.get(id(node)) or (node if args == node.args else make(node.op, args, node.attr))
+
+    moved = tuple(replace(e, value=v) for e, v in zip(rest, rebuild((e.value for e in rest), rule), strict=True))
+    return [Map(tuple(here)), *_parts(moved, lead, f"{name}'")]
+
+
+def _met(equations: list[Equation], nodes: set[int]) -> list[Expr]:
+    """Those of some nodes that the equations meet first, from above."""
+    found: dict[Expr, None] = {}
+    todo, seen = [e.value for e in equations], set[int]()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if id(node) in nodes:
+            found[node] = None
+        else:
+            todo += node.args
+    return list(found)
+
+
+def _is_work(node: Expr, lead: tuple[str, ...]) -> bool:
+    """A product of matrices, or what takes a loop."""
+    wide = all(sum(a not in lead for a in x.axes) > 1 for x in node.args)
+    return node.op.name in LOOPS or (node.op.name == "contract" and len(node.args) == 2 and wide and bool(_lost(node)))
 
 
 def _mixed(stage: Carry, lead: tuple[str, ...]) -> set[str]:

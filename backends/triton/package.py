@@ -50,18 +50,10 @@ def print_form(layer: Layer, p: Programs) -> str:
 def functions(program: Program, name: str, hints: Mapping[Expr, str], lead: tuple[str, ...], order: tuple[str, ...]) -> list[str]:
     """The kernels of a program, and the function that launches them."""
     program, found = launches(replace(program, name=f"_{name}"), lead)
-    sizes, leaves = Sizes(order, lead), _leaves(program)
+    sizes, leaves = Sizes(order, lead), scope(program)
     writers = [Writer(launch, leaves, hints, sizes, needs, meaning) for launch in found]
     kernels = [w.text() for w in writers]
     return [*kernels, _host(program, name, found, writers, sizes, leaves)]
-
-
-def _leaves(program: Program) -> dict[str, Expr]:
-    found = scope(program)
-    for e in program.outputs:
-        if e.value.op.name != "var":
-            found[result(e.name)] = ops.var(result(e.name), e.value.axes)
-    return found
 
 
 def _host(
