@@ -12,7 +12,7 @@ from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
 WORK = 4  # products of matrices in one kernel
-LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "convolve", "correlate")
+LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ def leading(chunked: bool) -> tuple[str, ...]:
 
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch, ...]]:
     """The program with products of two factors, and its launches in order. Raises Refusal for a stage that has none."""
+    for stage in program.stages:
+        if not isinstance(stage, (Map, Carry)):
+            raise Refusal(f"a {type(stage).__name__} stage has no Triton kernel")
     program = _summed_later(binary_program(program), lead)
     results = tuple(replace(e, name=result(e.name)) for e in program.outputs if e.value.op.name != "var")
     stages: list[Stage] = []
@@ -51,8 +54,6 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
             own = tuple(a for a in lead if a not in _mixed(stage, lead))
             name = f"{program.name}_{len(found) + 1}"
             found.append(Launch(name, tuple(a for a in own if a in axes and a != stage.axis), own, stage, stage.equations))
-        else:
-            raise Refusal(f"a {type(stage).__name__} stage has no Triton kernel")
     return program, tuple(found)
 
 

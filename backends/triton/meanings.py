@@ -23,7 +23,7 @@ MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
     "piece": rearranging.piece,
     "masked": triangular.masked, "decay": triangular.decay, "decayed": triangular.decayed, "unit_lower_inverse": triangular.inverse,
     "solve": triangular.solve,
-    "decayed_solve": triangular.decayed_solve,
+    "decayed_solve": triangular.decayed_solve, "strict_solve": triangular.strict_solve,
     **dict.fromkeys(FUNCTIONS, entries.function), **dict.fromkeys(OPERATORS, entries.operator), **dict.fromkeys(CALLS, entries.call),
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.arguments import arguments, taken
 from seqc.backends.triton.writer import Env, Scope, Tile, Writer
-from seqc.ir.expr import Expr, Mask
+from seqc.ir.expr import Expr, Mask, walk
 
 
 def _sees(mask: Mask, row: str, column: str) -> str:
@@ -87,6 +87,39 @@ def decayed_solve(w: Writer, e: Expr, env: Env) -> Tile:
 
     w.nested(home, f"for {step} in range(0, {w.n(along)}):", one)
     return Tile(found, dims)
+
+
+def strict_solve(w: Writer, e: Expr, env: Env) -> Tile:
+    """Row by row, with the rule printed inside the loop over what a row finds and is given."""
+    mask, back, rule, leaves = e.attr
+    along, other = (mask.column, mask.row) if back else (mask.row, mask.column)
+    matrix, *sides = arguments(w, e, env)
+    dims, home = w.dims(e, env), w.home(e, env)
+    own = tuple(a for a in dims if a != along)
+    if {*own} != {*leaves[0].axes}:
+        raise Refusal("a rule of rows that one program sees at once", e)
+    wide = w.sorted((other, *own))
+    known, step = w.namer(w.hints.get(e, "found")), w.namer("step")
+    home.lines.append(f"{known} = {w.whole(Tile('0.0', (), True), dims)}")
+
+    def one(scope: Scope) -> None:
+        i = w.namer("row")
+        scope.lines.append(f"{i} = {w.n(along)} - 1 - {step}" if back else f"{i} = {step}")
+        seen = w.permuted(known, tuple(other if a == along else a for a in dims), wide)
+        total = w.summed(f"{_slice(w, matrix, along, i, wide, scope)} * {seen}", wide, (other,))
+        for node in walk(rule):
+            if node in leaves or any(id(a) in w.inner for a in node.args):
+                w.inner[id(node)] = scope
+        for n, (leaf, side) in enumerate(zip(leaves, sides, strict=True)):
+            axes = w.dims(leaf, {})
+            w.inner[id(leaf)] = scope
+            text = _slice(w, side, along, i, axes, scope)
+            w.give(leaf, {}, Tile(f"{text} - {total}" if n == 0 else f"{text} + 0.0", axes))
+        new = w.tile(rule, {})
+        scope.lines.append(f"{known} = tl.where({w.at(along, dims)} == {i}, {w.widen(new.text, new.dims, dims)}, {known})")
+
+    w.nested(home, f"for {step} in range(0, {w.n(along)}):", one)
+    return Tile(known, dims)
 
 
 def inverse(w: Writer, e: Expr, env: Env) -> Tile:

@@ -94,7 +94,7 @@ class Writer:
         self.lengths: dict[str, None] = {}  # words of lengths that are read
         self.blocks: dict[str, None] = {}  # words of tiles that are made
         self.body: Scope = self.root
-        self.inner: set[int] = set()  # nodes that change from step to step of the launch's loop
+        self.inner: dict[int, Scope] = {}  # nodes that change from step to step of a loop over a tile or the launch's
         self.loop_index = ""
 
     # --- Sizes, indices and dimensions ----------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Writer:
         """The outermost scope in which the value can be computed."""
         found = [self.scopes.get(env[a], self.root) for a in e.axes if a in env]
         if id(e) in self.inner:
-            found.append(self.body)
+            found.append(self.inner[id(e)])
         return max(found, key=lambda s: s.depth, default=self.root)
 
     def key(self, e: Expr, env: Env) -> tuple[object, ...]:
@@ -320,7 +320,7 @@ class Writer:
         for node in walk(*values):
             seen = node.op.name == "var" and (node.name in states or self._sliced(node))
             if seen or any(id(a) in self.inner for a in node.args):
-                self.inner.add(id(node))
+                self.inner[id(node)] = self.body
         step, i = self.namer("step"), self.namer(f"at_{self.sizes.word(loop.axis)}")
         self.loop_index, self.scopes[i] = i, self.body
         names = []
