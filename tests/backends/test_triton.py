@@ -27,7 +27,8 @@ FIRST = ("deltanet", "gated_deltanet", "gla", "linear_attention", "mamba2", "ret
 TOLERANCE = 2e-5
 AMPLIFIED = 4  # where float32 itself is further off in PyTorch, so much further may other orders of summation be
 REFUSED = {"newton": "a Solve stage has no Triton kernel"}  # forms without kernels
-every = pytest.mark.parametrize("name", (*FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED if n not in FIRST)))
+QUICK = ("gated_deltanet", "fernn")  # the second sums over sequences inside a step
+every = pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED])
 
 
 def worker(*arguments: str) -> list[dict[str, object]]:
@@ -61,6 +62,13 @@ def test_kernels_are_the_recurrence(name: str, tmp_path: Path) -> None:
     found = [line for line in lines if "distances" in line]
     assert found
     assert not [line for line in found if not near(line)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("gated_deltanet", "gla"))
+def test_tiles_as_large_as_those_of_matrix_products(name: str, tmp_path: Path) -> None:
+    found = [line for line in worker(name, str(tmp_path), "21", "", "16", "17,16,18,16,17") if "distances" in line]
+    assert found and all(map(near, found)), found
 
 
 # --- The package -------------------------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ CHUNK = 8
 SIZES = (3, 5, 4, 2, 6)
 
 
-def package(name: str, folder: Path) -> ModuleType:
+def package(name: str, folder: Path, chunk_size: int = CHUNK) -> ModuleType:
     """The layer's package with Triton kernels. Its proof is other tests' business, and takes longer than all else here."""
     compiler.prove = lambda *_, **__: Certificate(name, "", 0, (), (), (), 0, 0.0, (), ())  # type: ignore[assignment]
-    options = Options(chunk_size=CHUNK, backend="triton")
+    options = Options(chunk_size=chunk_size, backend="triton")
     checked = compiler.check_file(ROOT.parent / "specs" / f"{name}.seq", options)
     write_package(compiler.compile_checked(checked, options).files, folder / name)
     return import_package(folder / name, f"triton_{name}")
@@ -145,24 +145,24 @@ def one_op(folder: Path, name: str, e: Expr, given: dict[str, np.ndarray]) -> fl
     return 0.0 if np.array_equal(want, found.numpy()) else distance(found, want)  # infinity is itself
 
 
-def main(name: str, folder: Path, lengths: list[int], rows: list[int], only: str) -> None:
-    p = package(name, folder)
+def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_size: int, sizes: tuple[int, ...]) -> None:
+    p = package(name, folder, chunk_size)
     about = p.MANIFEST["triton"]
     for form, reason in about["refused"].items():
         print(json.dumps({"form": form, "refused": reason}), flush=True)
-    forms = [f for f in about["forms"] if f in (only or f).split(",")]
     calls = {f"T={T}": {"T": T} for T in lengths}
     if rows:
         calls[f"rows {rows}"] = {"T": rows[-1], "ends": tuple(rows)}
     for what, arguments in calls.items():
-        c = steady(call(name, B=1, heads=2, lengths=SIZES, **arguments))  # type: ignore[arg-type]
-        for form, numbers in compared(p, c, forms).items():
+        c = steady(call(name, B=1, heads=2, lengths=sizes, **arguments))  # type: ignore[arg-type]
+        for form, numbers in compared(p, c, about["forms"]).items():
             print(json.dumps({"form": form, "call": what, "distances": numbers}), flush=True)
 
 
 if __name__ == "__main__":
-    layer, place, tokens, ends, wanted = (sys.argv[1:] + [""] * 5)[:5]
+    layer, place, tokens, ends, chunk, axes = (sys.argv[1:] + [""] * 6)[:6]
     if layer == "ops":
         ops_one_by_one(Path(place))
         sys.exit()
-    main(layer, Path(place), [int(x) for x in tokens.split(",") if x], [int(x) for x in ends.split(",") if x], wanted)
+    numbers = [[int(x) for x in text.split(",") if x] for text in (tokens, ends, axes)]
+    main(layer, Path(place), numbers[0], numbers[1], int(chunk or CHUNK), tuple(numbers[2]) or SIZES)
