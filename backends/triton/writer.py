@@ -252,6 +252,25 @@ class Writer:
             text = f"{_atom(text)} * {self.n(a)} + {i}" if text else i
         return text or "origin"
 
+    def place(self, leaf: Expr, dims: tuple[str, ...], env: Env) -> str:
+        """The addresses of a tile: a tensor's pointer, the place of the tile in it, and those of the entries in the tile.
+
+        The latter are of 32 bits where the tile lies in one piece: no tile has more than 2^20 entries.
+        """
+        lead = [a for a in leaf.axes if a in env]
+        pointer = self.pointer(leaf)
+        if tuple(lead) != leaf.axes[: len(lead)]:
+            return f"{pointer} + {_atom(self.offset(leaf.axes, dims, env))}"
+        rest = leaf.axes[len(lead) :]
+        parts = [pointer]
+        if lead:
+            first = " * ".join([_atom(self.offset(tuple(lead), (), env)), *(self.n(a) for a in rest)])
+            scope = max((self.scopes.get(env[a], self.root) for a in lead), key=lambda s: s.depth)
+            parts.append(self.index(first, scope, "first"))
+        if rest:
+            parts.append(self.index(self.offset(rest, dims, env), self.root, "cell"))
+        return " + ".join(parts)
+
     def pointer(self, leaf: Expr) -> str:
         if leaf.name not in self.pointers:
             self.pointers[leaf.name] = f"p_{self.tensors(leaf.name)}"
@@ -267,7 +286,7 @@ class Writer:
         dims = self.dims(outer, env)
         masks = [self.inside(a, dims) for a in dims]
         guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
-        text = f"tl.load({self.pointer(outer)} + {_atom(self.offset(outer.axes, dims, env))}{guard})"
+        text = f"tl.load({self.place(outer, dims, env)}{guard})"
         return Tile(f"{text} != 0.0" if leaf.type.dtype == "bool" else f"{text}.to(tl.float32)", dims)
 
     def store(self, leaf: Expr, t: Tile, env: Env, scope: Scope) -> None:
@@ -276,7 +295,7 @@ class Writer:
         masks = [self.inside(a, dims) for a in dims]
         guard = f", mask={' & '.join(masks)}" if masks else ""
         value = self.whole(t, dims) + (".to(tl.float32)" if leaf.type.dtype == "bool" else "")
-        line = f"tl.store({self.pointer(leaf)} + {_atom(self.offset(leaf.axes, dims, env))}, {value}{guard})"
+        line = f"tl.store({self.place(leaf, dims, env)}, {value}{guard})"
         first = [f"({env[a]} == 0)" for a in self.launch.grid if a not in leaf.axes]
         scope.lines += [f"if {' & '.join(first)}:", f"    {line}"] if first else [line]
 
