@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from seqc.analysis.chain import Refusal
 from seqc.ir import ops
-from seqc.ir.expr import Expr, make, rebuild, walk
+from seqc.ir.expr import Expr, Mask, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Stage, body_roots, outer_of
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
+DIMENSIONS = 2  # of a tile, where axes can be had for the grid
 WORK = 4  # products of matrices in one kernel
 LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
 
@@ -54,7 +55,45 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
             own = tuple(a for a in lead if a not in _mixed(stage, lead))
             name = f"{program.name}_{len(found) + 1}"
             found.append(Launch(name, tuple(a for a in own if a in axes and a != stage.axis), own, stage, stage.equations))
-    return program, tuple(found)
+    return program, tuple(_thinned(launch) for launch in found)
+
+
+def _thinned(launch: Launch) -> Launch:
+    """The launch with axes along which nothing happens in its grid, until no value has more than two dimensions or none is left."""
+    values = [e.value for e in launch.equations]
+    values += [v for k in launch.loop.carried for v in (k.init, k.next)] if launch.loop else []
+    while True:
+        nodes = list(walk(*values))
+        if max((len(_tile(n, launch)) for n in nodes), default=0) <= DIMENSIONS:
+            return launch
+        free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if all(_passes(n, a) for n in nodes)]
+        free = [a for a in free if all(a in v.axes for v in values)]
+        if not free:
+            return launch
+        launch = replace(launch, grid=(*launch.grid, free[0]), lead=(*launch.lead, free[0]))
+
+
+def _tile(node: Expr, launch: Launch) -> list[str]:
+    return [a for a in node.axes if a not in launch.lead]
+
+
+def _passes(node: Expr, axis: str) -> bool:
+    """Whether a node does nothing along an axis and has no other of its length."""
+    if any(b != axis and ops.base(axis) in ops.base(b).split("*") for b in node.axes):
+        return False
+    if node.op.name not in ("var", "contract", "broadcast") and axis in _words(node.attr):
+        return False
+    return axis in node.axes or not any(axis in x.axes for x in node.args)
+
+
+def _words(attr: object) -> set[str]:
+    if isinstance(attr, Mask):
+        return {attr.row, attr.column}
+    if isinstance(attr, Expr):
+        return set(attr.axes)
+    if isinstance(attr, tuple):
+        return {w for part in attr for w in _words(part)}
+    return {attr} if isinstance(attr, str) else set()
 
 
 def _summed_later(program: Program, lead: tuple[str, ...]) -> Program:

@@ -135,18 +135,21 @@ def compiled(kernel: object, sizes: dict[str, int]) -> SimpleNamespace:
     return SimpleNamespace(registers=registers, stack=stack, shared=made.metadata.shared)
 
 
-@pytest.mark.parametrize("name", ("retnet", "gla"))
-def test_kernels_compile_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kernel of a chunkwise form at K = V = 64, forward and backward, by the host's own launches: it fits into a block."""
+@pytest.mark.parametrize(
+    ("name", "form"), (("retnet", "chunkwise"), ("gla", "chunkwise"), pytest.param("ema", "scan", marks=pytest.mark.slow))
+)
+def test_kernels_compile_for_a_gpu(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel of a form with axes of 64, forward and backward, by the host's own launches: it fits into a block. States that lie
+    in three axes with the tokens spill nothing: one of the axes is the grid's."""
     p = package(name, 16)
-    module = importlib.import_module(f"{p.__name__}.triton_chunkwise")
+    module = importlib.import_module(f"{p.__name__}.triton_{form}")
     found: dict[str, SimpleNamespace] = {}
 
     def launch(kernel: object, programs: int, tensors: tuple[torch.Tensor, ...], **sizes: int) -> None:
         found[kernel.__name__] = compiled(kernel, sizes)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(module.tiles, "launch", launch)
-    signature, _ = p.ops.OPERATOR.triton["chunkwise"]
+    signature, _ = p.ops.OPERATOR.triton[form]
     lead = {"BTH": (2, 1, 2, 16), "NH": (1, 2), "H": (2,)}
     given = [torch.zeros(*lead[v.lead], *(64 for _ in v.axes)) for v in (*signature.arguments, *signature.outputs, *signature.states)]
     n = len(signature.arguments)
@@ -154,3 +157,4 @@ def test_kernels_compile_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -
     module.backward(*given[:n], torch.ones(2, 1, 16), *given[n:])
     assert len(found) >= 6
     assert all(x.shared <= 227 * 1024 and 0 < x.registers <= 255 for x in found.values()), found
+    assert form != "scan" or not any(x.stack for x in found.values()), found
