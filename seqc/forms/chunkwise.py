@@ -418,6 +418,8 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
         for c in level:
             if c.kind != "coupled":
                 series.add(c)
+            elif c.names[0] in structure.others and blocks is not None:
+                raise Refusal(f"`{c.names[0]}` is composed from a chunk's start, and a call may begin inside a block", c.states[0].next)
             elif c.names[0] in structure.others:
                 scan(series, c, structure.others[c.names[0]])
             elif c.names[0] in structure.couplings:

@@ -39,7 +39,7 @@ class Field(Composed[Number]):
         self.memo = None if memo is None else memo.setdefault(tuple(sorted(sizes.items())), {})
         self._primitives: dict[str, Callable[[Number], Number]] = {
             "neg": self._neg, "exp": self._exp, "log": self._log, "sqrt": self._sqrt, "sin": self._sin, "cos": self._cos,
-            "tanh": self._tanh, "sigmoid": self._sigmoid,
+            "tanh": self._tanh,
             "erf": lambda x: self.oracle("erf", x), "floor": lambda x: self._rounded("floor", x),
             "ceil": lambda x: self._rounded("ceil", x), "trailing_zeros": self._trailing_zeros, "stop_gradient": self.plain,
         }  # fmt: skip
@@ -224,12 +224,11 @@ class Field(Composed[Number]):
         half = P.residue(Fraction(1, 2 * QUARTER))[None]
         return self._keyed("sin", lambda exponent: P.mul(P.sub(*self._turned(exponent)), half), np.sin, (self.plain(x), 1))
 
-    def _sigmoid(self, x: Number) -> Number:
-        """1 / (1 + e^-x). As of a cosine, its own exponential is a random function: a state may pass through it at every token."""
-        return self._keyed("sigmoid", _squashed, lambda v: 1 / (1 + np.exp(-v)), (self.plain(x), 1))
-
     def _tanh(self, x: Number) -> Number:
-        """2 sigmoid(2x) - 1, and the same of its own exponential."""
+        """1 - 2 / (1 + e^2x). As of a cosine, its own exponential is a random function: a state may pass through it at every token.
+
+        A sigmoid is made of exponentials at all levels, since a decay may be its logarithm.
+        """
 
         def value(exponent: Residues) -> Residues:
             half = _squashed(L.add(exponent, exponent))

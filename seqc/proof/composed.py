@@ -1,4 +1,4 @@
-"""Ops that are made of other ops: softplus of log and exp, the maximum of a comparison.
+"""Ops that are made of other ops: sigmoid of exp, softplus of log and exp, the maximum of a comparison.
 
 Their definitions in the field, and their derivatives in forward mode, follow from those of their parts.
 """
@@ -76,6 +76,10 @@ def _one_plus(A: Composed[Any], x: Any) -> Any:
     return A.combine("add", A.rational(Fraction(1)), x)
 
 
+def _sigmoid(A: Composed[Any], x: Any) -> Any:
+    return A.combine("div", A.rational(Fraction(1)), _one_plus(A, A.primitive("exp", A.primitive("neg", x))))
+
+
 def _relu(A: Composed[Any], x: Any) -> Any:
     zero = A.rational(Fraction(0))
     return A.where(A.compare("gt", x, zero), x, zero)
@@ -88,6 +92,7 @@ def _sign(A: Composed[Any], x: Any) -> Any:
 
 
 COMPOSED: dict[str, Callable[[Composed[Any], Any], Any]] = {
+    "sigmoid": _sigmoid,
     "softplus": lambda A, x: A.primitive("log", _one_plus(A, A.primitive("exp", x))),
     "expm1": lambda A, x: A.combine("sub", A.primitive("exp", x), A.rational(Fraction(1))),
     "log1p": lambda A, x: A.primitive("log", _one_plus(A, x)),

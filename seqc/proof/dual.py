@@ -82,8 +82,6 @@ class Duals(Composed[Dual]):
                 return P.mul(y.p, b)
             case "log":
                 return P.mul(b, P.inverse(x.p))
-            case "sigmoid":
-                return P.mul(P.mul(y.p, P.sub(np.ones(1, np.uint64), y.p)), b)
             case "tanh":
                 return P.mul(P.sub(np.ones(1, np.uint64), P.mul(y.p, y.p)), b)
             case "sqrt":

@@ -78,13 +78,14 @@ def test_more_tokens_than_a_slab(package, name: str, monkeypatch: pytest.MonkeyP
     """The states kept between slabs are those that the backward starts from. Slabs are made small, of every kind of form."""
     p = package(name)
     longest = max(signature.chunk for signature, _ in p.ops.OPERATOR.forms.values())  # a block of the text may be longer than a chunk
-    c = steady(call(name, 6 * max(CHUNK, longest) + 5, B=2, heads=2, lengths=SMALL))
+    T = 3 * max(CHUNK, longest) + 5
+    c = steady(call(name, T, B=2, heads=2, lengths=SMALL))
     wanted = c.run(p, "recurrent")
     slopes = gradients(wanted, c.arguments)
-    monkeypatch.setattr(p.sequence, "ROWS", 2 * CHUNK)
+    monkeypatch.setattr(p.sequence, "ROWS", CHUNK)
     monkeypatch.setattr(p.sequence, "WRITTEN", 1)
     for form, (signature, _) in p.ops.OPERATOR.forms.items():
-        assert p.sequence.slab_tokens(signature, {**c.sizes, "@B": 2, "@H": 2}) < c.inputs[0].shape[1]
+        assert p.sequence.slab_tokens(signature, {**c.sizes, "@B": 2, "@H": 2}) < T
         found = c.run(p, form)
         same(found, wanted, form)
         same(gradients(found, c.arguments), slopes, form, "gradient")

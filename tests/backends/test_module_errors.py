@@ -72,7 +72,7 @@ WRONG: dict[str, tuple[Any, str, type[Exception]]] = {
 def test_wrong_inputs(package: Package, name: str, case: str) -> None:
     layer = build(package, name)
     change, message, error = WRONG[case]
-    x, *more = inputs(layer, name, batch=1)
+    x, *more = inputs(layer, name, batch=1, tokens=11)
     arguments = change(x)
     first = checked(name).model.project.inputs[0].name  # type: ignore[union-attr]
     if case == "type" and not any(isinstance(m, torch.nn.Linear) or type(m).__name__ == "Headwise" for m in layer.modules()):
@@ -85,7 +85,7 @@ def test_wrong_inputs(package: Package, name: str, case: str) -> None:
 @each
 def test_wrong_inputs_of_a_step(package: Package, name: str) -> None:
     layer = build(package, name)
-    x = inputs(layer, name)
+    x = inputs(layer, name, tokens=11)
     _, *more = cut(name, x, 0)
     with pytest.raises(ValueError, match=r"has shape \[2, 11, 16\]; \[B, model = 16\] is needed$"):
         layer.step(x[0], *more, layer.init_state(2))

@@ -16,7 +16,7 @@ def test_layers_are_compiled_or_refused(part: int) -> None:
     tally = examine_drawn(part * EACH, EACH)
     assert tally.compiled + tally.refused.total() >= EACH  # with the simplest text, which each part looks at once
     assert tally.compiled > EACH // 2
-    assert min(tally.forms[f] for f in ("chunkwise", "scan", "recurrent")) > EACH // 25, tally
+    assert min(tally.forms[f] for f in ("chunkwise", "scan", "recurrent")) >= EACH // 25, tally
 
 
 def test_a_wrong_layer_is_reported_as_a_short_text(monkeypatch: pytest.MonkeyPatch) -> None:
