@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint typecheck mutants hostile random random-0 random-1 golden bench clean
+.PHONY: demo test check lint typecheck mutants hostile kernels random random-0 random-1 golden bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/seqc explain specs/deltaproduct.seq
@@ -35,6 +35,9 @@ mutants: $(VENV)/.dev
 
 hostile: $(VENV)/.dev
 	$(BIN)/python tests/frontend/hostile.py --count 20000 --commands 200
+
+kernels: $(VENV)/.dev
+	SEQC_ALL_KERNELS=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py
 
 random: $(VENV)/.dev
 	$(MAKE) --jobs 2 --keep-going random-0 random-1
