@@ -49,6 +49,7 @@ SHARED_FORMS = {
     "seqc.forms.groups": ("seqc.forms.newton", "seqc.forms.scan"),
     "seqc.forms.monoid": ("seqc.forms.groups",),
     "seqc.forms.blocks": ("seqc.forms.chunkwise",),
+    "seqc.forms.memory": ("seqc.forms.chunkwise",),
     "seqc.forms.series": (
         "seqc.forms.blocks",
         "seqc.forms.chunkwise",
