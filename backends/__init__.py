@@ -2,7 +2,6 @@
 
 from seqc.backends.torch.package import Triton
 from seqc.backends.torch.package import emit as torch_package
-from seqc.backends.triton.package import ROWS
 from seqc.backends.triton.package import emit as triton_kernels
 from seqc.emit.layer import Backend, GeneratedFile, Layer
 
@@ -10,7 +9,7 @@ from seqc.emit.layer import Backend, GeneratedFile, Layer
 def with_triton(layer: Layer) -> tuple[GeneratedFile, ...]:
     """The PyTorch package, with Triton kernels for the forms that have them."""
     files, refused = triton_kernels(layer)
-    return torch_package(layer, Triton(files, tuple(n for n in layer.programs if n not in refused), refused, ROWS))
+    return torch_package(layer, Triton(files, tuple(n for n in layer.programs if n not in refused), refused))
 
 
 BACKENDS: dict[str, Backend] = {"torch": torch_package, "triton": with_triton}

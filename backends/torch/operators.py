@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import sequence
 from .sequence import (
     Kernels,
     Signature,
     Value,
-    backward,
     compute_dtype,
-    double_backward,
-    forward,
-    kept_states,
     output_dtype,
     partial_sizes,
     reference,
@@ -52,12 +49,15 @@ class Registered(NamedTuple):
     function: Callable[..., Tensors]
 
 
-def register(namespace: str, form: str, signature: Signature, kernels: Kernels) -> Registered:
-    """The form as a torch operator with its fake version, its gradient and that one's gradient, and its rule under vmap."""
+def register(namespace: str, form: str, signature: Signature, kernels: Kernels, walks: Any = sequence) -> Registered:
+    """The form as a torch operator with its fake version, its gradient and that one's gradient, and its rule under vmap.
+
+    walks: the module whose functions take whole sequences to the kernels.
+    """
     name = f"{namespace}::{form}"
-    op = _forward_operator(name, signature, kernels)
-    back = _backward_operator(f"{name}_backward", signature, kernels)
-    double = _double_operator(f"{name}_double_backward", signature, kernels)
+    op = _forward_operator(name, signature, kernels, walks)
+    back = _backward_operator(f"{name}_backward", signature, kernels, walks)
+    double = _double_operator(f"{name}_double_backward", signature, kernels, walks)
     _register_gradients(signature, lambda o, keep, rule: o.register_autograd(rule, setup_context=keep), op, back, double)
     functions = [_function(o) for o in (op, back, double)]
     _register_gradients(signature, _set_gradient, *functions)
@@ -126,14 +126,14 @@ def transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
+def _forward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
     """Arguments -> outputs, last states, kept states, each of these as one row of numbers: no axis of unknown length beside others;
     of kernels that iterate a Report's numbers behind them."""
     states, n, iterates = signature.states, len(signature.arguments), kernels.instead is not None
 
     def run(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
-        outputs, last, kept, report = forward(kernels, signature, tensors, cu)
+        outputs, last, kept, report = walks.forward(kernels, signature, tensors, cu)
         dtype = output_dtype(signature, tensors)
         found = [torch.tensor(report.numbers, dtype=torch.float64, device=tensors[0].device)] if iterates else []
         return (*(y.to(dtype) for y in outputs), *last, *(x.flatten() for x in kept), *found)
@@ -142,7 +142,7 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
         tensors, cu = a[:n], a[n]
         sizes = sizes_of(signature, tensors, cu)
         dtype, wide = output_dtype(signature, tensors), compute_dtype(tensors)
-        kept = kept_states(signature, sizes, cu is not None)
+        kept = walks.kept_states(signature, sizes, cu is not None)
         outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
         last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
         rows = [tensors[0].new_empty(kept * prod(shape(v, sizes)), dtype=wide) for v in states]
@@ -151,15 +151,15 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
     return _operator(name, run, fake, _names(signature.arguments), len(signature.outputs) + 2 * len(states) + iterates)
 
 
-def _backward_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
+def _backward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
     """Adjoints of outputs and last states, arguments, kept states -> adjoints of the arguments."""
     n, seeds = len(signature.arguments), len(signature.outputs) + len(signature.states)
 
     def run(*a: Any) -> Tensors:
         tensors = a[seeds : seeds + n]
-        rows = kept_states(signature, sizes_of(signature, tensors, a[-1]), a[-1] is not None)
+        rows = walks.kept_states(signature, sizes_of(signature, tensors, a[-1]), a[-1] is not None)
         kept = tuple(x.view(rows, *s.shape) for x, s in zip(a[seeds + n : -1], tensors[n - len(signature.states) :], strict=True))
-        return _like(backward(kernels, signature, tensors, a[:seeds], kept, a[-1]), tensors)
+        return _like(walks.backward(kernels, signature, tensors, a[:seeds], kept, a[-1]), tensors)
 
     def fake(*a: Any) -> Tensors:
         return _empty(a[seeds : seeds + n])
@@ -168,13 +168,13 @@ def _backward_operator(name: str, signature: Signature, kernels: Kernels) -> Any
     return _operator(name, run, fake, takes, n)
 
 
-def _double_operator(name: str, signature: Signature, kernels: Kernels) -> Any:
+def _double_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
     """Adjoints of the backward's results, its seeds, arguments -> adjoints of the arguments and of the seeds."""
     n, k = len(signature.arguments), len(signature.outputs) + len(signature.states)
 
     def run(*a: Any) -> Tensors:
         seconds, seeds, tensors = a[:n], a[n : n + k], a[n + k : -1]
-        return _like(double_backward(kernels, signature, tensors, seeds, seconds, a[-1]), (*tensors, *seeds))
+        return _like(walks.double_backward(kernels, signature, tensors, seeds, seconds, a[-1]), (*tensors, *seeds))
 
     def fake(*a: Any) -> Tensors:
         return _empty((*a[n + k : -1], *a[n : n + k]))
@@ -294,10 +294,12 @@ class Operator:
         steps: Callable[..., Tensors],
         costs: dict[str, tuple[Duration, Duration]],
         triton: dict[str, tuple[Signature, Kernels]] = NONE,
+        walks: Any = None,
     ) -> None:
-        """triton: the forms that have kernels in Triton as well, which is imported when one of them is called."""
+        """triton: the forms that have kernels in Triton as well, which is imported when one of them is called; walks: what takes whole
+        sequences to those."""
         self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
-        self.triton = {name: (s, register(namespace, f"{name}_triton", s, kernels)) for name, (s, kernels) in triton.items()}
+        self.triton = {name: (s, register(namespace, f"{name}_triton", s, kernels, walks)) for name, (s, kernels) in triton.items()}
         self.initial_states, self.domains, self.steps, self.costs = initial_states, domains, steps, costs
 
     def __call__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
@@ -35,12 +35,11 @@ LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
 
 @dataclass(frozen=True)
 class Triton:
-    """Kernels in Triton beside those in PyTorch: their files, the forms that have them, why others have none, and the rows of a slab."""
+    """Kernels in Triton beside those in PyTorch: their files, the forms that have them, and why others have none."""
 
     files: tuple[GeneratedFile, ...]
     forms: tuple[str, ...]
     refused: Mapping[str, str]
-    rows: int
 
 
 def emit(layer: Layer, triton: Triton | None = None) -> tuple[GeneratedFile, ...]:
@@ -123,7 +122,7 @@ def _reference(layer: Layer) -> str:
 
 def _flags(d: Domain) -> str:
     """How an input is kept defined: repeated behind the end, and off an open end at zero."""
-    return ", repeat=True" + (", positive=True" if d.low == 0 and d.open_low else "")
+    return ", repeat=True" + (", positive=True" if d.positive else "")
 
 
 def _values(items: list[tuple[str, str, tuple[str, ...]]], flags: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -158,14 +157,14 @@ def _operator(layer: Layer, triton: Triton | None) -> str:
     names = [*(i.name for i in rec.inputs), *(p.name for p in rec.params)]
     first = _initial(layer)
     forms = list(layer.programs)
+    walks = ["triton_rows"] if triton is not None and triton.forms else []
     domains = ",\n    ".join(f'"{i.name}": ({_end(i.domain.low)}, {_end(i.domain.high)}, {i.domain.unit})' for i in rec.inputs)
     lines = [
         _head(layer, "The layer as a function over whole sequences, registered as torch operators.").rstrip("\n"),
         "",
         *(["import math", ""] if "math." in domains + first else []),
-        *(["from dataclasses import replace", ""] if triton is not None and triton.forms else []),
         *(["import torch", ""] if "torch." in first else []),
-        f"from . import {', '.join(sorted([*forms, *(['runtime'] if 'runtime.' in first else [])]))}",
+        f"from . import {', '.join(sorted([*forms, *(['runtime'] if 'runtime.' in first else []), *walks]))}",
         "from . import reference as _reference",
         "from .operators import Operator",
         f"from .sequence import Kernels, Signature, Value{', later' if triton is not None and triton.forms else ''}",
@@ -195,7 +194,7 @@ def _operator(layer: Layer, triton: Triton | None) -> str:
         "    DOMAINS,",
         "    _reference.steps,",
         "    COSTS,",
-        *(["    TRITON,"] if triton is not None and triton.forms else []),
+        *(["    TRITON,", "    triton_rows,"] if walks else []),
         ")",
         "",
         "",
@@ -253,17 +252,16 @@ def _triton(layer: Layer, triton: Triton) -> list[str]:
     """The forms that have kernels in Triton; a second derivative is PyTorch's."""
     lines = ["TRITON = {"]
     for form in triton.forms:
-        lines += [
-            f'    "{form}": (',
-            f"        replace({_called(layer.programs[form])}, rows={triton.rows}),",
-            "        Kernels(",
-            f'            later(__package__, "triton_{form}", "forward"),',
-            f'            later(__package__, "triton_{form}", "backward"),',
-            f"            {form}.double_backward,",
-            "        ),",
-            "    ),",
-        ]
+        p = layer.programs[form]
+        other = _kernels_of(RECURRENT.name, "            ") if any(isinstance(s, Solve) for s in p.forward.stages) else []
+        lines += [f'    "{form}": (', f"        {_called(p)},", *_kernels_of(form, "        ", other), "    ),"]
     return [*lines, "}", ""]
+
+
+def _kernels_of(form: str, indent: str, instead: Iterable[str] = ()) -> list[str]:
+    calls = [f'later(__package__, "triton_{form}", "{which}"),' for which in WHICH[:2]]
+    own = [f"{indent}    {line}" for line in (*calls, f"{form}.{WHICH[2]},")]
+    return [f"{indent}Kernels(", *own, *instead, f"{indent}),"]
 
 
 def _indent(text: str) -> str:

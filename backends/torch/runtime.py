@@ -289,11 +289,15 @@ class Newton:
 
     def added(self, x: Tensor, residual: Tensor, step: Tensor, dims: tuple[int, ...]) -> Tensor:
         """The next iterate. dims: all but those of sequences and heads."""
+        return self.measured(x, residual, step, lambda y: y.abs().amax(dims))
+
+    def measured(self, x: Tensor, residual: Tensor, step: Tensor, largest: Callable[[Tensor], Tensor]) -> Tensor:
+        """The next iterate. largest: the largest number of each sequence and head."""
         found = x + step
         self._tolerance = torch.finfo(x.dtype).eps ** 0.7
         if x.numel():
-            scale = found.abs().amax(dims).clamp(min=torch.finfo(x.dtype).tiny)
-            self._seen.append(torch.stack([(y.abs().amax(dims) / scale).amax() for y in (residual, step)]))
+            scale = largest(found).clamp(min=torch.finfo(x.dtype).tiny)
+            self._seen.append(torch.stack([(largest(y) / scale).amax() for y in (residual, step)]))
         else:
             self._seen.append(x.new_zeros(2))
         return found

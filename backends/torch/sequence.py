@@ -39,7 +39,6 @@ class Signature:
     """What one form's kernels take and give, in order. chunk: tokens per chunk, 0 for a form without chunks.
 
     blocks: chunks are blocks of the text: a sequence begins in its first chunk where the state `position` says, behind padding.
-    rows: batch x heads x chunks of one slab, ROWS if it is 0.
     sizes: the numbers that the kernels were compiled for, as (axis, number). written: the kernels write out states at every token.
     """
 
@@ -51,7 +50,6 @@ class Signature:
     sizes: tuple[tuple[str, int], ...] = ()
     written: bool = False
     blocks: bool = False
-    rows: int = 0
 
     @property
     def arguments(self) -> tuple[Value, ...]:
@@ -177,7 +175,7 @@ def shape(value: Value, sizes: dict[str, int]) -> tuple[int, ...]:
 
 def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     """Tokens that a kernel takes at once."""
-    rows = signature.rows or ROWS
+    rows = ROWS
     if signature.written:
         numbers = sum(prod([sizes[a] for a in v.axes]) for v in signature.states)  # torch.compile follows no generator into prod
         rows = max(1, WRITTEN // max(1, signature.chunk * numbers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.writer import Env, Tile, Writer
 from seqc.ir.expr import Expr
-from seqc.ir.program import GROUPS, HEADS
+from seqc.ir.program import BATCH, GROUPS, HEADS
 from seqc.ir.rules import union
 
 
@@ -23,11 +23,19 @@ def within(w: Writer, e: Expr, arg: Expr, env: Env) -> Env:
         env = {**env, str(attr[0]): w.index(f"{env[HEADS]} // ({w.n(HEADS)} // {w.n(GROUPS)})", w.home(e, env), "at_group")}
     elif name == "shift" and attr[0] in env:
         a, by = attr
-        env = {**env, a: w.index(f"tl.minimum(tl.maximum({env[a]} - {by}, 0), {w.n(a)} - 1)", w.scopes.get(env[a], w.root))}
+        env = {**env, a: w.index(f"tl.minimum(tl.maximum({env[a]} - {by}, 0), {w.count(a, env)} - 1)", w.scope_of(env[a]))}
     elif name == "select" and attr[0] in w.launch.lead:
         a, i = attr
-        env = {**env, a: w.index(f"origin + {i}" if i >= 0 else f"origin + ({w.n(a)} - {-i})", w.root)}
+        env = {**env, a: w.index(_one(w, a, i, env), w.scope_of(env.get(BATCH, "")))}
     return {a: i for a, i in env.items() if a in arg.axes}
+
+
+def _one(w: Writer, axis: str, i: int, env: Env) -> str:
+    """One index of a leading axis. A row without places has none: a place beside it is read, and the result is not used."""
+    if axis != w.launch.place or BATCH not in env:
+        return f"origin + {i}" if i >= 0 else f"origin + ({w.n(axis)} - {-i})"
+    last = f"tl.maximum({w.count(axis, env)} - 1, -{w.of_row('first', env)})"
+    return f"tl.minimum({i}, {last})" if i >= 0 else last if i == -1 else f"({last} - {-i - 1})"
 
 
 def arguments(w: Writer, e: Expr, env: Env) -> list[Tile]:
@@ -35,8 +43,14 @@ def arguments(w: Writer, e: Expr, env: Env) -> list[Tile]:
 
 
 def summed_over(w: Writer, e: Expr, env: Env) -> list[str]:
-    """The leading axes that a sum is over."""
-    return [a for a in w.launch.lead if a in union(tuple(x.type for x in e.args)) and a not in e.axes]
+    """The leading axes that a sum is over: rows before their places."""
+    lead = sorted(w.launch.lead, key=lambda a: a != BATCH)
+    return [a for a in lead if a in union(tuple(x.type for x in e.args)) and a not in e.axes]
+
+
+def walked_over(w: Writer, e: Expr) -> list[str]:
+    """The axes that a sum is over block by block."""
+    return [a for a in w.launch.walked if a in union(tuple(x.type for x in e.args)) and a not in e.axes]
 
 
 def wide(w: Writer, e: Expr, env: Env) -> tuple[list[str], tuple[str, ...]]:

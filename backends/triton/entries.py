@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from seqc.analysis.chain import Refusal
+from seqc.backends.triton import memory
 from seqc.backends.triton.arguments import arguments, wide
 from seqc.backends.triton.writer import Env, Tile, Writer
 from seqc.ir.expr import Expr
@@ -21,7 +22,7 @@ SMALL = 4  # whole exponents that are products
 
 
 def var(w: Writer, e: Expr, env: Env) -> Tile:
-    return w.load(e, env)
+    return memory.load(w, e, env)
 
 
 def const(w: Writer, e: Expr, env: Env) -> Tile:
@@ -40,7 +41,7 @@ def size(w: Writer, e: Expr, env: Env) -> Tile:
 
 def iota(w: Writer, e: Expr, env: Env) -> Tile:
     (a,) = e.axes
-    return Tile(f"tl.cast({env[a] if a in env else w.at(a, (a,))}, tl.float32)", w.dims(e, env))
+    return Tile(f"tl.cast({env[a] if a in env else w.at(a, (a,), env)}, tl.float32)", w.dims(e, env))
 
 
 def eye(w: Writer, e: Expr, env: Env) -> Tile:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from seqc.analysis.chain import Refusal
 from seqc.ir import ops
 from seqc.ir.expr import Expr, Mask, make, rebuild, walk
-from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Stage, body_roots, outer_of
+from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
@@ -20,14 +21,33 @@ LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solv
 class Launch:
     """One kernel: a program for each index of the axes of `grid`. loop: the Carry that it walks; else it has equations only.
 
-    lead: the axes of which a value is seen at one index at a time; others are dimensions of tiles.
+    lead: the axes of which a value is seen at one index at a time; others are dimensions of tiles. place: what is counted through all
+    sequences, chunks or tokens. split: axes of tiles whose blocks are programs of their own; walked: axes of tiles that a program
+    goes through block by block, adding up what is summed over them.
     """
 
     name: str
     grid: tuple[str, ...]
     lead: tuple[str, ...]
+    place: str
     loop: Carry | None
     equations: tuple[Equation, ...]
+    split: tuple[str, ...] = ()
+    walked: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> list[Expr]:
+        loop = [v for k in self.loop.carried for v in (k.init, k.next)] if self.loop else []
+        return [*loop, *(e.value for e in self.equations)]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """Launches that are repeated until they add nothing: `found` has for each unknown its name and those of its first value, of what is
+    left of its equation and of what is added to it."""
+
+    found: tuple[tuple[str, str, str, str], ...]
+    launches: tuple[Launch, ...]
 
 
 def leading(chunked: bool) -> tuple[str, ...]:
@@ -35,33 +55,97 @@ def leading(chunked: bool) -> tuple[str, ...]:
     return LEAD if chunked else (TOKENS, *LEAD)
 
 
-def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch, ...]]:
-    """The program with products of two factors, and its launches in order. Raises Refusal for a stage that has none."""
-    for stage in program.stages:
-        if not isinstance(stage, (Map, Carry)):
-            raise Refusal(f"a {type(stage).__name__} stage has no Triton kernel")
-    program = _summed_later(binary_program(program), lead)
-    results = tuple(replace(e, name=result(e.name)) for e in program.outputs if e.value.op.name != "var")
-    stages: list[Stage] = []
-    for s in (*program.stages, *([Map(results)] if results else [])):
-        stages += _parts(s.equations, lead, f"@part{len(stages)}") if isinstance(s, Map) else [s]
-    program, found = replace(program, stages=tuple(stages)), list[Launch]()
-    for stage in program.stages:
-        if isinstance(stage, Map):
-            found += _grids(program.name, stage.equations, lead, len(found))
-        elif isinstance(stage, Carry):
-            values = [v for k in stage.carried for v in (k.init, k.next)] + [e.value for e in stage.equations]
-            axes = union(tuple(v.type for v in values))
-            own = tuple(a for a in lead if a not in _mixed(stage, lead))
-            name = f"{program.name}_{len(found) + 1}"
-            found.append(Launch(name, tuple(a for a in own if a in axes and a != stage.axis), own, stage, stage.equations))
-    return program, tuple(_thinned(launch) for launch in found)
+def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
+    """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
+    program = binary_program(program)
+    results = tuple(replace(e, name=result(e.name)) for e in copied(program))
+    stages = _prepared((*program.stages, *([Map(results)] if results else [])), lead, "@part")
+    found, count = list[Launch | Iteration](), 0
+    for stage in stages:
+        if isinstance(stage, Solve):
+            inner = [x for s in stage.steps for x in _launches(program.name, s, lead, count)]
+            inner = [replace(x, name=f"{program.name}_{count + i + 1}") for i, x in enumerate(inner)]
+            found.append(Iteration(tuple((u.name, _first(u), u.residual, _step(u)) for u in stage.unknowns), tuple(inner)))
+            count += len(inner)
+        else:
+            found += (own := _launches(program.name, stage, lead, count))
+            count += len(own)
+    return replace(program, stages=tuple(stages)), tuple(found)
+
+
+def flat(found: Iterable[Launch | Iteration]) -> list[Launch]:
+    """All launches, those of an iteration once."""
+    return [x for f in found for x in (f.launches if isinstance(f, Iteration) else [f])]
+
+
+def _prepared(stages: Iterable[Stage], lead: tuple[str, ...], name: str) -> list[Stage]:
+    """Sums behind loops, Maps with few products, and iterations with what begins them before and what is added at their end."""
+    found: list[Stage] = []
+    for s in _summed_later(stages, lead):
+        here = f"{name}{len(found)}"
+        if isinstance(s, Map):
+            found += _parts(s.equations, lead, here)
+        elif isinstance(s, Solve):
+            found.append(Map(tuple(Equation(_first(u), u.guess) for u in s.unknowns)))
+            added = Map(tuple(Equation(_step(u), u.step) for u in s.unknowns))
+            found.append(replace(s, residuals=(), steps=tuple(_prepared((*s.residuals, *s.steps, added), lead, f"{here}'"))))
+        else:
+            found.append(s)
+    return found
+
+
+def _first(u: Unknown) -> str:
+    return f"{u.name}@first"
+
+
+def _step(u: Unknown) -> str:
+    return f"{u.name}@step"
+
+
+def _launches(name: str, stage: Stage, lead: tuple[str, ...], before: int) -> list[Launch]:
+    if isinstance(stage, Map):
+        return [_cut(_thinned(x)) for x in _grids(name, stage.equations, lead, before)]
+    assert isinstance(stage, Carry)
+    values = [v for k in stage.carried for v in (k.init, k.next)] + [e.value for e in stage.equations]
+    axes = union(tuple(v.type for v in values))
+    own = tuple(a for a in lead if a not in _mixed(stage, lead))
+    grid = tuple(a for a in own if a in axes and a != stage.axis)
+    return [_cut(_thinned(Launch(f"{name}_{before + 1}", grid, own, lead[0], stage, stage.equations)))]
+
+
+def copied(program: Program) -> list[Equation]:
+    """Outputs that no stage makes for them alone: expressions, arguments handed through, a value given twice."""
+    made, found = {leaf.name for s in program.stages if not isinstance(s, Solve) for leaf in defined(s)}, []
+    for e in program.outputs:
+        if e.value.op.name == "var" and e.value.name in made:
+            made.remove(e.value.name)
+        else:
+            found.append(e)
+    return found
+
+
+def _cut(launch: Launch) -> Launch:
+    """The launch with those axes of the text in blocks along which nothing happens but sums.
+
+    Where nothing is summed and all that is work has the axis, blocks are programs. Else one program walks along it; not in a loop,
+    whose state stays in registers whole.
+    """
+    nodes = list(walk(*launch.values))
+    texts = dict.fromkeys(a for n in nodes for a in _tile(n, launch) if not a.startswith("@"))
+    for axis in texts:
+        if all(_passes(n, axis) for n in nodes):
+            work = [n for n in nodes if _is_work(n, launch.lead)]
+            if launch.loop is not None or all(axis in n.axes for n in work):
+                launch = replace(launch, split=(*launch.split, axis))
+                continue
+        if launch.loop is None and all(_passes(n, axis) or (n.op.name == "contract" and axis not in n.axes) for n in nodes):
+            launch = replace(launch, walked=(*launch.walked, axis))
+    return launch
 
 
 def _thinned(launch: Launch) -> Launch:
     """The launch with axes along which nothing happens in its grid, until no value has more than two dimensions or none is left."""
-    values = [e.value for e in launch.equations]
-    values += [v for k in launch.loop.carried for v in (k.init, k.next)] if launch.loop else []
+    values = launch.values
     while True:
         nodes = list(walk(*values))
         if max((len(_tile(n, launch)) for n in nodes), default=0) <= DIMENSIONS:
@@ -81,7 +165,7 @@ def _passes(node: Expr, axis: str) -> bool:
     """Whether a node does nothing along an axis and has no other of its length."""
     if any(b != axis and ops.base(axis) in ops.base(b).split("*") for b in node.axes):
         return False
-    if node.op.name not in ("var", "contract", "broadcast") and axis in _words(node.attr):
+    if node.op.name not in ("var", "contract", "broadcast", "size") and axis in _words(node.attr):
         return False
     return axis in node.axes or not any(axis in x.axes for x in node.args)
 
@@ -96,10 +180,10 @@ def _words(attr: object) -> set[str]:
     return {attr} if isinstance(attr, str) else set()
 
 
-def _summed_later(program: Program, lead: tuple[str, ...]) -> Program:
+def _summed_later(found: Iterable[Stage], lead: tuple[str, ...]) -> list[Stage]:
     """A Carry's equation that sums what is carried over leading axes, as one that does not, and the sum behind the Carry."""
     stages: list[Stage] = []
-    for stage in program.stages:
+    for stage in found:
         if not isinstance(stage, Carry):
             stages.append(stage)
             continue
@@ -115,7 +199,7 @@ def _summed_later(program: Program, lead: tuple[str, ...]) -> Program:
                 kept.append(e)
         stages.append(replace(stage, equations=tuple(kept)))
         stages += [Map(tuple(sums))] if sums else []
-    return replace(program, stages=tuple(stages))
+    return stages
 
 
 def _parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
@@ -160,8 +244,13 @@ def _met(equations: list[Equation], nodes: set[int]) -> list[Expr]:
 
 def _is_work(node: Expr, lead: tuple[str, ...]) -> bool:
     """A product of matrices, or what takes a loop."""
+    return node.op.name in LOOPS or is_product(node, lead)
+
+
+def is_product(node: Expr, lead: tuple[str, ...]) -> bool:
+    """Whether a node is a product of matrices as one program sees it."""
     wide = all(sum(a not in lead for a in x.axes) > 1 for x in node.args)
-    return node.op.name in LOOPS or (node.op.name == "contract" and len(node.args) == 2 and wide and bool(_lost(node)))
+    return node.op.name == "contract" and len(node.args) == 2 and wide and bool(_lost(node))
 
 
 def _mixed(stage: Carry, lead: tuple[str, ...]) -> set[str]:
@@ -196,7 +285,7 @@ def _grids(name: str, equations: tuple[Equation, ...], lead: tuple[str, ...], be
     groups: dict[tuple[str, ...], list[Equation]] = {}
     for e in equations:
         groups.setdefault(_lead(e.value, lead), []).append(e)
-    return [Launch(f"{name}_{before + i + 1}", grid, lead, None, tuple(es)) for i, (grid, es) in enumerate(groups.items())]
+    return [Launch(f"{name}_{before + i + 1}", grid, lead, lead[0], None, tuple(es)) for i, (grid, es) in enumerate(groups.items())]
 
 
 def _lead(e: Expr, lead: tuple[str, ...]) -> tuple[str, ...]:

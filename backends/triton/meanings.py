@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton import entries, rearranging, sums, triangular
-from seqc.backends.triton.arguments import summed_over, within
+from seqc.backends.triton.arguments import summed_over, walked_over, within
 from seqc.backends.triton.entries import CALLS, FUNCTIONS, OPERATORS
 from seqc.backends.triton.writer import Env, Tile, Writer
 from seqc.ir.expr import Expr
@@ -30,7 +30,7 @@ MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
 
 def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
     """The arguments that are printed before the value, each with its indices; none where a loop prints them."""
-    if e.op.name in LOOPS and summed_over(w, e, env):
+    if e.op.name in LOOPS and (summed_over(w, e, env) or walked_over(w, e)):
         return []
     if e.op.name == "collect":
         return []

@@ -18,10 +18,9 @@ def shift(w: Writer, e: Expr, env: Env) -> Tile:
     axis, by = e.attr
     (x,) = arguments(w, e, env)
     if axis in env:
-        there = f"({env[axis]} >= {by})" if by >= 0 else f"({env[axis]} < {w.n(axis)} - {-by})"
+        there = f"({env[axis]} >= {by})" if by >= 0 else f"({env[axis]} < {w.count(axis, env)} - {-by})"
         return Tile(f"tl.where({there}, {x.text}, 0.0)", x.dims)
-    i = f"i_{w.sizes.word(axis)}"
-    w.b(axis)
+    i = w.at(axis, (axis,))
     index = w.index(f"tl.minimum(tl.maximum({i} - {by}, 0), {w.n(axis)} - 1)", w.root, "moved")
     there = w.index(f"({i} - {by} >= 0) & ({i} - {by} < {w.n(axis)})", w.root, "there")
     moved = gathered(w, x.text, x.dims, axis, index, w.b(axis))
@@ -39,7 +38,7 @@ def select(w: Writer, e: Expr, env: Env) -> Tile:
 def place(w: Writer, e: Expr, env: Env) -> Tile:
     axis, i = e.attr
     (x,) = arguments(w, e, env)
-    dims, at = w.dims(e, env), str(i) if i >= 0 else f"({w.n(axis)} - {-i})"
+    dims, at = w.dims(e, env), str(i) if i >= 0 else f"({w.count(axis, env)} - {-i})"
     here = f"{env[axis] if axis in env else w.at(axis, dims)} == {at}"
     return Tile(f"tl.where({here}, {w.widen(x.text, x.dims, dims)}, 0.0)", dims)
 
@@ -66,7 +65,7 @@ def flatten(w: Writer, e: Expr, env: Env) -> Tile:
     shape = ", ".join(f"{flat}" if a == new else w.b(a) for a in dims)
     text = f"tl.reshape({w.permuted(x.text, x.dims, between)}, ({shape}{',' if len(dims) == 1 else ''}))"
     w.b(new)
-    rest, place, stride = f"i_{w.sizes.word(new)}", "", ""
+    rest, place, stride = w.at(new, (new,)), "", ""
     for a in reversed(old):
         digit = f"({rest} % {w.n(a)})" if a != old[0] else f"({rest})"
         place += f"{' + ' if place else ''}{digit}{stride}"
@@ -98,7 +97,7 @@ def concat(w: Writer, e: Expr, env: Env) -> Tile:
         raise Refusal("values joined along an axis of the grid", e)
     w.b(new)
     text, start = "0.0", "0"
-    i = f"i_{w.sizes.word(new)}"
+    i = w.at(new, (new,))
     for t, p in zip(args, map(str, parts), strict=True):
         have = tuple(new if a == p else a for a in t.dims)
         index = w.index(f"tl.minimum(tl.maximum({i} - ({start}), 0), {w.n(p)} - 1)", w.root, "from_part")
@@ -118,7 +117,7 @@ def piece(w: Writer, e: Expr, env: Env) -> Tile:
     part = str(parts[which])
     w.b(part)
     start = " + ".join(w.n(str(p)) for p in parts[:which]) or "0"
-    index = w.index(f"tl.minimum(i_{w.sizes.word(part)} + {start}, {w.b(axis)} - 1)", w.root, "in_part")
+    index = w.index(f"tl.minimum({w.at(part, (part,))} + {start}, {w.b(axis)} - 1)", w.root, "in_part")
     text = gathered(w, x.text, x.dims, axis, index, w.b(part))
     have = tuple(part if a == axis else a for a in x.dims)
     return Tile(w.permuted(text, have, w.dims(e, env)), w.dims(e, env))

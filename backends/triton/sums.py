@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 from seqc.analysis.chain import Refusal
-from seqc.backends.triton.arguments import arguments, gathered, summed_over, taken
+from seqc.backends.triton.arguments import arguments, gathered, summed_over, taken, walked_over, within
 from seqc.backends.triton.writer import Env, Scope, Tile, Writer
 from seqc.ir.expr import Expr
+from seqc.ir.rules import union
 
 
 def contract(w: Writer, e: Expr, env: Env) -> Tile:
-    bound = summed_over(w, e, env)
+    bound, blocks = summed_over(w, e, env), walked_over(w, e)
+    if len(blocks) == 1 and not bound and w.home(e, env) is w.root:
+        return _together(w, e, env, blocks[0])
+    bound += blocks
     if not bound:
         return _product(w, e, env, [(a, t) for a, t in zip(e.args, arguments(w, e, env), strict=True)])
 
     def body(at: Env, scope: Scope) -> str:
-        args = [w.tile(a, {k: i for k, i in at.items() if k in a.axes}) for a in e.args]
+        args = [w.tile(a, within(w, e, a, at)) for a in e.args]
         t = _product(w, e, at, list(zip(e.args, args, strict=True)))
         return w.widen(t.text, t.dims, w.dims(e, env))
 
     return w.total(e, env, bound, body)
+
+
+def _together(w: Writer, e: Expr, env: Env, axis: str) -> Tile:
+    """One walk along an axis for all sums over it that need none of each other."""
+    sums = [e, *(n for n in w.peers(e) if _same_walk(w, n, env, axis) and w.find(n, _of(n, env)) is None)]
+    names = {n: w.namer(w.hints.get(n, "total")) for n in sums}
+    w.root.lines += [f"{acc} = {w.whole(Tile('0.0', (), True), w.dims(n, _of(n, env)))}" for n, acc in names.items()]
+
+    def one(scope: Scope, i: str) -> None:
+        for n, acc in names.items():
+            at = {**env, axis: i}
+            t = _product(w, n, _of(n, at), [(a, w.tile(a, within(w, n, a, at))) for a in n.args])
+            scope.lines.append(f"{acc} += {w.widen(t.text, t.dims, w.dims(n, _of(n, env)))}")
+
+    w.each(w.root, axis, env, one)
+    for n, acc in names.items():
+        if n is not e:
+            w.give(n, _of(n, env), Tile(acc, w.dims(n, _of(n, env))))
+    return Tile(names[e], w.dims(e, env))
+
+
+def _same_walk(w: Writer, e: Expr, env: Env, axis: str) -> bool:
+    """Whether a sum can be found in a walk along the axis that begins where this one does."""
+    seen = all(a in env for a in union(tuple(x.type for x in e.args)) if a in w.launch.lead)
+    return walked_over(w, e) == [axis] and seen and not summed_over(w, e, env) and w.home(e, _of(e, env)) is w.root
+
+
+def _of(e: Expr, env: Env) -> Env:
+    return {a: i for a, i in env.items() if a in e.axes}
 
 
 def _product(w: Writer, e: Expr, env: Env, args: list[tuple[Expr, Tile]]) -> Tile:
@@ -27,26 +60,25 @@ def _product(w: Writer, e: Expr, env: Env, args: list[tuple[Expr, Tile]]) -> Til
     tiles = [t for _, t in args]
     if len(tiles) == 2:
         only = [[a for a in t.dims if a not in dims and a not in other.dims] for t, other in (tiles, tiles[::-1])]
-        tiles = [Tile(w.summed(t.text, t.dims, gone), tuple(a for a in t.dims if a not in gone)) if gone else t
+        tiles = [Tile(w.summed(t.text, t.dims, gone, env), tuple(a for a in t.dims if a not in gone)) if gone else t
                  for t, gone in zip(tiles, only, strict=True)]  # fmt: skip
         x, y = tiles
         summed = [a for a in x.dims if a in y.dims and a not in dims]
         left = [a for a in x.dims if a not in y.dims]
         right = [a for a in y.dims if a not in x.dims]
         if summed and left and right:
-            return Tile(_matrices(w, x, y, dims, summed, left, right), dims)
+            return Tile(_matrices(w, x, y, dims, (summed, left, right), env), dims)
         every = w.sorted((*x.dims, *y.dims))
         text = f"{w.widen(x.text, x.dims, every)} * {w.widen(y.text, y.dims, every)}"
-        return Tile(w.summed(text, every, summed), dims)
+        return Tile(w.summed(text, every, summed, env), dims)
     (x,) = tiles
     gone = [a for a in x.dims if a not in dims]
-    return Tile(w.summed(x.text, x.dims, gone), dims)
+    return Tile(w.summed(x.text, x.dims, gone, env), dims)
 
 
-def _matrices(
-    w: Writer, x: Tile, y: Tile, dims: tuple[str, ...], summed: list[str], left: list[str], right: list[str]
-) -> str:  # fmt: skip
-    """A product of matrices, or of as many as shared axes count."""
+def _matrices(w: Writer, x: Tile, y: Tile, dims: tuple[str, ...], axes: tuple[list[str], list[str], list[str]], env: Env) -> str:
+    """A product of matrices, or of as many as shared axes count. axes: what is summed, what only x has, what only y has."""
+    summed, left, right = axes
     shared = [a for a in x.dims if a in y.dims and a in dims]
 
     def shape(*groups: list[str]) -> str:
@@ -55,11 +87,11 @@ def _matrices(
 
     def as_matrix(t: Tile, rows: list[str], columns: list[str]) -> str:
         want = (*shared, *rows, *columns)
-        text = w.permuted(w.kept(t.text, t.dims, summed), t.dims, want)
+        text = w.permuted(w.kept(t.text, t.dims, summed, env=env), t.dims, want)
         return text if not shared and len(want) == 2 else f"tl.reshape({text}, {shape(shared, rows, columns)})"
 
     name = "tiles.dots" if shared else "tiles.dot"
-    text = f"{name}({as_matrix(x, left, summed)}, {as_matrix(y, summed, right)})"
+    text = f"{name}({as_matrix(x, left, summed)}, {as_matrix(y, summed, right)}, {w.number('DOT')})"
     have = (*shared, *left, *right)
     if shared or len(have) != 2:
         text = f"tl.reshape({text}, {w.shape(have)})"
@@ -106,8 +138,7 @@ def _moved(w: Writer, y: Tile, axis: str, by: str, scope: Scope) -> str:
     """y at index i - by along a dimension, zero where there is none, for a number that a loop counts."""
     if axis not in y.dims:
         raise Refusal("a convolution along an axis of the grid")
-    i = f"i_{w.sizes.word(axis)}"
-    w.b(axis)
+    i = w.at(axis, (axis,))
     moved = gathered(w, y.text, y.dims, axis, f"tl.maximum({i} - {by}, 0)", w.b(axis))
     name = w.namer("moved")
     scope.lines.append(f"{name} = tl.where({w.widen(f'({i} >= {by})', (axis,), y.dims)}, {moved}, 0.0)")

@@ -5,36 +5,98 @@ Products and sums are in float32 throughout.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 FLOOR = tl.constexpr(-80.0)  # smaller exponents are raised to this one: exp of it is far below rounding, and a normal number still
+SMALLEST = tl.constexpr(1e-30)  # of a positive input: smaller decays forget as much
+
+
+# --- Rows ----------------------------------------------------------------------------------------------------------------
+# A row is a sequence, a place one of its chunks (or tokens, in forms without chunks), counted through all rows. Even rows have equal
+# lengths and are counted off; others have a table: starts of n_rows + 1 rows, first places of as many, origins, the row of each place.
+
+
+@triton.jit
+def start(i, p_rows, n_rows, n_T, EVEN: tl.constexpr):
+    """The token, counted through all rows, with which row i begins."""
+    if EVEN:
+        found = i * n_T
+    else:
+        found = tl.load(p_rows + i)
+    return found
+
+
+@triton.jit
+def origin(i, p_rows, n_rows, n_T, EVEN: tl.constexpr):
+    """Where the first place of row i begins: before its first token, if a block of the text begins before."""
+    if EVEN:
+        found = i * n_T
+    else:
+        found = tl.load(p_rows + 2 * (n_rows + 1) + i)
+    return found
+
+
+@triton.jit
+def first(i, p_rows, n_rows, n_places, EVEN: tl.constexpr):
+    """The first place of row i."""
+    if EVEN:
+        found = i * n_places
+    else:
+        found = tl.load(p_rows + n_rows + 1 + i)
+    return found
+
+
+@triton.jit
+def count(i, p_rows, n_rows, n_places, EVEN: tl.constexpr):
+    """How many places row i has."""
+    if EVEN:
+        found = n_places
+    else:
+        found = tl.load(p_rows + n_rows + 2 + i) - tl.load(p_rows + n_rows + 1 + i)
+    return found
+
+
+@triton.jit
+def row(place, p_rows, n_rows, n_places, EVEN: tl.constexpr):
+    """The row of a place; n_rows behind the last."""
+    if EVEN:
+        found = place // n_places
+    else:
+        found = tl.load(p_rows + 3 * n_rows + 2 + place)
+    return found
 
 
 @triton.jit
 def kept(x, inside, n: tl.constexpr, b: tl.constexpr, other: tl.constexpr):
     """x inside of an axis of n, `other` in the rest of its tile of b."""
-    if n == b:
+    if n % b == 0:
         return x
     return tl.where(inside, x, other)
 
 
 @triton.jit
-def dot(x, y):
-    """[m, k] @ [k, n]."""
+def dot(x, y, DOT: tl.constexpr):
+    """[m, k] @ [k, n], of factors in 16 bits or of all bits of float32, added up in float32."""
     if x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
-        return tl.dot(x, y, input_precision="tf32x3")
+        if DOT == tl.float32:
+            return tl.dot(x, y, input_precision="tf32x3")
+        return tl.dot(x.to(DOT), y.to(DOT))
     return tl.sum(x[:, :, None] * y[None, :, :], 1)
 
 
 @triton.jit
-def dots(x, y):
+def dots(x, y, DOT: tl.constexpr):
     """[b, m, k] @ [b, k, n]."""
     if x.shape[1] >= 16 and x.shape[2] >= 16 and y.shape[2] >= 16:
-        return tl.dot(x, y, input_precision="tf32x3")
+        if DOT == tl.float32:
+            return tl.dot(x, y, input_precision="tf32x3")
+        return tl.dot(x.to(DOT), y.to(DOT))
     return tl.sum(x[:, :, :, None] * y[:, None, :, :], 2)
 
 
@@ -140,13 +202,58 @@ def trailing_zeros(x):
 
 # --- Launching ---------------------------------------------------------------------------------------------------------
 
+LARGEST, SMALLEST_BLOCK, MOST = 4096, 16, 128  # numbers of a tile, of a block along an axis: least and most
 
-def launch(kernel: Any, programs: int, tensors: tuple[torch.Tensor, ...], **sizes: int) -> None:
-    """The kernel over a grid of one axis. b_x is the length of a tile that holds n_x."""
+
+class Cut(NamedTuple):
+    """How a kernel's tiles lie: the axes of each, and the axes that go in blocks, those whose blocks are programs first."""
+
+    shapes: tuple[tuple[str, ...], ...]
+    split: tuple[str, ...] = ()
+    walked: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=None)
+def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], int, int]:
+    """The tiles' lengths, how many programs an index of the grid has, and the warps of a program."""
+    n = dict(sizes)
+    b = {a: triton.next_power_of_2(max(x, 1)) for a, x in sizes}
+    free = [*cut.split, *cut.walked]
+    for a in free:
+        b[a] = min(b[a], MOST)
+
+    def numbers(shape: tuple[str, ...]) -> int:
+        return prod(b[a] for a in shape)
+
+    largest = max(cut.shapes, key=numbers, default=())
+    while numbers(largest) > LARGEST:
+        long = [a for a in largest if a in free and b[a] > SMALLEST_BLOCK]
+        if not long:
+            break
+        b[max(long, key=b.__getitem__)] //= 2
+        largest = max(cut.shapes, key=numbers)
+    blocks = prod(-(-n[a] // b[a]) for a in cut.split)
+    return {f"b_{a}": x for a, x in b.items()}, blocks, 8 if numbers(largest) > LARGEST else 4
+
+
+def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], rows: Any, **sizes: int) -> None:
+    """The kernel over a grid of one axis. b_x is the length of a tile that holds n_x or a block of it."""
     if programs:
-        tiles = {f"b_{name[2:]}": triton.next_power_of_2(max(n, 1)) for name, n in sizes.items() if f"b_{name[2:]}" in kernel.arg_names}
+        lengths = {name[2:]: n for name, n in sizes.items()}
+        inside = {a for shape in cut.shapes for a in shape}
+        tiles, blocks, warps = plan(cut, tuple((a, n) for a, n in lengths.items() if a in inside))
+        extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": NAMES[rows.dtype], **tiles}
+        given = {name: x for name, x in extra.items() if name in kernel.arg_names}
         with torch.cuda.device_of(tensors[0]):
-            kernel[(programs,)](*tensors, **sizes, **tiles)
+            kernel[(programs * blocks,)](*tensors, **sizes, **given, num_warps=warps)
+
+
+NAMES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+def made(rows: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor that a kernel fills."""
+    return torch.empty(shape, dtype=dtype, device=rows.device)
 
 
 def contiguous(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -28,6 +28,11 @@ class Domain:
     integer: bool = False
     complex: bool = False
 
+    @property
+    def positive(self) -> bool:
+        """Whether it begins at zero, which is no part of it: logarithms exist."""
+        return self.low == 0 and self.open_low
+
 
 @dataclass(frozen=True)
 class Size:

@@ -1,0 +1,183 @@
+"""The function that makes a program's tensors and launches its kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seqc.analysis.chain import Refusal
+from seqc.backends.triton.kernel import print_launch
+from seqc.backends.triton.launches import Iteration, Launch, copied, flat, is_product, result
+from seqc.backends.triton.meanings import meaning, needs
+from seqc.backends.triton.text import product
+from seqc.backends.triton.writer import Given, Namer, Sizes, Writer
+from seqc.forms.base import VALID
+from seqc.ir import ops
+from seqc.ir.expr import Expr, walk
+from seqc.ir.program import BATCH, CHUNKS, TOKENS, Program
+
+NOTHING: Mapping[str, Given] = {}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A program with its launches. leaves: every name outside of loops. given: inputs with tokens as the caller has them.
+
+    chunk: tokens of a chunk, 0 if there are none. like_inputs: an output has the type of the input at its place, else of all inputs.
+    """
+
+    program: Program
+    launches: tuple[Launch | Iteration, ...]
+    leaves: Mapping[str, Expr]
+    given: Mapping[str, Given]
+    chunk: int
+    like_inputs: bool
+
+    @property
+    def results(self) -> list[str]:
+        """The names of the tensors that are given back."""
+        apart = copied(self.program)
+        return [result(e.name) if e in apart else e.value.name for e in self.program.outputs]
+
+
+def print_functions(
+    name: str, setting: Setting, hints: Mapping[Expr, str], sizes: Sizes, printed: dict[str, str] | None = None
+) -> list[str]:  # fmt: skip
+    """The kernels, how their tiles lie, and the function that launches them. printed: names of kernels by text, those of earlier calls."""
+    given = {**setting.given, **{n: Given() for n in setting.results if TOKENS in setting.leaves[n].axes and setting.chunk}}
+    writers = [Writer(launch, setting.leaves, given, hints, sizes, needs, meaning) for launch in flat(setting.launches)]
+    texts = [print_launch(w) + "\n\n" + _cut(w) for w in writers]
+    known = printed if printed is not None else {}
+    kernels = []
+    for w, text in zip(writers, texts, strict=True):
+        anonymous = text.replace(w.launch.name, "kernel")
+        if anonymous not in known:
+            kernels.append(text)
+        w.kernel = known.setdefault(anonymous, w.launch.name)
+    return [*kernels, _host(name, setting, writers, sizes)]
+
+
+def _cut(w: Writer) -> str:
+    """The tiles of a kernel, the largest ones, by the words of their axes."""
+    launch, word = w.launch, w.sizes.word
+    shapes = {tuple(word(a) for a in w.dims(n, dict.fromkeys(launch.grid, ""))) for v in launch.values for n in walk(v)}
+    shapes = {tuple(a for a in s if a in w.blocks) for s in shapes}
+    most = sorted(s for s in shapes if s and not any({*s} < {*other} for other in shapes))
+    parts = [_tuple([_tuple([f'"{a}"' for a in s]) for s in most])]
+    for what, axes in (("split", launch.split), ("walked", launch.walked)):
+        if own := [word(a) for a in axes if word(a) in w.blocks]:
+            parts.append(f"{what}={_tuple([repr(a) for a in own])}".replace("'", '"'))
+    return f"{launch.name}_cut = tiles.Cut({', '.join(parts)})\n"
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
+    namer, narrow = Namer(("tl", "tiles", "triton", "launch", "rows", "solver")), _narrow(s)
+    names = {leaf.name: namer(leaf.name) for leaf in s.program.inputs if leaf.name != VALID}
+    types = {r: f"{names[leaf.name]}.dtype" if s.like_inputs else "rows.result"
+             for r, leaf in zip(s.results, s.program.inputs, strict=False) if leaf.name != VALID or not s.like_inputs}  # fmt: skip
+    body, own = list[str](), iter(writers)
+
+    def launched(launch: Launch, indent: str = "") -> None:
+        w = next(own)
+        for leaf in _made(launch, s.leaves):
+            if leaf.name in w.pointers and leaf.name not in names:
+                names[leaf.name] = namer(leaf.name)
+                native = leaf.name in s.results and TOKENS in leaf.axes
+                dtype = types[leaf.name] if native else "rows.dtype" if leaf.name in narrow else ""
+                body.append(f"{indent}{names[leaf.name]} = tiles.made(rows, {_shape(leaf, native, sizes)}{f', {dtype}' if dtype else ''})")
+        tensors = _tuple([names[t] for t in w.pointers])
+        lengths = "".join(f", n_{word}=n_{word}" for word in w.lengths)
+        body.append(f"{indent}tiles.launch({w.kernel}, {w.kernel}_cut, {_programs(launch, sizes)}, {tensors}, rows{lengths})")
+
+    for x in s.launches:
+        if isinstance(x, Launch):
+            launched(x)
+            continue
+        for unknown, first, _, _ in x.found:
+            names[unknown] = namer(unknown)
+            body.append(f"{names[unknown]} = {names[first]}")
+        body += ["solver = rows.solver()", "while solver.goes_on():"]
+        for launch in x.launches:
+            launched(launch, "    ")
+        for unknown, _, left, step in x.found:
+            body.append(f"    {names[unknown]} = solver.measured({names[unknown]}, {names[left]}, {names[step]}, rows.largest)")
+    read = dict.fromkeys(names[t] for w in writers for t in w.pointers if t in {i.name for i in s.program.inputs})
+    given = ", ".join(read)
+    lines = [f"def {name}({', '.join('rows' if i.name == VALID else names[i.name] for i in s.program.inputs)}):"]
+    if VALID not in {i.name for i in s.program.inputs}:
+        lines = [lines[0].replace("):", ", rows):")]
+    lines += _lengths(s, names, sizes, "\n".join(body))
+    lines += [f"    {given}{',' if len(read) == 1 else ''} = tiles.contiguous({given})"] if read else []
+    lines += [f"    {line}" for line in body]
+    iterates = any(isinstance(x, Iteration) for x in s.launches)
+    lines.append(f"    return {_tuple([*(names[n] for n in s.results), *(['solver'] if iterates else [])])}")
+    return "\n".join(lines) + "\n"
+
+
+def _programs(launch: Launch, sizes: Sizes) -> str:
+    joined = {launch.place, BATCH} <= {*launch.grid}
+    axes = [a for a in launch.grid if not joined or a not in (launch.place, BATCH)]
+    return product([*(["rows.places"] if joined else []), *(f"n_{sizes.word(a)}" for a in axes)]) or "1"
+
+
+def _shape(leaf: Expr, native: bool, sizes: Sizes) -> str:
+    """Of a tensor that a kernel makes: with tokens as the caller wants it, or place by place."""
+    place = CHUNKS if CHUNKS in leaf.axes else TOKENS
+    joined = {place, BATCH} <= {*leaf.axes}
+    axes = [a for a in leaf.axes if not (joined and a in (place, BATCH)) and not (native and a == TOKENS)]
+    lead = ["*rows.shape"] if native else ["rows.places"] if joined else []
+    return _tuple([*lead, *(f"n_{sizes.word(a)}" for a in axes)])
+
+
+def _made(launch: Launch, leaves: Mapping[str, Expr]) -> list[Expr]:
+    """The tensors that a launch writes."""
+    finals = [k.final for k in launch.loop.carried] if launch.loop else []
+    return [leaves[n] for n in (*finals, *(e.name for e in launch.equations))]
+
+
+def _narrow(s: Setting) -> set[str]:
+    """What kernels hand on only as factors of products of matrices: it is stored with as many bits as those read."""
+    made = {leaf.name for launch in flat(s.launches) for leaf in _made(launch, s.leaves)} - {*s.results}
+    wide, factors = set[str](), set[str]()
+    for launch in flat(s.launches):
+        for node in walk(*launch.values):
+            for a in node.args:
+                if a.op.name == "var":
+                    (factors if is_product(node, launch.lead) else wide).add(a.name)
+        wide |= {v.name for v in launch.values if v.op.name == "var"}
+    return made & (factors - wide)
+
+
+def _lengths(s: Setting, names: Mapping[str, str], sizes: Sizes, body: str) -> list[str]:
+    """The lengths of axes that the body names: of rows and places, the chunk's, and those that the inputs show."""
+    place = CHUNKS if s.chunk else TOKENS
+    shown = {BATCH: "rows.count", place: "rows.most"} | ({TOKENS: str(s.chunk)} if s.chunk else {})
+    for leaf in s.program.inputs:
+        if leaf.name == VALID:
+            continue
+        native = TOKENS in leaf.axes
+        axes = [BATCH, TOKENS, *(a for a in leaf.axes if a not in (BATCH, TOKENS, CHUNKS))] if native else list(leaf.axes)
+        for i, a in enumerate(axes):
+            shown.setdefault(ops.base(a), f"{names[leaf.name]}.shape[{i}]")
+    widths = {a: (counted, factor) for a, counted, factor in s.program.widths}
+
+    def length(axis: str) -> str:
+        axis = ops.base(axis)
+        if axis in shown:
+            return shown[axis]
+        if axis in widths:
+            counted, factor = widths[axis]
+            return f"{factor} * {length(counted)}" if counted else str(factor)
+        if axis.isdigit():
+            return axis
+        if "*" in axis:
+            return " * ".join(length(part) for part in axis.split("*"))
+        raise Refusal(f"the length of the axis `{axis}` is shown by no argument")
+
+    return [f"    n_{word} = {length(axis)}" for axis, word in sizes.words.items() if re.search(rf"\bn_{word}\b", body)]
+

@@ -1,0 +1,157 @@
+"""Whole sequences for Triton kernels: which chunks there are, and what kernels give for rows without tokens.
+
+Kernels read what the caller gives as it lies, in its own type, and find their row by counting or in a table that is made on the device:
+nothing here waits for the device, so a call can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .runtime import Newton
+from .sequence import Kernels, Report, Signature, boundaries, double_backward, output_dtype, sizes_of
+
+__all__ = ["backward", "double_backward", "forward", "kept_states"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The sequences of a call. count: how many; places: chunks (or tokens) in all, most: of one row, each at least.
+
+    tokens: of an even row. shape: [B, T] of what has tokens. dtype: of factors of matrix products, result: of outputs. Of uneven rows
+    table: starts, first places, origins, the row of each place; length: tokens of each row.
+    """
+
+    table: Tensor
+    even: bool
+    count: int
+    places: int
+    most: int
+    tokens: int
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    result: torch.dtype
+    device: torch.device
+    length: Tensor | None = None
+
+
+    def solver(self) -> Newton:
+        """Raises RuntimeError inside a CUDA graph: how often an iteration is repeated is not known before."""
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("a form that iterates cannot be captured in a CUDA graph; the form `recurrent` can")
+        return Newton()
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest number of each row and head of x [places, heads, ...]."""
+        most = x.abs().flatten(2).amax(2)
+        if self.length is None:
+            return most.unflatten(0, (self.count, -1)).amax(1)
+        row = self.table[-self.places :]
+        return most.new_zeros((self.count + 1, most.shape[1])).scatter_reduce_(0, row[:, None].expand_as(most), most, "amax")[:-1]
+
+
+def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
+    """None: the backward runs the forward's kernels again."""
+    return 0
+
+
+def rows_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None, sizes: dict[str, int]) -> Rows:
+    """Raises ValueError where cu_seqlens are not increasing to the number of tokens (on a GPU an assertion of the device)."""
+    n, T, chunk, device = sizes["@N"], sizes["@T"], signature.chunk or 1, tensors[0].device
+    result = output_dtype(signature, tensors)
+    dtype = result if result in (torch.bfloat16, torch.float16) else torch.float32
+    shared = {"shape": (sizes["@B"], T), "dtype": dtype, "result": result, "device": device, "count": n}
+    chunks = -(-T // chunk)
+    if cu_seqlens is None and not signature.blocks:
+        return Rows(tensors[0].new_empty(0, dtype=torch.int64), True, places=n * chunks, most=chunks, tokens=T, **shared)
+    if cu_seqlens is None:
+        start = torch.arange(n + 1, device=device) * T
+    else:
+        _check(cu_seqlens, T)
+        start = cu_seqlens.long()
+    length = start.diff()
+    before = torch.zeros_like(length)
+    if signature.blocks:
+        at = next(i for i, v in enumerate(signature.arguments) if v.name == "position" and v.whole)
+        before = tensors[at].detach().round().long() % chunk
+    counts = torch.where(length > 0, (length + before + chunk - 1) // chunk, 0)
+    first = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    padded = n * (1 + signature.blocks) if chunk > 1 else 0  # each row's last chunk may be partly filled, and its first
+    places = n * (-(-T // chunk) + 1) if cu_seqlens is None else T // chunk + padded
+    row = torch.searchsorted(first[1:], torch.arange(places, device=device), right=True)
+    table = torch.cat((start, first, start[:-1] - before, row))
+    return Rows(table, False, places=places, most=places, tokens=T, length=length, **shared)
+
+
+def _check(cu_seqlens: Tensor, tokens: int) -> None:
+    if not cu_seqlens.is_cuda:
+        boundaries(cu_seqlens, tokens)
+        return
+    right = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == tokens) & (cu_seqlens.diff() >= 0).all()
+    torch._assert_async(right, f"cu_seqlens must increase from 0 to {tokens}")
+
+
+def forward(
+    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Report]:
+    """Outputs [B, T, H, ...], last states [N, H, ...], and nothing that is kept."""
+    sizes, k = sizes_of(signature, tensors, cu_seqlens), len(signature.outputs)
+    states = tensors[len(tensors) - len(signature.states) :]
+    rows = rows_of(signature, tensors, cu_seqlens, sizes)
+    if not rows.places:
+        outputs = [tensors[0].new_empty([sizes[a] for a in v.names], dtype=rows.result) for v in signature.outputs]
+        return outputs, [s.float().clone() for s in states], _none(states), Report()
+    report = Report()
+    results, rows = _computed(kernels, "forward", rows, _without(signature, tensors, cu_seqlens, sizes), tensors, (), report)
+    return results[:k], _handed(rows, states, results[k:]), _none(states), report
+
+
+def backward(
+    kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], seeds: tuple[Tensor, ...], kept: tuple[Tensor, ...],
+    cu_seqlens: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    """The adjoints of all arguments, given those of the outputs and last states."""
+    sizes, m = sizes_of(signature, tensors, cu_seqlens), len(signature.states)
+    rows, given = rows_of(signature, tensors, cu_seqlens, sizes), len(tensors) - m
+    last = seeds[len(signature.outputs) :]
+    if not rows.places:
+        return [*(torch.zeros_like(x) for x in tensors[:given]), *(d.float().clone() for d in last)]
+    grads, rows = _computed(kernels, "backward", rows, _without(signature, tensors, cu_seqlens, sizes), tensors, seeds)
+    return [*grads[:given], *_handed(rows, last, grads[given:])]
+
+
+def _without(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None, sizes: dict[str, int]) -> Callable[[], Rows]:
+    return lambda: rows_of(replace(signature, chunk=0), tensors, cu_seqlens, sizes)
+
+
+def _computed(
+    kernels: Kernels, which: str, rows: Rows, without: Callable[[], Rows], tensors: tuple[Tensor, ...], seeds: tuple[Tensor, ...],
+    report: Report | None = None,
+) -> tuple[list[Tensor], Rows]:  # fmt: skip
+    """What the kernels give; where they iterate and do not come to an end, what those of the form without chunks give."""
+    results = list(getattr(kernels, which)(*tensors, rows, *seeds))
+    if kernels.instead is None:
+        return results, rows
+    solver = results.pop()
+    if report is not None:
+        report.add(solver)
+    if not solver.failed:
+        return results, rows
+    rows = without()
+    return list(getattr(kernels.instead, which)(*tensors, rows, *seeds)), rows
+
+
+def _handed(rows: Rows, given: Any, made: list[Tensor]) -> list[Tensor]:
+    """A row without tokens hands its state on as it is, and the adjoint of it."""
+    if rows.length is None:
+        return made
+    return [torch.where((rows.length == 0).view(-1, *[1] * (y.dim() - 1)), x.to(y.dtype), y) for x, y in zip(given, made, strict=True)]
+
+
+def _none(states: tuple[Tensor, ...]) -> list[Tensor]:
+    return [s.new_empty((0, *s.shape), dtype=torch.float32) for s in states]
