@@ -40,7 +40,7 @@ LAYERS = (
 )
 
 # Files that are copied into packages, and run there.
-RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl"))
+RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl", "triton_rows"))
 TORCH = (*RUNTIME, "seqc.backends.triton.tiles", "seqc.bench")  # it times what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.

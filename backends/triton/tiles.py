@@ -5,7 +5,7 @@ Products and sums are in float32 throughout.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ def kept(x, inside, n: tl.constexpr, b: tl.constexpr, other: tl.constexpr):
 def dot(x, y, DOT: tl.constexpr):
     """[m, k] @ [k, n], of factors in 16 bits or of all bits of float32, added up in float32."""
     if x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
-        if DOT == tl.float32:
+        if tl.float32 == DOT:
             return tl.dot(x, y, input_precision="tf32x3")
         return tl.dot(x.to(DOT), y.to(DOT))
     return tl.sum(x[:, :, None] * y[None, :, :], 1)
@@ -94,7 +94,7 @@ def dot(x, y, DOT: tl.constexpr):
 def dots(x, y, DOT: tl.constexpr):
     """[b, m, k] @ [b, k, n]."""
     if x.shape[1] >= 16 and x.shape[2] >= 16 and y.shape[2] >= 16:
-        if DOT == tl.float32:
+        if tl.float32 == DOT:
             return tl.dot(x, y, input_precision="tf32x3")
         return tl.dot(x.to(DOT), y.to(DOT))
     return tl.sum(x[:, :, :, None] * y[:, None, :, :], 2)
@@ -213,7 +213,7 @@ class Cut(NamedTuple):
     walked: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], int, int]:
     """The tiles' lengths, how many programs an index of the grid has, and the warps of a program."""
     n = dict(sizes)

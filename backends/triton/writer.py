@@ -101,7 +101,8 @@ class Writer:
     """The lines of one kernel."""
 
     def __init__(
-        self, launch: Launch, leaves: Mapping[str, Expr], given: Mapping[str, Given], hints: Mapping[Expr, str], sizes: Sizes, needs: Needs, meaning: Meaning
+        self, launch: Launch, leaves: Mapping[str, Expr], given: Mapping[str, Given], hints: Mapping[Expr, str], sizes: Sizes,
+        needs: Needs, meaning: Meaning,
     ):  # fmt: skip
         self.launch, self.leaves, self.given, self.hints, self.sizes = launch, leaves, given, hints, sizes
         self.needs, self.meaning = needs, meaning
@@ -141,7 +142,7 @@ class Writer:
         return self.scopes.get(index, self.root)
 
     def of_row(self, what: str, env: Env, next_one: bool = False) -> str:
-        """A number of the sequence that is seen: its first place, count of places, first token or origin; the end is the next one's start."""
+        """A number of the sequence that is seen: its first place, count of places, first token or origin; its end is the next start."""
         place, row = self.launch.place, env[BATCH]
         n = self.n(place) if what in ("first", "count") else self.number("n_T")
         text = f"tiles.{what}({f'{row} + 1' if next_one else row}, {self.number('p_rows')}, {self.n(BATCH)}, {n}, {self.number('EVEN')})"

@@ -23,8 +23,8 @@ __all__ = ["backward", "double_backward", "forward", "kept_states"]
 class Rows:
     """The sequences of a call. count: how many; places: chunks (or tokens) in all, most: of one row, each at least.
 
-    tokens: of an even row. shape: [B, T] of what has tokens. dtype: of factors of matrix products, result: of outputs. Of uneven rows
-    table: starts, first places, origins, the row of each place; length: tokens of each row.
+    tokens: of an even row. shape: [B, T] of what has tokens. dtype: of factors of matrix products, 16 bits if an input of vectors has
+    them; result: of outputs. Of uneven rows table: starts, first places, origins, the row of each place; length: tokens of each row.
     """
 
     table: Tensor
@@ -50,9 +50,11 @@ class Rows:
         """The largest number of each row and head of x [places, heads, ...]."""
         most = x.abs().flatten(2).amax(2)
         if self.length is None:
-            return most.unflatten(0, (self.count, -1)).amax(1)
+            even: Tensor = most.unflatten(0, (self.count, -1))
+            return even.amax(1)
         row = self.table[-self.places :]
-        return most.new_zeros((self.count + 1, most.shape[1])).scatter_reduce_(0, row[:, None].expand_as(most), most, "amax")[:-1]
+        found: Tensor = most.new_zeros((self.count + 1, most.shape[1])).scatter_reduce_(0, row[:, None].expand_as(most), most, "amax")
+        return found[:-1]
 
 
 def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
@@ -63,12 +65,13 @@ def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> in
 def rows_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None, sizes: dict[str, int]) -> Rows:
     """Raises ValueError where cu_seqlens are not increasing to the number of tokens (on a GPU an assertion of the device)."""
     n, T, chunk, device = sizes["@N"], sizes["@T"], signature.chunk or 1, tensors[0].device
-    result = output_dtype(signature, tensors)
-    dtype = result if result in (torch.bfloat16, torch.float16) else torch.float32
-    shared = {"shape": (sizes["@B"], T), "dtype": dtype, "result": result, "device": device, "count": n}
-    chunks = -(-T // chunk)
+    short = [x.dtype for v, x in zip(signature.inputs, tensors, strict=False) if v.axes and x.element_size() == 2]
+    most, table = -(-T // chunk), torch.empty(0, dtype=torch.int64, device=device)
+    even = Rows(
+        table, True, n, n * most, most, T, (sizes["@B"], T), (*short, torch.float32)[0], output_dtype(signature, tensors), device
+    )  # fmt: skip
     if cu_seqlens is None and not signature.blocks:
-        return Rows(tensors[0].new_empty(0, dtype=torch.int64), True, places=n * chunks, most=chunks, tokens=T, **shared)
+        return even
     if cu_seqlens is None:
         start = torch.arange(n + 1, device=device) * T
     else:
@@ -82,10 +85,10 @@ def rows_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tenso
     counts = torch.where(length > 0, (length + before + chunk - 1) // chunk, 0)
     first = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
     padded = n * (1 + signature.blocks) if chunk > 1 else 0  # each row's last chunk may be partly filled, and its first
-    places = n * (-(-T // chunk) + 1) if cu_seqlens is None else T // chunk + padded
+    places = n * (most + 1) if cu_seqlens is None else T // chunk + padded
     row = torch.searchsorted(first[1:], torch.arange(places, device=device), right=True)
     table = torch.cat((start, first, start[:-1] - before, row))
-    return Rows(table, False, places=places, most=places, tokens=T, length=length, **shared)
+    return replace(even, table=table, even=False, places=places, most=places, length=length)
 
 
 def _check(cu_seqlens: Tensor, tokens: int) -> None:
