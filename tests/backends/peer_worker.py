@@ -69,7 +69,7 @@ def interpret_the_library() -> None:
 
 
 # --- Its functions, called as the specs mean them --------------------------------------------------------------------
-# Two public functions refuse float32, for which no GPU would have the shared memory; the autograd functions behind them do not.
+# Two public functions refuse float32, which their authors do not support on a GPU; the autograd functions behind them take it.
 
 
 def gated_deltanet(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, **more: Tensor | None) -> tuple[Tensor, ...]:
