@@ -22,6 +22,8 @@ SMALL = 4  # whole exponents that are products
 
 
 def var(w: Writer, e: Expr, env: Env) -> Tile:
+    if (through := w.through(e, env)) is not None:
+        return w.tile(*through)
     return memory.load(w, e, env)
 
 

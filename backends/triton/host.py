@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seqc.analysis.chain import Refusal
+from seqc.backends.triton.cuts import is_product
 from seqc.backends.triton.kernel import print_launch
-from seqc.backends.triton.launches import Iteration, Launch, copied, flat, is_product, result
+from seqc.backends.triton.launches import Iteration, Launch, copied, flat, result
 from seqc.backends.triton.meanings import meaning, needs
 from seqc.backends.triton.text import product
 from seqc.backends.triton.writer import Given, Namer, Sizes, Writer
@@ -137,7 +138,7 @@ def _shape(leaf: Expr, native: bool, sizes: Sizes) -> str:
 def _made(launch: Launch, leaves: Mapping[str, Expr]) -> list[Expr]:
     """The tensors that a launch writes."""
     finals = [k.final for k in launch.loop.carried] if launch.loop else []
-    return [leaves[n] for n in (*finals, *(e.name for e in launch.equations))]
+    return [leaves[n] for n in (*finals, *(e.name for e in (*launch.equations, *launch.behind)))]
 
 
 def _narrow(s: Setting) -> set[str]:

@@ -73,7 +73,7 @@ def _constants(w: Writer) -> list[str]:
 
 
 def _loop(w: Writer, env: Env) -> None:
-    loop = w.launch.loop
+    launch, loop = w.launch, w.launch.loop
     assert loop is not None
     w.body = Scope(w.root)
     states = {k.name for k in loop.carried}
@@ -95,8 +95,11 @@ def _loop(w: Writer, env: Env) -> None:
     n = w.count(loop.axis, env)
     w.body.lines.append(f"{i} = origin + {f'({n} - 1 - {step})' if loop.reverse else step}")
     nexts = [w.tile(k.next, env) for k in loop.carried]
-    for e in loop.equations:
+    for e in [] if launch.held else loop.equations:
         memory.store(w, outer_of(e, loop.axis), w.tile(e.value, env), {**env, loop.axis: i}, w.body)
+    at = {**env, loop.axis: i}
+    for e in launch.behind:
+        memory.store(w, ops.var(e.name, e.value.axes, e.value.type.dtype), w.tile(e.value, at), at, w.body)
     fresh = []
     for k, t, (_, dims) in zip(loop.carried, nexts, names, strict=True):
         fresh.append(w.namer(f"{k.name}_next"))

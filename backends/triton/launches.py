@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from seqc.backends.triton.cuts import cut, expanded, is_work, lost, words
 from seqc.ir import ops
-from seqc.ir.expr import Expr, Mask, make, rebuild, walk
+from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
 DIMENSIONS = 2  # of a tile, where axes can be had for the grid
 WORK = 4  # products of matrices in one kernel
-LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Launch:
     """One kernel: a program for each index of the axes of `grid`. loop: the Carry that it walks; else it has equations only.
 
     lead: the axes of which a value is seen at one index at a time; others are dimensions of tiles. place: what is counted through all
-    sequences, chunks or tokens. split: axes of tiles whose blocks are programs of their own; walked: axes of tiles that a program
+    sequences, chunks or tokens. folded: values that are computed where they are read. behind: equations over what the loop stacks, with
+    the loop's axis, that it computes at each step. split: axes of tiles whose blocks are programs of their own; walked: axes of tiles that a program
     goes through block by block, adding up what is summed over them.
     """
 
@@ -31,13 +32,21 @@ class Launch:
     place: str
     loop: Carry | None
     equations: tuple[Equation, ...]
+    folded: Mapping[str, Expr]
+    behind: tuple[Equation, ...] = ()
     split: tuple[str, ...] = ()
     walked: tuple[str, ...] = ()
 
     @property
     def values(self) -> list[Expr]:
+        """What it computes, and what it computes rather than reads."""
         loop = [v for k in self.loop.carried for v in (k.init, k.next)] if self.loop else []
-        return [*loop, *(e.value for e in self.equations)]
+        return expanded([*loop, *(e.value for e in (*self.equations, *self.behind))], self.folded)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The equations that are not written: only those behind the loop's own read them."""
+        return frozenset(e.name for e in self.equations) if self.behind else frozenset()
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,17 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
     program = binary_program(program)
     results = tuple(replace(e, name=result(e.name)) for e in copied(program))
     stages = _prepared((*program.stages, *([Map(results)] if results else [])), lead, "@part")
+    named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
+    cuts = cut(stages, named, lead)
     found, count = list[Launch | Iteration](), 0
-    for stage in stages:
+    for i, stage in enumerate(cuts.stages):
         if isinstance(stage, Solve):
-            inner = [x for s in stage.steps for x in _launches(program.name, s, lead, count)]
+            inner = [x for s in stage.steps for x in _launches(program.name, s, lead, count, cuts.folded)]
             inner = [replace(x, name=f"{program.name}_{count + i + 1}") for i, x in enumerate(inner)]
             found.append(Iteration(tuple((u.name, _first(u), u.residual, _step(u)) for u in stage.unknowns), tuple(inner)))
             count += len(inner)
         else:
-            found += (own := _launches(program.name, stage, lead, count))
+            found += (own := _launches(program.name, stage, lead, count, cuts.folded, cuts.behind.get(i, ())))
             count += len(own)
     return replace(program, stages=tuple(stages)), tuple(found)
 
@@ -101,15 +112,17 @@ def _step(u: Unknown) -> str:
     return f"{u.name}@step"
 
 
-def _launches(name: str, stage: Stage, lead: tuple[str, ...], before: int) -> list[Launch]:
+def _launches(
+    name: str, stage: Stage, lead: tuple[str, ...], before: int, folded: Mapping[str, Expr], behind: tuple[Equation, ...] = ()
+) -> list[Launch]:  # fmt: skip
     if isinstance(stage, Map):
-        return [_cut(_thinned(x)) for x in _grids(name, stage.equations, lead, before)]
+        return [_cut(_thinned(x)) for x in _grids(name, stage.equations, lead, before, folded)]
     assert isinstance(stage, Carry)
     values = [v for k in stage.carried for v in (k.init, k.next)] + [e.value for e in stage.equations]
     axes = union(tuple(v.type for v in values))
     own = tuple(a for a in lead if a not in _mixed(stage, lead))
     grid = tuple(a for a in own if a in axes and a != stage.axis)
-    return [_cut(_thinned(Launch(f"{name}_{before + 1}", grid, own, lead[0], stage, stage.equations)))]
+    return [_cut(_thinned(Launch(f"{name}_{before + 1}", grid, own, lead[0], stage, stage.equations, folded, behind)))]
 
 
 def copied(program: Program) -> list[Equation]:
@@ -133,7 +146,7 @@ def _cut(launch: Launch) -> Launch:
     texts = dict.fromkeys(a for n in nodes for a in _tile(n, launch) if not a.startswith("@"))
     for axis in texts:
         if all(_passes(n, axis) for n in nodes):
-            work = [n for n in nodes if _is_work(n, launch.lead)]
+            work = [n for n in nodes if is_work(n, launch.lead)]
             if launch.loop is not None or all(axis in n.axes for n in work):
                 launch = replace(launch, split=(*launch.split, axis))
                 continue
@@ -164,19 +177,9 @@ def _passes(node: Expr, axis: str) -> bool:
     """Whether a node does nothing along an axis and has no other of its length."""
     if any(b != axis and ops.base(axis) in ops.base(b).split("*") for b in node.axes):
         return False
-    if node.op.name not in ("var", "contract", "broadcast", "size") and axis in _words(node.attr):
+    if node.op.name not in ("var", "contract", "broadcast", "size") and axis in words(node.attr):
         return False
     return axis in node.axes or not any(axis in x.axes for x in node.args)
-
-
-def _words(attr: object) -> set[str]:
-    if isinstance(attr, Mask):
-        return {attr.row, attr.column}
-    if isinstance(attr, Expr):
-        return set(attr.axes)
-    if isinstance(attr, tuple):
-        return {w for part in attr for w in _words(part)}
-    return {attr} if isinstance(attr, str) else set()
 
 
 def _summed_later(found: Iterable[Stage], lead: tuple[str, ...]) -> list[Stage]:
@@ -189,7 +192,7 @@ def _summed_later(found: Iterable[Stage], lead: tuple[str, ...]) -> list[Stage]:
         states = {k.name for k in stage.carried}
         kept, sums = [], []
         for e in stage.equations:
-            gone = tuple(a for a in lead if e.value in _sums(e.value, states, lead) and a in _lost(e.value))
+            gone = tuple(a for a in lead if e.value in _sums(e.value, states, lead) and a in lost(e.value))
             if gone:
                 each = Equation(f"{e.name}@each", ops.contract(e.value.args, (*gone, *e.value.axes)))
                 sums.append(replace(e, value=ops.contract((outer_of(each, stage.axis),), (stage.axis, *e.value.axes))))
@@ -204,7 +207,7 @@ def _summed_later(found: Iterable[Stage], lead: tuple[str, ...]) -> list[Stage]:
 def _parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
     """A Map with many products as several, each with a few: what later ones need of a product is written to memory, the rest is computed
     again. All products in one kernel would need more registers than there are."""
-    work = [n for n in walk(*(e.value for e in equations)) if _is_work(n, lead)]
+    work = [n for n in walk(*(e.value for e in equations)) if is_work(n, lead)]
     if len(work) <= WORK:
         return [Map(equations)]
     first = {id(n) for n in work[:WORK]}
@@ -241,21 +244,10 @@ def _met(equations: list[Equation], nodes: set[int]) -> list[Expr]:
     return list(found)
 
 
-def _is_work(node: Expr, lead: tuple[str, ...]) -> bool:
-    """A product of matrices, or what takes a loop."""
-    return node.op.name in LOOPS or is_product(node, lead)
-
-
-def is_product(node: Expr, lead: tuple[str, ...]) -> bool:
-    """Whether a node is a product of matrices as one program sees it."""
-    wide = all(sum(a not in lead for a in x.axes) > 1 for x in node.args)
-    return node.op.name == "contract" and len(node.args) == 2 and wide and bool(_lost(node))
-
-
 def _mixed(stage: Carry, lead: tuple[str, ...]) -> set[str]:
     """The leading axes over which a step sums what it carries: one program must see all of them."""
     states = {k.name for k in stage.carried}
-    return {a for v in body_roots(stage) for node in _sums(v, states, lead) for a in _lost(node) if a in lead}
+    return {a for v in body_roots(stage) for node in _sums(v, states, lead) for a in lost(node) if a in lead}
 
 
 def _sums(value: Expr, states: set[str], lead: tuple[str, ...]) -> list[Expr]:
@@ -265,13 +257,9 @@ def _sums(value: Expr, states: set[str], lead: tuple[str, ...]) -> list[Expr]:
     for node in walk(value):
         if (node.op.name == "var" and node.name in states) or any(id(a) in seen for a in node.args):
             seen.add(id(node))
-            if node.op.name == "contract" and any(a in lead for a in _lost(node)):
+            if node.op.name == "contract" and any(a in lead for a in lost(node)):
                 found.append(node)
     return found
-
-
-def _lost(node: Expr) -> tuple[str, ...]:
-    return tuple(a for a in union(tuple(x.type for x in node.args)) if a not in node.axes)
 
 
 def result(name: str) -> str:
@@ -279,12 +267,12 @@ def result(name: str) -> str:
     return f"@out.{name}"
 
 
-def _grids(name: str, equations: tuple[Equation, ...], lead: tuple[str, ...], before: int) -> list[Launch]:
+def _grids(name: str, equations: tuple[Equation, ...], lead: tuple[str, ...], before: int, folded: Mapping[str, Expr]) -> list[Launch]:
     """Independent equations, one launch for each set of leading axes."""
     groups: dict[tuple[str, ...], list[Equation]] = {}
     for e in equations:
         groups.setdefault(_lead(e.value, lead), []).append(e)
-    return [Launch(f"{name}_{before + i + 1}", grid, lead, lead[0], None, tuple(es)) for i, (grid, es) in enumerate(groups.items())]
+    return [Launch(f"{name}_{before + i + 1}", grid, lead, lead[0], None, tuple(es), folded) for i, (grid, es) in enumerate(groups.items())]
 
 
 def _lead(e: Expr, lead: tuple[str, ...]) -> tuple[str, ...]:

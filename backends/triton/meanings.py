@@ -34,6 +34,9 @@ def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
         return []
     if e.op.name == "collect":
         return []
+    if e.op.name == "var":
+        through = w.through(e, env)
+        return [through] if through is not None else []
     return [(a, within(w, e, a, env)) for a in e.args]
 
 

@@ -225,15 +225,12 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], 
     def numbers(shape: tuple[str, ...]) -> int:
         return prod(b[a] for a in shape)
 
-    largest = max(cut.shapes, key=numbers, default=())
-    while numbers(largest) > LARGEST:
-        long = [a for a in largest if a in free and b[a] > SMALLEST_BLOCK]
-        if not long:
-            break
-        b[max(long, key=b.__getitem__)] //= 2
-        largest = max(cut.shapes, key=numbers)
+    for shape in sorted(cut.shapes, key=numbers, reverse=True):
+        while numbers(shape) > LARGEST and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
+            b[max(long, key=b.__getitem__)] //= 2
+    largest = max(map(numbers, cut.shapes), default=1)
     blocks = prod(-(-n[a] // b[a]) for a in cut.split)
-    return {f"b_{a}": x for a, x in b.items()}, blocks, 8 if numbers(largest) > LARGEST else 4
+    return {f"b_{a}": x for a, x in b.items()}, blocks, 8 if largest > LARGEST else 4
 
 
 def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], rows: Any, **sizes: int) -> None:

@@ -235,6 +235,16 @@ class Writer:
             found.append(self.inner[id(e)])
         return max(found, key=lambda s: s.depth, default=self.root)
 
+    def through(self, leaf: Expr, env: Env) -> tuple[Expr, Env] | None:
+        """What a leaf names, where it is computed rather than read, and the indices at which."""
+        loop, value = self.launch.loop, self.launch.folded.get(leaf.name)
+        if value is not None:
+            if loop is not None and loop.axis in value.axes and loop.axis not in leaf.axes:
+                env = {**env, loop.axis: self.loop_index}
+        elif leaf.name in self.launch.held and loop is not None and loop.axis in leaf.axes:
+            value = next(e.value for e in loop.equations if e.name == leaf.name)
+        return None if value is None else (value, {a: i for a, i in env.items() if a in value.axes})
+
     def key(self, e: Expr, env: Env) -> tuple[object, ...]:
         return (id(e), *((a, env[a]) for a in e.axes if a in env))
 

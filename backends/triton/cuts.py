@@ -1,0 +1,179 @@
+"""Where a program is cut into kernels: what one writes for another, and what is computed again where it is needed.
+
+A value that costs no more to compute from what it reads than to read is folded into the kernels that need it. A product of matrices
+that one later kernel alone needs is computed there. What only needs each chunk's first state is computed in the loop that has it, if
+then the states need not be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from seqc.ir import ops
+from seqc.ir.expr import Attr, Expr, Mask, make, rebuild, walk
+from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Solve, Stage, defined, roots
+
+LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
+FULL = 3  # tensors as large as a value from which it is rather computed than read
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Stages whose values are in memory, the values that are computed where they are read, and the equations that each loop computes
+    behind its own at every step, by the loop's place among the stages."""
+
+    stages: tuple[Stage, ...]
+    folded: Mapping[str, Expr]
+    behind: Mapping[int, tuple[Equation, ...]]
+
+
+def cut(stages: Iterable[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> Cuts:
+    """outputs: names that must be in memory."""
+    sunk = _sunk(list(stages), outputs, lead)
+    folded = _folded(sunk, outputs, lead)
+    kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in sunk]
+    fused, behind = _fused(kept, folded)
+    left = [i for i, s in enumerate(fused) if not isinstance(s, Map) or s.equations]
+    return Cuts(tuple(fused[i] for i in left), folded, {left.index(i): es for i, es in behind.items()})
+
+
+def expanded(values: Iterable[Expr], folded: Mapping[str, Expr]) -> list[Expr]:
+    """The values and those that are folded into them."""
+    found, todo, seen = list(values), list(values), set[str]()
+    while todo:
+        for node in walk(todo.pop()):
+            if node.op.name == "var" and node.name in folded and node.name not in seen:
+                seen.add(node.name)
+                found.append(folded[node.name])
+                todo.append(folded[node.name])
+    return found
+
+
+def is_work(node: Expr, lead: tuple[str, ...]) -> bool:
+    """A product of matrices, or what takes a loop."""
+    return node.op.name in LOOPS or is_product(node, lead)
+
+
+def is_product(node: Expr, lead: tuple[str, ...]) -> bool:
+    """Whether a node is a product of matrices as one program sees it."""
+    wide = all(sum(a not in lead for a in x.axes) > 1 for x in node.args)
+    return node.op.name == "contract" and len(node.args) == 2 and wide and bool(lost(node))
+
+
+def lost(node: Expr) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(a for x in node.args for a in x.axes if a not in node.axes))
+
+
+def words(attr: Attr | object) -> set[str]:
+    """The axes that an attribute names."""
+    if isinstance(attr, Mask):
+        return {attr.row, attr.column}
+    if isinstance(attr, Expr):
+        return set(attr.axes)
+    if isinstance(attr, tuple):
+        return {w for part in attr for w in words(part)}
+    return {attr} if isinstance(attr, str) else set()
+
+
+def _names(values: Iterable[Expr]) -> set[str]:
+    return {n.name for n in walk(*values) if n.op.name == "var"}
+
+
+def _readers(stages: list[Stage]) -> dict[str, list[int]]:
+    """The stages that read a name."""
+    found: dict[str, list[int]] = {}
+    for i, s in enumerate(stages):
+        for name in _names(roots(s)):
+            found.setdefault(name, []).append(i)
+    return found
+
+
+def _sunk(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> list[Stage]:
+    """Products that one later Map alone reads, inside it."""
+    stages = list(stages)
+    for i in range(len(stages)):
+        here, readers, moved = stages[i], _readers(stages), dict[int, dict[str, Expr]]()
+        if not isinstance(here, Map):
+            continue
+        for e in here.equations:
+            at = readers.get(e.name, [])
+            work = any(is_work(n, lead) for n in walk(e.value))
+            if work and e.name not in outputs and len(at) == 1 and at[0] > i and isinstance(stages[at[0]], Map):
+                moved.setdefault(at[0], {})[e.name] = e.value
+        for j, values in moved.items():
+            there = stages[j]
+            assert isinstance(there, Map)
+            stages[j] = Map(_replaced(there.equations, values))
+        stages[i] = Map(tuple(e for e in here.equations if not any(e.name in values for values in moved.values())))
+    return stages
+
+
+def _replaced(equations: tuple[Equation, ...], values: Mapping[str, Expr]) -> tuple[Equation, ...]:
+    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
+        if node.op.name == "var" and node.name in values:
+            return values[node.name]
+        return node if args == node.args else make(node.op, args, node.attr)
+
+    return tuple(replace(e, value=v) for e, v in zip(equations, rebuild((e.value for e in equations), rule), strict=True))
+
+
+def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> dict[str, Expr]:
+    """Values of Maps that are cheap to compute from what is in memory."""
+    solved = {n for s in stages if isinstance(s, Solve) for n in _names(roots(s))}
+    folded = dict[str, Expr]()
+    for s in stages:
+        if not isinstance(s, Map):
+            continue
+        for e in s.equations:
+            if e.name not in outputs and e.name not in solved and _is_cheap(e.value, folded, lead):
+                folded[e.name] = e.value
+    return folded
+
+
+def _is_cheap(value: Expr, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
+    nodes = list(walk(*expanded([value], folded)))
+    own = [a for a in value.axes if a not in lead]
+    full = set[str]()
+    for n in nodes:
+        if is_work(n, lead) or n.op.name in ("collect", "max_over") or (n.op.name == "contract" and {*lead} & {*lost(n)}):
+            return False
+        if n.op.name == "var" and n.name not in folded:
+            tile = [a for a in n.axes if a not in lead]
+            if len(tile) > 1 and (len(tile) > len(own) or not _of_text(tile) <= _of_text(own)):
+                return False
+            full |= {n.name} if len(tile) > 1 else set()
+    return len(full) <= FULL
+
+
+def _of_text(axes: list[str]) -> set[str]:
+    return {ops.base(a) for a in axes if not a.startswith("@")}
+
+
+def _fused(stages: list[Stage], folded: Mapping[str, Expr]) -> tuple[list[Stage], dict[int, tuple[Equation, ...]]]:
+    """Equations behind a loop that need its stacked values of one step only, as equations of the loop."""
+    behind: dict[int, tuple[Equation, ...]] = {}
+    for i, s in enumerate(stages):
+        if not isinstance(s, Carry) or s.axis not in (LEAD[0], TOKENS):
+            continue
+        stacked = {e.name for e in s.equations}
+        readers = [j for j, t in enumerate(stages) if j != i and stacked & _names(expanded(roots(t), folded))]
+        if len(readers) != 1 or readers[0] < i or not isinstance(later := stages[readers[0]], Map):
+            continue
+        known = {leaf.name for t in stages[i + 1 : readers[0]] for leaf in defined(t)} | {k.final for k in s.carried}
+        moved = [e for e in later.equations if stacked & _names(expanded([e.value], folded))]
+        states = [e for e in s.equations if sum(not a.startswith("@") for a in e.value.axes) > 1]
+        grid = {s.axis, *(a for e in s.equations for a in e.value.axes if a in LEAD)}
+        alike = all({a for a in e.value.axes if a in (s.axis, *LEAD)} == grid for e in moved)
+        if states and alike and all(_at_one_step(e, s.axis, known, folded) for e in moved):
+            behind[i] = tuple(moved)
+            stages = list(stages)
+            stages[readers[0]] = Map(tuple(e for e in later.equations if e not in moved))
+    return stages, behind
+
+
+def _at_one_step(e: Equation, axis: str, known: set[str], folded: Mapping[str, Expr]) -> bool:
+    values = expanded([e.value], folded)
+    same = all(axis not in words(n.attr) or n.op.name in ("var", "contract", "broadcast") for n in walk(*values))
+    return axis in e.value.axes and same and not known & _names(values) and not any(axis in lost(n) for n in walk(*values))
+
