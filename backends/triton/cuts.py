@@ -21,8 +21,9 @@ FULL = 3  # tensors as large as a value from which it is rather computed than re
 @dataclass(frozen=True)
 class Cuts:
     """Stages whose values are in memory, the values that are computed where they are read, and the equations that each loop computes
-    behind its own at every step, by the loop's place among the stages."""
+    behind its own at every step, by the loop's place among the stages. outputs: names that must be in memory."""
 
+    outputs: frozenset[str]
     stages: tuple[Stage, ...]
     folded: Mapping[str, Expr]
     behind: Mapping[int, tuple[Equation, ...]]
@@ -35,7 +36,7 @@ def cut(stages: Iterable[Stage], outputs: frozenset[str], lead: tuple[str, ...])
     kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in sunk]
     fused, behind = _fused(kept, folded)
     left = [i for i, s in enumerate(fused) if not isinstance(s, Map) or s.equations]
-    return Cuts(tuple(fused[i] for i in left), folded, {left.index(i): es for i, es in behind.items()})
+    return Cuts(outputs, tuple(fused[i] for i in left), folded, {left.index(i): es for i, es in behind.items()})
 
 
 def expanded(values: Iterable[Expr], folded: Mapping[str, Expr]) -> list[Expr]:

@@ -18,6 +18,7 @@ from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import BATCH, CHUNKS, TOKENS, Program
 
+EXPONENTS = ("exp", "log", "decay", "decayed", "decayed_solve", "strict_solve", "cumsum")
 NOTHING: Mapping[str, Given] = {}
 
 
@@ -142,16 +143,28 @@ def _made(launch: Launch, leaves: Mapping[str, Expr]) -> list[Expr]:
 
 
 def _narrow(s: Setting) -> set[str]:
-    """What kernels hand on only as factors of products of matrices: it is stored with as many bits as those read."""
+    """What kernels hand on as matrices: it is stored in the type of the factors of products, unless it is an exponent's."""
     made = {leaf.name for launch in flat(s.launches) for leaf in _made(launch, s.leaves)} - {*s.results}
-    wide, factors = set[str](), set[str]()
+    found, exponents = set[str](), set[str]()
     for launch in flat(s.launches):
-        for node in walk(*launch.values):
-            for a in node.args:
-                if a.op.name == "var":
-                    (factors if is_product(node, launch.lead) else wide).add(a.name)
-        wide |= {v.name for v in launch.values if v.op.name == "var"}
-    return made & (factors - wide)
+        nodes = list(walk(*launch.values))
+        exponents |= _exponents(nodes, launch)
+        found |= {n.name for n in nodes if n.op.name == "var" and sum(a not in launch.lead for a in n.axes) > 1}
+    iterated = {name for x in s.launches if isinstance(x, Iteration) for names in x.found for name in names}
+    return (made & found) - exponents - iterated
+
+
+def _exponents(nodes: list[Expr], launch: Launch) -> set[str]:
+    """The leaves that reach an exponent other than through a product of matrices."""
+    reached, names = set[int](), set[str]()
+    for n in reversed(nodes):
+        if n.op.name in EXPONENTS or id(n) in reached:
+            if n.op.name == "var":
+                names.add(n.name)
+                reached |= {id(launch.folded[n.name])} if n.name in launch.folded else set()
+            elif not is_product(n, launch.lead):
+                reached |= {id(a) for a in n.args}
+    return names
 
 
 def _lengths(s: Setting, names: Mapping[str, str], sizes: Sizes, body: str) -> list[str]:

@@ -95,7 +95,7 @@ def _loop(w: Writer, env: Env) -> None:
     n = w.count(loop.axis, env)
     w.body.lines.append(f"{i} = origin + {f'({n} - 1 - {step})' if loop.reverse else step}")
     nexts = [w.tile(k.next, env) for k in loop.carried]
-    for e in [] if launch.held else loop.equations:
+    for e in (e for e in loop.equations if e.name not in launch.held):
         memory.store(w, outer_of(e, loop.axis), w.tile(e.value, env), {**env, loop.axis: i}, w.body)
     at = {**env, loop.axis: i}
     for e in launch.behind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from seqc.backends.triton.cuts import cut, expanded, is_work, lost, words
+from seqc.backends.triton.cuts import Cuts, cut, expanded, is_work, lost, words
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of
@@ -22,8 +22,9 @@ class Launch:
 
     lead: the axes of which a value is seen at one index at a time; others are dimensions of tiles. place: what is counted through all
     sequences, chunks or tokens. folded: values that are computed where they are read. behind: equations over what the loop stacks, with
-    the loop's axis, that it computes at each step. split: axes of tiles whose blocks are programs of their own; walked: axes of tiles that a program
-    goes through block by block, adding up what is summed over them.
+    the loop's axis, that it computes at each step; held: what the loop stacks for them alone, and does not write. split: axes of tiles
+    whose blocks are programs of their own. walked: axes of tiles that a program goes through block by block, adding up what is summed
+    over them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Launch:
     equations: tuple[Equation, ...]
     folded: Mapping[str, Expr]
     behind: tuple[Equation, ...] = ()
+    held: frozenset[str] = frozenset()
     split: tuple[str, ...] = ()
     walked: tuple[str, ...] = ()
 
@@ -42,11 +44,6 @@ class Launch:
         """What it computes, and what it computes rather than reads."""
         loop = [v for k in self.loop.carried for v in (k.init, k.next)] if self.loop else []
         return expanded([*loop, *(e.value for e in (*self.equations, *self.behind))], self.folded)
-
-    @property
-    def held(self) -> frozenset[str]:
-        """The equations that are not written: only those behind the loop's own read them."""
-        return frozenset(e.name for e in self.equations) if self.behind else frozenset()
 
 
 @dataclass(frozen=True)
@@ -73,12 +70,12 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
     found, count = list[Launch | Iteration](), 0
     for i, stage in enumerate(cuts.stages):
         if isinstance(stage, Solve):
-            inner = [x for s in stage.steps for x in _launches(program.name, s, lead, count, cuts.folded)]
+            inner = [x for s in stage.steps for x in _launches(program.name, s, lead, count, cuts)]
             inner = [replace(x, name=f"{program.name}_{count + i + 1}") for i, x in enumerate(inner)]
             found.append(Iteration(tuple((u.name, _first(u), u.residual, _step(u)) for u in stage.unknowns), tuple(inner)))
             count += len(inner)
         else:
-            found += (own := _launches(program.name, stage, lead, count, cuts.folded, cuts.behind.get(i, ())))
+            found += (own := _launches(program.name, stage, lead, count, cuts, cuts.behind.get(i, ())))
             count += len(own)
     return replace(program, stages=tuple(stages)), tuple(found)
 
@@ -113,16 +110,17 @@ def _step(u: Unknown) -> str:
 
 
 def _launches(
-    name: str, stage: Stage, lead: tuple[str, ...], before: int, folded: Mapping[str, Expr], behind: tuple[Equation, ...] = ()
+    name: str, stage: Stage, lead: tuple[str, ...], before: int, cuts: Cuts, behind: tuple[Equation, ...] = ()
 ) -> list[Launch]:  # fmt: skip
     if isinstance(stage, Map):
-        return [_cut(_thinned(x)) for x in _grids(name, stage.equations, lead, before, folded)]
+        return [_cut(_thinned(x)) for x in _grids(name, stage.equations, lead, before, cuts.folded)]
     assert isinstance(stage, Carry)
     values = [v for k in stage.carried for v in (k.init, k.next)] + [e.value for e in stage.equations]
     axes = union(tuple(v.type for v in values))
     own = tuple(a for a in lead if a not in _mixed(stage, lead))
     grid = tuple(a for a in own if a in axes and a != stage.axis)
-    return [_cut(_thinned(Launch(f"{name}_{before + 1}", grid, own, lead[0], stage, stage.equations, folded, behind)))]
+    held = frozenset(e.name for e in stage.equations if behind) - cuts.outputs
+    return [_cut(_thinned(Launch(f"{name}_{before + 1}", grid, own, lead[0], stage, stage.equations, cuts.folded, behind, held)))]
 
 
 def copied(program: Program) -> list[Equation]:

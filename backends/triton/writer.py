@@ -241,8 +241,8 @@ class Writer:
         if value is not None:
             if loop is not None and loop.axis in value.axes and loop.axis not in leaf.axes:
                 env = {**env, loop.axis: self.loop_index}
-        elif leaf.name in self.launch.held and loop is not None and loop.axis in leaf.axes:
-            value = next(e.value for e in loop.equations if e.name == leaf.name)
+        elif loop is not None and loop.axis in leaf.axes:
+            value = next((e.value for e in loop.equations if e.name == leaf.name), None)
         return None if value is None else (value, {a: i for a, i in env.items() if a in value.axes})
 
     def key(self, e: Expr, env: Env) -> tuple[object, ...]:
