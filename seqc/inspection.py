@@ -173,9 +173,10 @@ def beyond(found: Inspection) -> tuple[Diagnostic, ...]:
 def _target(name: str) -> Target:
     if name not in TARGETS:
         raise _wrong("unknown-target", f"`{name}` is no target", notes=(f"the targets are {_listed(TARGETS)}",))
-    if find_spec("triton") is None or find_spec("torch") is None:
-        message = "Triton is not installed, and its compiler is what looks at the kernels"
-        raise _wrong("no-triton", message, helps=("pip install 'seqc[triton]'",))
+    for module, called in (("torch", "PyTorch"), ("triton", "Triton")):
+        if find_spec(module) is None:
+            message = f"{called} is not installed: host code is run by PyTorch, kernels are compiled by Triton"
+            raise _wrong("not-installed", message, helps=("pip install 'seqc[triton]'",))
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise _wrong("interpreted", "TRITON_INTERPRET is set: Triton would interpret the kernels and compile none")
     return TARGETS[name]
