@@ -123,7 +123,8 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
     _, sizes = known_sizes(checked.recurrence, checked)
     heads = call.heads or sizes.get("heads", 1)
     run = Run(tokens=call.tokens, batch=call.batch, dtype=DTYPES[call.dtype])
-    arguments = tuple(x.requires_grad_() for x in taken(package, draw(package, sizes, run, heads)))
+    drawn = draw(package, sizes, run, heads)
+    arguments = tuple(x.requires_grad_() for x in taken(package, drawn))
     forms: list[str] = []
 
     def called() -> tuple[Any, ...]:
@@ -147,7 +148,7 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
         _phase(kernels, phase, ideal / rows, round(cost(getattr(made, phase), sizes, chunk).flops))
         for phase, ideal in zip(PHASES, (found.forward_ideal, found.backward_ideal), strict=True)
     ]
-    shown = {a: n for a, n in sizes.items() if a not in ("heads", "depth", "depths")}
+    shown = {a: n for a, n in sizes.items() if a not in ("heads", "groups", "depth", "depths")} | _groups(package, drawn)
     return Inspection(
         checked.model.name, forms[0], target.name, target.shared, call.tokens, call.batch, heads, call.dtype, options.chunk_size, shown,
         tuple(kernels), *phases,
@@ -202,6 +203,14 @@ def _wrong(code: str, message: str, notes: tuple[str, ...] = (), helps: tuple[st
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{n}`" for n in names)
+
+
+def _groups(package: Any, drawn: tuple[Any, ...]) -> dict[str, int]:
+    """How many groups share an argument, where one is given per group."""
+    signature = package.ops.signature(0)
+    values = zip((*signature.inputs, *signature.params), drawn, strict=True)
+    found = [x.shape[v.lead.index("G")] for v, x in values if "G" in v.lead]
+    return {"groups": found[0]} if found else {}
 
 
 # --- Counting ------------------------------------------------------------------------------------------------------------
