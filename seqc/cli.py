@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from seqc import __version__, terminal
+from seqc.arguments import LARGEST, Backend, Chunk, Color, Colored, Dtype, Floats, Json, Kind, Memory, Sizes, Spec, Stage, sizes_given
 from seqc.terminal import BadUsage, CheckFailed, Terminal, running, usage_errors
 
 if TYPE_CHECKING:
@@ -22,65 +22,10 @@ if TYPE_CHECKING:
     from seqc.options import Options
     from seqc.source import Source
 
-LARGEST = 1 << 20  # of a size, as seqc.options has it
 STDIN = "-"
 ARGUMENTS = "seqc.arguments"  # in the context of a run: what the command line was given
 
 # The compiler is imported by the commands that need it: `seqc --help` and `seqc list --help` answer at once.
-
-
-class Color(StrEnum):
-    """When to use colour."""
-
-    auto = "auto"
-    always = "always"
-    never = "never"
-
-
-class Kind(StrEnum):
-    """What can be listed."""
-
-    layers = "layers"
-    objectives = "objectives"
-    retentions = "retentions"
-    algorithms = "algorithms"
-    functions = "functions"
-
-
-class Stage(StrEnum):
-    """The arrows of the pipeline."""
-
-    ast = "ast"
-    model = "model"
-    recurrence = "recurrence"
-    stabilised = "stabilised"
-    structure = "structure"
-    program = "program"
-    adjoint = "adjoint"
-    kernel = "kernel"
-
-
-class Memory(StrEnum):
-    """The memories that `seqc new` has a text for."""
-
-    matrix = "matrix"
-    diagonal = "diagonal"
-    deep = "deep"
-
-
-class Backend(StrEnum):
-    """What kernels are printed in."""
-
-    torch = "torch"
-    triton = "triton"
-
-
-Dtype = StrEnum("Dtype", ["float32", "bfloat16", "float16", "float64"])
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A .seq file, or the name of a layer that comes with seqc.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Colored = Annotated[Color, typer.Option("--color", envvar="SEQC_COLOR", help="When to use colour; NO_COLOR is honoured.")]
-Sizes = Annotated[list[str] | None, typer.Option("-s", "--size", metavar="NAME=N", help="A size in place of the default. Repeatable.")]
-Chunk = Annotated[int, typer.Option("--chunk-size", min=1, max=1024, help="Tokens per chunk of the chunkwise form.")]
 
 
 class Commands(TyperGroup):
@@ -133,21 +78,7 @@ def seqc(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Compile a short text spec of a sequence-model layer into a PyTorch package, every form proved equal."""
 
 
-# --- Options ---------------------------------------------------------------------------------------------------------
-
-
-def _sizes(given: list[str] | None) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for text in given or ():
-        name, _, value = text.partition("=")
-        if not name.isidentifier() or not value.strip().isascii() or not value.strip().isdigit() or len(value) > 9:
-            raise BadUsage(f"`-s {text}` is not NAME=N with a whole number N")
-        if name in sizes:
-            raise BadUsage(f"the size `{name}` is given twice")
-        if not 0 < int(value) <= LARGEST:
-            raise BadUsage(f"`-s {text}` is out of range: a size is a whole number from 1 to {LARGEST}")
-        sizes[name] = int(value)
-    return sizes
+# --- Specs -----------------------------------------------------------------------------------------------------------
 
 
 def _options(sizes: Mapping[str, int], chunk_size: int = 32, backend: Backend = Backend.torch) -> Options:
@@ -207,7 +138,7 @@ def compile(
         from seqc.compiler import compile_checked
         from seqc.outcome import certificate_line, certificate_said, import_line
 
-        chosen = _options(_sizes(size), chunk_size, backend)
+        chosen = _options(sizes_given(size), chunk_size, backend)
         layer = _checked(spec, chosen, t)
         with t.progress(f"compiling and proving {layer.model.name} ..."):
             made = compile_checked(layer, chosen)
@@ -247,7 +178,7 @@ def check(
     with running("check", json, color.value) as t:
         from seqc.diagnostics import SpecError
 
-        sizes, failed = _sizes(size), False
+        sizes, failed = sizes_given(size), False
         t.document["specs"] = []
         for spec in dict.fromkeys(specs):
             try:
@@ -269,7 +200,7 @@ def explain(spec: Spec, size: Sizes = None, chunk_size: Chunk = 32, json: Json =
     with running("explain", json, color.value) as t:
         from seqc.explanation import explained, page
 
-        chosen = _options(_sizes(size), chunk_size)
+        chosen = _options(sizes_given(size), chunk_size)
         explanation = explained(_checked(spec, chosen, t), chosen)
         t.document |= explanation.as_json()
         t.result(page(explanation, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
@@ -282,7 +213,7 @@ def prove(spec: Spec, size: Sizes = None, chunk_size: Chunk = 32, json: Json = F
         from seqc.compiler import compile_checked
         from seqc.outcome import certificate_page, certificate_said
 
-        chosen = _options(_sizes(size), chunk_size)
+        chosen = _options(sizes_given(size), chunk_size)
         layer = _checked(spec, chosen, t)
         with t.progress(f"proving {layer.model.name} ..."):
             certificate = compile_checked(layer, chosen).certificate
@@ -309,11 +240,36 @@ def bench(
     with running("bench", json, color.value) as t:
         from seqc.bench import Run, bench_of, page
 
-        chosen = _options(_sizes(size), chunk_size)
+        chosen = _options(sizes_given(size), chunk_size)
         run = Run(tokens, batch, heads, dtype.value, threads, backward, repeat)
         found = bench_of(t, spec, _checked(spec, chosen, t), chosen, run)
         t.document |= found.as_json()
         t.result(page(found, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
+
+
+@app.command()
+def inspect(
+    spec: Spec,
+    target: Annotated[str, typer.Option("--target", metavar="GPU", help="sm_80, sm_90, sm_100 or gfx942.")] = "sm_90",
+    form: Annotated[str | None, typer.Option("--form", help="Else the one that `auto` takes.")] = None,
+    size: Sizes = None, chunk_size: Chunk = 32,
+    tokens: Annotated[int, typer.Option("-T", "--tokens", min=1, max=LARGEST)] = 2048,
+    batch: Annotated[int, typer.Option("-B", "--batch", min=1, max=LARGEST)] = 1,
+    heads: Annotated[int | None, typer.Option("-H", "--heads", min=1, max=LARGEST, help="Else those of the text.")] = None,
+    dtype: Annotated[Floats, typer.Option("--dtype", help="Of the arguments.")] = Floats.bf16,
+    json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Compile Triton kernels for a GPU that is not there: what each needs, what a call launches and moves. Needs PyTorch and Triton."""
+    with running("inspect", json, color.value) as t:
+        from seqc.diagnostics import SpecError
+        from seqc.inspection import Call, beyond, inspected, page
+
+        chosen = _options(sizes_given(size), chunk_size, Backend.triton)
+        found = inspected(t, spec, _checked(spec, chosen, t), chosen, Call(target, form, tokens, batch, heads, dtype.value))
+        t.document |= found.as_json()
+        t.result(page(found, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
+        if problems := beyond(found):
+            raise SpecError(problems)
 
 
 @app.command()
@@ -342,7 +298,7 @@ def ir(
         from seqc.locate import find
         from seqc.stages import NoSuchForm, stage_text
 
-        chosen = _options(_sizes(size))
+        chosen = _options(sizes_given(size))
         source, beside = find(spec)
         try:
             text = stage_text(after.value, source, beside, chosen, form)

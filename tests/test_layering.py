@@ -34,14 +34,16 @@ LAYERS = (
     ("seqc.explanation",),
     ("seqc.stages",),
     ("seqc.terminal",),
-    ("seqc.bench", "seqc.layout"),
+    ("seqc.arguments", "seqc.bench", "seqc.layout"),
+    ("seqc.inspection",),
     ("seqc.cli",),
     ("seqc.__main__",),
 )
 
 # Files that are copied into packages, and run there.
 RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl", "triton_rows"))
-TORCH = (*RUNTIME, "seqc.backends.triton.tiles", "seqc.bench")  # it times what the packages compute
+DRY = tuple(f"seqc.backends.triton.{name}" for name in ("binaries", "dry", "operations"))  # it runs host code without a GPU
+TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench")  # which times what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.
 SHARED_FORMS = {

@@ -84,9 +84,7 @@ def kept(x, inside, n: tl.constexpr, b: tl.constexpr, other: tl.constexpr):
 def dot(x, y, DOT: tl.constexpr):
     """[m, k] @ [k, n], of factors in 16 bits or of all bits of float32, added up in float32."""
     if x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
-        if tl.float32 == DOT:
-            return tl.dot(x, y, input_precision="tf32x3")
-        return tl.dot(x.to(DOT), y.to(DOT))
+        return matrices(x, y, DOT)
     return tl.sum(x[:, :, None] * y[None, :, :], 1)
 
 
@@ -94,10 +92,19 @@ def dot(x, y, DOT: tl.constexpr):
 def dots(x, y, DOT: tl.constexpr):
     """[b, m, k] @ [b, k, n]."""
     if x.shape[1] >= 16 and x.shape[2] >= 16 and y.shape[2] >= 16:
-        if tl.float32 == DOT:
-            return tl.dot(x, y, input_precision="tf32x3")
-        return tl.dot(x.to(DOT), y.to(DOT))
+        return matrices(x, y, DOT)
     return tl.sum(x[:, :, :, None] * y[:, None, :, :], 2)
+
+
+@triton.jit
+def matrices(x, y, DOT: tl.constexpr):
+    """A product on tensor cores. DOT: the type of the factors, or how products of float32 are composed."""
+    if DOT == "bf16":
+        return tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
+    elif DOT == "fp16":
+        return tl.dot(x.to(tl.float16), y.to(tl.float16))
+    else:
+        return tl.dot(x, y, input_precision=DOT)
 
 
 @triton.jit
@@ -239,13 +246,19 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         lengths = {name[2:]: n for name, n in sizes.items()}
         inside = {a for shape in cut.shapes for a in shape}
         tiles, blocks, warps = plan(cut, tuple((a, n) for a, n in lengths.items() if a in inside))
-        extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": NAMES[rows.dtype], **tiles}
+        extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": SHORT.get(rows.dtype) or exact(), **tiles}
         given = {name: x for name, x in extra.items() if name in kernel.arg_names}
         with torch.cuda.device_of(tensors[0]):
             kernel[(programs * blocks,)](*tensors, **sizes, **given, num_warps=warps)
 
 
-NAMES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def exact() -> str:
+    """How a GPU composes products of float32 that lose no bits: AMD's multiplies them as they are."""
+    interpreted = triton.knobs.runtime.interpret
+    return "ieee" if not interpreted and triton.runtime.driver.active.get_current_target().backend == "hip" else "tf32x3"
 
 
 def made(rows: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -1,0 +1,196 @@
+"""A GPU that is not there: launches and what kernels need, by kernels written here; which operations of PyTorch count, and for how much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+import triton.language as tl  # noqa: E402
+
+from seqc.backends.triton.dry import Launch, NotCompiled, dry, forward_and_backward  # noqa: E402
+from seqc.backends.triton.operations import Operations, size  # noqa: E402
+from seqc.backends.triton.targets import TARGETS  # noqa: E402
+
+every = pytest.mark.parametrize("name", [n if n == "sm_90" else pytest.param(n, marks=pytest.mark.slow) for n in TARGETS])
+
+
+@triton.jit
+def double(x, y, n, b: tl.constexpr):
+    tl.static_assert(b >= 32, "a tile of less than 32")
+    i = tl.program_id(0) * b + tl.arange(0, b)
+    tl.store(y + i, 2 * tl.load(x + i, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def product(x, y, z, b: tl.constexpr):
+    i, j = tl.arange(0, b)[:, None], tl.arange(0, b)[None, :]
+    tl.store(z + i * b + j, tl.dot(tl.load(x + i * b + j), tl.load(y + i * b + j)))
+
+
+@triton.jit
+def long_product(x, y, z, n, b: tl.constexpr):
+    i, j = tl.arange(0, b)[:, None], tl.arange(0, b)[None, :]
+    total = tl.zeros((b, b), tl.float32)
+    for k in range(0, n, b):
+        total += tl.dot(tl.load(x + i * n + k + j), tl.load(y + (k + i) * b + j))
+    tl.store(z + i * b + j, total)
+
+
+tuned = triton.autotune([triton.Config({}, num_stages=n) for n in (16, 4, 2)], key=[])(long_product)
+
+
+@every
+def test_a_launch_is_noted_and_computes_nothing(name: str) -> None:
+    x, y = torch.ones(100), torch.zeros(100)
+    with dry(TARGETS[name]) as launches:
+        double[(2,)](x, y, 100, b=64)
+        double[(4,)](x, x, 100, b=32, num_warps=1)
+    assert not y.any() and x.eq(1).all()
+    first, second = launches
+    assert (first.name, first.grid, first.warps, first.bytes) == ("double", (2, 1, 1), 4, 800)
+    assert (second.grid, second.warps, second.bytes) == ((4, 1, 1), 1, 400)  # one tensor, given twice
+    for x in launches:
+        assert x.binary is not None and 0 < x.binary.registers < 64
+        assert (x.binary.stack, x.binary.spills, x.binary.shared, x.binary.products) == (0, 0, 0, 0)
+
+
+@every
+def test_products_and_shared_memory(name: str) -> None:
+    x = torch.ones(64, 64, dtype=torch.bfloat16)
+    with dry(TARGETS[name]) as launches:
+        product[(1,)](x, x.clone(), torch.empty(64, 64), b=64)
+    launch = next(launch for launch in launches if launch.binary)
+    assert launch.binary is not None and launch.binary.products > 0 and launch.binary.shared >= 64 * 64 * 2
+    assert launch.bytes == 64 * 64 * (2 + 2 + 4)
+
+
+def test_spills() -> None:
+    x = torch.ones(64, 64, dtype=torch.bfloat16)
+    with dry(TARGETS["sm_90"]) as launches:
+        product[(1,)](x, x, torch.empty(64, 64), b=64, num_warps=1, maxnreg=48)
+    (launch,) = launches
+    assert launch.binary is not None and launch.binary.registers <= 48 and launch.binary.stack > 0 and launch.binary.spills > 0
+
+
+@pytest.mark.slow
+def test_of_an_autotuned_kernel_one_launch_counts_and_it_fits() -> None:
+    x = torch.ones(64, 1024, dtype=torch.bfloat16)
+    for tried in (1, 2, 3):
+        with dry(TARGETS["sm_80"], tried) as launches:
+            tuned[(1,)](x, x.T, torch.empty(64, 64), 1024, b=64)
+        tuned.cache.clear()
+        (launch,) = launches
+        assert launch.binary is not None
+        assert (launch.binary.shared > TARGETS["sm_80"].shared) == (launch.stages == 16) == (tried == 1)
+
+
+def test_what_does_not_compile_is_named() -> None:
+    x = torch.ones(8)
+    with pytest.raises(NotCompiled, match=r"^double: a tile of less than 32$") as caught, dry(TARGETS["sm_90"]):
+        double[(1,)](x, x, 8, b=16)
+    assert caught.value.kernel == "double"
+    with pytest.raises(ValueError, match="of the host"), dry(TARGETS["sm_90"]):
+        raise ValueError("of the host")
+
+
+def test_everything_is_as_before() -> None:
+    before = (triton.runtime.driver._active, torch.cuda.get_device_properties, triton.runtime.Autotuner.prune_configs)
+    with dry(TARGETS["gfx942"]):
+        assert torch.cuda.get_device_properties(0).warp_size == 64
+        assert triton.runtime.driver.active.get_current_target().arch == "gfx942"
+    assert before == (triton.runtime.driver._active, torch.cuda.get_device_properties, triton.runtime.Autotuner.prune_configs)
+    assert not triton.knobs.runtime.kernel_load_end_hook.calls and triton.knobs.runtime.jit_cache_hook is None
+
+
+def test_a_kept_kernel_is_noted_in_the_run_that_launches_it() -> None:
+    x = torch.ones(64)
+    with dry(TARGETS["sm_90"]) as first:
+        kept = double[(1,)](x, x, 64, b=64)
+    with dry(TARGETS["sm_90"]) as second:
+        kept[(3, 1, 1)](x, x, 64)
+    assert len(first) == len(second) == 1 and second[0].grid == (3, 1, 1)
+
+
+# --- Operations of PyTorch -----------------------------------------------------------------------------------------------
+
+
+def noted(call: Callable[[], object]) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    with Operations(lambda name, moved: found.append((name, moved))):
+        call()
+    return found
+
+
+X, H = torch.zeros(10, 4), torch.zeros(10, 4, dtype=torch.bfloat16)
+Z = torch.zeros(10, 4, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    (
+        (lambda: X.to(torch.bfloat16), [("_to_copy", 160 + 80)]),
+        (lambda: X.to(torch.float32), []),
+        (lambda: X.contiguous(), []),
+        (lambda: X.T.contiguous(), [("clone", 320)]),
+        (lambda: X.T.reshape(4, 2, 5)[1:, None].expand(3, 6, 2, 5).unbind(), []),
+        (lambda: X.reshape(5, 8).unflatten(1, (2, 4)).transpose(0, 1).detach(), []),
+        (lambda: (X.new_empty(3), torch.empty_like(X), torch.empty(5)), []),
+        (lambda: (X.new_zeros(3), torch.zeros_like(X), torch.ones(5)), [("new_zeros", 12), ("zeros_like", 160), ("ones", 20)]),
+        (lambda: torch.zeros(0, 7), []),
+        (lambda: X.copy_(H), [("copy_", 80 + 160)]),
+        (lambda: X.zero_(), [("zero_", 160)]),
+        (lambda: X.add_(H), [("add_", 160 + 80 + 160)]),
+        (lambda: X + X, [("add", 160 + 160)]),
+        (lambda: torch.zeros(1, 4).expand(10, 4) * X, [("zeros", 16), ("mul", 16 + 160 + 160)]),
+        (lambda: torch.add(X, H, out=torch.empty(10, 4)), [("add", 160 + 80 + 160)]),
+        (lambda: torch.cat((X, X[5:])), [("cat", 160 + 80 + 240)]),
+        (lambda: X.sum(0), [("sum", 160 + 16)]),
+        (
+            lambda: torch.autograd.grad((Z * Z).sum(), Z),  # the adjoint of a sum is one number, wherever it is read
+            [("mul", 320), ("sum", 164), ("ones_like", 4), ("mul", 4 + 320), ("mul", 4 + 320), ("add", 480)],
+        ),
+    ),
+)  # fmt: skip
+def test_what_counts(call: Callable[[], object], wanted: list[tuple[str, int]]) -> None:
+    assert noted(call) == wanted
+
+
+def test_a_registered_operator_is_what_it_does() -> None:
+    @torch.library.custom_op("seqc_test_dry::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.float32).contiguous() * 2
+
+    assert noted(lambda: twice(H)) == [("_to_copy", 240), ("mul", 320)]
+
+
+def test_what_is_repeated_counts_once() -> None:
+    assert size(torch.zeros(3, 1).expand(3, 50)) == 12 and size(torch.zeros(0, 3)) == 0 and size(torch.zeros(6)[::2]) == 12
+
+
+# --- Forward and backward ------------------------------------------------------------------------------------------------
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        y = torch.empty_like(x)
+        double[(1,)](x, y, x.numel(), b=64)
+        return y
+
+    @staticmethod
+    def backward(ctx: object, d: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return Double.forward(ctx, d.float()).to(d.dtype)
+
+
+def test_both_phases_and_the_least_bytes() -> None:
+    x, unused = torch.zeros(50, dtype=torch.bfloat16, requires_grad=True), torch.zeros(7, requires_grad=True)
+    found = forward_and_backward(TARGETS["sm_90"], lambda: (Double.apply(x), None), (x, unused))
+    assert [launch.name for launch in found.forward] == ["double"] and found.forward[0].bytes == 200
+    assert [launch.name for launch in found.backward] == ["_to_copy", "double", "_to_copy"]
+    assert [launch.bytes for launch in found.backward] == [300, 400, 300]
+    assert found.backward[0] == Launch("_to_copy", 300)
+    assert found.forward_ideal == 100 + 28 + 100 and found.backward_ideal == 100 + 28 + 100 + 100
