@@ -69,6 +69,14 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return found
 
 
+def counted(kernels: list[dict[str, Any]]) -> Counter[str]:
+    """Launches by kernel; the backward may launch one of the forward's."""
+    found: Counter[str] = Counter()
+    for k in kernels:
+        found[k["name"]] += k["launches"]
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ("bf16", "fp32"))
 def test_numbers(dtype: str, launched: list[tuple[str, int]]) -> None:
@@ -84,7 +92,7 @@ def test_numbers(dtype: str, launched: list[tuple[str, int]]) -> None:
     width = D * {"bf16": 2, "fp32": 4}[dtype]
     assert (data["forward"]["ideal"], data["backward"]["ideal"]) == (4 * width, 7 * width)
     kernels = [k for k in data["kernels"] if k["kind"] == "triton"]
-    assert Counter({k["name"]: k["launches"] for k in kernels}) == Counter(name for name, _ in launched)
+    assert counted(kernels) == Counter(name for name, _ in launched)
     assert sum(k["bytes"] for k in kernels) == pytest.approx(sum(n for _, n in launched) / ROWS)
     assert data["forward"]["triton"] + data["backward"]["triton"] == len(launched)
     assert all(0 < k["registers"] <= 255 and k["warps"] > 0 and k["fits"] for k in kernels)
@@ -117,7 +125,7 @@ def test_for_amd(launched: list[tuple[str, int]]) -> None:
     """Sizes below those of matrix instructions, which every GPU compiles."""
     data = document("retnet", "--target", "gfx942", "-T", "20", "-H", "2", "-s", "K=8", "-s", "V=8", "--chunk-size", "8")
     kernels = [k for k in data["kernels"] if k["kind"] == "triton"]
-    assert data["shared"] == 64 * 1024 and Counter({k["name"]: k["launches"] for k in kernels}) == Counter(name for name, _ in launched)
+    assert data["shared"] == 64 * 1024 and counted(kernels) == Counter(name for name, _ in launched)
     assert all(0 < k["registers"] <= 512 and not k["stack"] and not k["spills"] for k in kernels)
 
 
