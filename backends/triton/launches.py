@@ -66,7 +66,7 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
     results = tuple(replace(e, name=result(e.name)) for e in copied(program))
     stages = _prepared((*program.stages, *([Map(results)] if results else [])), lead, "@part")
     named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
-    cuts = cut(stages, named, lead)
+    cuts = cut(stages, named | {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}, lead)
     found, count = list[Launch | Iteration](), 0
     for i, stage in enumerate(cuts.stages):
         if isinstance(stage, Solve):

@@ -169,12 +169,18 @@ def test_kernels_that_would_be_interpreted(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 def test_forms_without_kernels() -> None:
     for form, said in (
-        ("newton", "no-kernels]: the form `newton` has no Triton kernels: a Solve stage has no Triton kernel"),
         ("conv", "no-kernels]: the form `conv` has no Triton kernels: "),
         ("fast", "unknown-form]: `fast` is no form"),
     ):
         result = run("paragru", "--form", form)
-        assert result.exit_code == 1 and f"error[{said}" in result.stderr and "forms with kernels: `recurrent`" in result.stderr
+        assert result.exit_code == 1 and f"error[{said}" in result.stderr and "forms with kernels: `newton`, `recurrent`" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_form_that_iterates() -> None:
+    """What an iteration launches is counted for as many as there are of values that nobody computed: at least one."""
+    data = document("paragru", "--target", "sm_90", "--form", "newton", "-T", "64")
+    assert data["ok"] and {k["phase"] for k in data["kernels"]} == {"forward", "backward"} and data["forward"]["triton"] >= 8
 
 
 @pytest.mark.slow
