@@ -41,7 +41,7 @@ LAYERS = (
 )
 
 # Files that are copied into packages, and run there.
-RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl", "triton_rows"))
+RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl", "triton_rows", "decoding"))
 DRY = tuple(f"seqc.backends.triton.{name}" for name in ("binaries", "dry", "operations"))  # it runs host code without a GPU
 TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench")  # which times what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")

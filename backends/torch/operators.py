@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import sequence
+from .decoding import checked, decoder
 from .sequence import (
     Kernels,
     Signature,
@@ -301,6 +302,9 @@ class Operator:
         self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
         self.triton = {name: (s, register(namespace, f"{name}_triton", s, kernels, walks)) for name, (s, kernels) in triton.items()}
         self.initial_states, self.domains, self.steps, self.costs = initial_states, domains, steps, costs
+        walk_of = {"torch": (forms, sequence), "triton": (triton, walks)}
+        self.decoders = {name: (f["recurrent"][0], decoder(f"{namespace}::decode_{name}", *f["recurrent"], w))
+                         for name, (f, w) in walk_of.items() if "recurrent" in f}  # fmt: skip
 
     def __call__(
         self,
@@ -357,6 +361,24 @@ class Operator:
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
         results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
         return self._results(signature, results, output_final_state, return_info, "reference")
+
+    def decode(self, backend: str, inputs: Tensors, params: Tensors, state: Tensor | Tensors) -> Tensor | Tensors:
+        """The outputs [B, H, ...] of one token of each sequence; the states are overwritten."""
+        if backend not in ("auto", *self.decoders):
+            raise ValueError(f"backend `{backend}` is not in this package; it has {', '.join(f'`{n}`' for n in self.decoders)}")
+        signature, _ = self.decoders["torch"]
+        check_tensors(signature, inputs, params, None)
+        states = checked(signature, inputs, params, state)
+        if backend == "auto":
+            exact = compute_dtype((*inputs, *params)) == torch.float64
+            on_gpu = "triton" in self.decoders and not exact and inputs[0].is_cuda and find_spec("triton") is not None
+            backend = "triton" if on_gpu else "torch"
+        numbers = [s.to(compute_dtype((*inputs, *params))) if v.whole else s for v, s in zip(signature.states, states, strict=True)]
+        found: Tensor | Tensors = self.decoders[backend][1](*inputs, *params, *numbers)
+        for v, s, x in zip(signature.states, states, numbers, strict=True):
+            if v.whole:
+                s.copy_(x.round())
+        return found
 
     def fastest(self, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None, forms: tuple[str, ...] = ()) -> str:
         """The form, of these or of all, that should take least time for this call. Packed rows count as rows of one length."""

@@ -27,7 +27,7 @@ from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"
 WHICH = ("forward", "backward", "double_backward")
-COPIED = ("runtime.py", "sequence.py", "operators.py", "base.py", "rtrl.py")
+COPIED = ("runtime.py", "sequence.py", "operators.py", "decoding.py", "base.py", "rtrl.py")
 PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
 STATE_LEADS = {"head": "NH", "group": "NG", "layer": "N"}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
@@ -202,6 +202,9 @@ def _operator(layer: Layer, triton: Triton | None) -> str:
         "",
         "",
         *_function(layer, "reference", names, "_operator.reference(form, backend"),
+        "",
+        "",
+        *_decode(layer, names),
     ]
     return "\n".join(lines) + "\n"
 
@@ -316,6 +319,28 @@ def _function(layer: Layer, name: str, names: list[str], call: str) -> list[str]
     ]
 
 
+def _decode(layer: Layer, names: list[str]) -> list[str]:
+    rec, hidden = layer.recurrence, unseen(layer.recurrence)
+    given = [*(x.name for x in rec.params), *([f"{rec.inputs[0].name}.new_empty((0, {', '.join(hidden)}))"] if hidden else [])]
+    return [
+        "def decode(",
+        *(f"    {n}," for n in names),
+        "    *,",
+        *(f"    {n}{_default(layer, n)}," for n in hidden),
+        "    state,",
+        '    backend="auto",',
+        "):",
+        '    """One token of each sequence: arguments and results as above without T. The states are overwritten in place.',
+        "",
+        "    state: as a call gives it with output_final_state=True. There is no gradient.",
+        "    Raises TypeError where a state is not contiguous or not float32 (float64 for float64 arguments).",
+        '    """',
+        f"    _inputs = ({', '.join(x.name for x in rec.inputs)}{',' if len(rec.inputs) == 1 else ''})",
+        f"    _params = ({', '.join(given)}{',' if len(given) == 1 else ''})",
+        "    return _operator.decode(backend, _inputs, _params, state)",
+    ]
+
+
 def _default(layer: Layer, size: str) -> str:
     """The default of a size that is given by name: the text's, where it is a number."""
     known = {"depth": 0, "depths": 1, **layer.sizes}
@@ -374,8 +399,8 @@ def _init(layer: Layer) -> str:
         classes = ["Layer", class_name(rec.name)]
         lines.append(f"from .module import {', '.join(sorted(classes))}")
         names += classes
-    names += [rec.name, "reference"]
-    lines += [f"from .ops import {', '.join(sorted([rec.name, 'reference']))}", ""]
+    names += [rec.name, "decode", "reference"]
+    lines += [f"from .ops import {', '.join(sorted([rec.name, 'decode', 'reference']))}", ""]
     lines.append(f"FORMS = ({', '.join(map(_quoted, forms))}{',' if len(forms) == 1 else ''})")
     lines += ["REFUSED = {", *(f"    {_quoted(n)}: {json.dumps(why)}," for n, why in refused.items()), "}"] if refused else ["REFUSED = {}"]
     lines.append('MANIFEST = json.loads(Path(__file__).with_name("manifest.json").read_text(encoding="utf-8"))')

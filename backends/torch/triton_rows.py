@@ -16,7 +16,7 @@ from torch import Tensor
 from .runtime import Newton
 from .sequence import Kernels, Report, Signature, boundaries, double_backward, output_dtype, sizes_of
 
-__all__ = ["backward", "double_backward", "forward", "kept_states"]
+__all__ = ["backward", "double_backward", "forward", "in_place", "kept_states"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,13 @@ def forward(
     report = Report()
     results, rows = _computed(kernels, "forward", rows, _without(signature, tensors, cu_seqlens, sizes), tensors, (), report)
     return results[:k], _handed(rows, states, results[k:]), _none(states), report
+
+
+def in_place(kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The outputs of a few tokens; the states are overwritten with the last ones, by the kernel that reads them where one does."""
+    rows = rows_of(signature, tensors, None, sizes_of(signature, tensors, None))
+    states = tensors[len(tensors) - len(signature.states) :]
+    return list(kernels.forward(*tensors, rows, states))[: len(signature.outputs)]
 
 
 def backward(

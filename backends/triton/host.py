@@ -27,6 +27,7 @@ class Setting:
     """A program with its launches. leaves: every name outside of loops. given: inputs with tokens as the caller has them.
 
     chunk: tokens of a chunk, 0 if there are none. like_inputs: an output has the type of the input at its place, else of all inputs.
+    in_place: last states can be written where the first ones are.
     """
 
     program: Program
@@ -35,6 +36,7 @@ class Setting:
     given: Mapping[str, Given]
     chunk: int
     like_inputs: bool
+    in_place: bool = False
 
     @property
     def results(self) -> list[str]:
@@ -83,6 +85,8 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     types = {r: f"{names[leaf.name]}.dtype" if s.like_inputs else "rows.result"
              for r, leaf in zip(s.results, s.program.inputs, strict=False) if leaf.name != VALID or not s.like_inputs}  # fmt: skip
     body, own = list[str](), iter(writers)
+    last = _last_states(s)
+    over = {name: i for i, name in enumerate(last) if _overwrites(s, name)}
 
     def launched(launch: Launch, indent: str = "") -> None:
         w = next(own)
@@ -91,7 +95,10 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
                 names[leaf.name] = namer(leaf.name)
                 native = leaf.name in s.results and TOKENS in leaf.axes
                 dtype = types[leaf.name] if native else "rows.dtype" if leaf.name in narrow else ""
-                body.append(f"{indent}{names[leaf.name]} = tiles.made(rows, {_shape(leaf, native, sizes)}{f', {dtype}' if dtype else ''})")
+                made = f"tiles.made(rows, {_shape(leaf, native, sizes)}{f', {dtype}' if dtype else ''})"
+                if leaf.name in over:
+                    made = f"into[{over[leaf.name]}] if into else {made}"
+                body.append(f"{indent}{names[leaf.name]} = {made}")
         tensors = _tuple([names[t] for t in w.pointers])
         lengths = "".join(f", n_{word}=n_{word}" for word in w.lengths)
         body.append(f"{indent}tiles.launch({w.kernel}, {w.kernel}_cut, {_programs(launch, sizes)}, {tensors}, rows{lengths})")
@@ -111,6 +118,9 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     read = dict.fromkeys(names[t] for w in writers for t in w.pointers if t in {i.name for i in s.program.inputs})
     given = ", ".join(read)
     lines = [f"def {name}({', '.join('rows' if i.name == VALID else names[i.name] for i in s.program.inputs)}):"]
+    if last:
+        lines = [lines[0].replace("):", ", into=()):")]
+        body += [f"if into:\n        into[{i}].copy_({names[n]})" for i, n in enumerate(last) if n not in over]
     if VALID not in {i.name for i in s.program.inputs}:
         lines = [lines[0].replace("):", ", rows):")]
     lines += _lengths(s, names, sizes, "\n".join(body))
@@ -119,6 +129,23 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     iterates = any(isinstance(x, Iteration) for x in s.launches)
     lines.append(f"    return {_tuple([*(names[n] for n in s.results), *(['solver'] if iterates else [])])}")
     return "\n".join(lines) + "\n"
+
+
+def _last_states(s: Setting) -> list[str]:
+    """The results that first states can be overwritten with."""
+    return [n for n in s.results if TOKENS not in s.leaves[n].axes] if s.in_place else []
+
+
+def _overwrites(s: Setting, name: str) -> bool:
+    """Whether a last state can be written where the first one is: one loop has both, and nothing else reads the first."""
+    loops = [x for x in flat(s.launches) if x.loop is not None and any(k.final == name for k in x.loop.carried)]
+    if len(loops) != 1 or loops[0].loop is None:
+        return False
+    first = next(k.init for k in loops[0].loop.carried if k.final == name)
+    if first.op.name != "var" or first.axes != s.leaves[name].axes:
+        return False
+    read = [x for x in flat(s.launches) if any(n.op.name == "var" and n.name == first.name for n in walk(*x.values))]
+    return len(read) == 1 and sum(n is first or (n.op.name == "var" and n.name == first.name) for n in walk(*read[0].values)) == 1
 
 
 def _programs(launch: Launch, sizes: Sizes) -> str:

@@ -12,6 +12,7 @@ from seqc.backends.triton.launches import launches, leading
 from seqc.backends.triton.writer import Given, Sizes
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms.base import VALID
+from seqc.forms.recurrent import RECURRENT
 from seqc.ir.expr import Expr
 from seqc.ir.program import CHUNKS, TOKENS, Program, Solve, scope, within
 from seqc.schedule.linear import axis_order
@@ -50,17 +51,18 @@ def print_form(layer: Layer, p: Programs) -> str:
         }
         order = axis_order(program, layer.recurrence.declared_axes)
         chunk = (p.lowered.block or layer.options.chunk_size) if chunked else 0
-        texts += functions(program, name, p.hints, leading(chunked), order, given, chunk, printed)
+        texts += functions(program, name, p.hints, leading(chunked), order, given, chunk, printed, p.form is RECURRENT and name == "forward")
     return "\n\n".join(texts)
 
 
 def functions(
     program: Program, name: str, hints: Mapping[Expr, str], lead: tuple[str, ...], order: tuple[str, ...],
     given: Mapping[str, Given] = NOTHING, chunk: int = 0, printed: dict[str, str] | None = None,
+    in_place: bool = False,
 ) -> list[str]:  # fmt: skip
     """The kernels of a program, and the function that launches them. given: inputs with tokens as the caller has them."""
     program, found = launches(replace(program, name=f"_{name}"), lead)
-    setting = Setting(program, found, _leaves(program), given, chunk, name == "backward")
+    setting = Setting(program, found, _leaves(program), given, chunk, name == "backward", in_place)
     return print_functions(name, setting, hints, Sizes(order, lead), printed)
 
 
