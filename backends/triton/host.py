@@ -137,12 +137,13 @@ def _last_states(s: Setting) -> list[str]:
 
 
 def _overwrites(s: Setting, name: str) -> bool:
-    """Whether a last state can be written where the first one is: one loop has both, and nothing else reads the first."""
+    """Whether a last state can be written where the first one is: one loop has both, nothing else reads the first, and no two programs
+    have the same part of it."""
     loops = [x for x in flat(s.launches) if x.loop is not None and any(k.final == name for k in x.loop.carried)]
     if len(loops) != 1 or loops[0].loop is None:
         return False
     first = next(k.init for k in loops[0].loop.carried if k.final == name)
-    if first.op.name != "var" or first.axes != s.leaves[name].axes:
+    if first.op.name != "var" or first.axes != s.leaves[name].axes or not {*loops[0].grid, *loops[0].split} <= {*first.axes}:
         return False
     read = [x for x in flat(s.launches) if any(n.op.name == "var" and n.name == first.name for n in walk(*x.values))]
     return len(read) == 1 and sum(n is first or (n.op.name == "var" and n.name == first.name) for n in walk(*read[0].values)) == 1

@@ -51,7 +51,8 @@ def print_form(layer: Layer, p: Programs) -> str:
         }
         order = axis_order(program, layer.recurrence.declared_axes)
         chunk = (p.lowered.block or layer.options.chunk_size) if chunked else 0
-        texts += functions(program, name, p.hints, leading(chunked), order, given, chunk, printed, p.form is RECURRENT and name == "forward")
+        decodes = p.form is RECURRENT and name == "forward"
+        texts += functions(program, name, p.hints, leading(chunked), order, given, chunk, printed, decodes)
     return "\n\n".join(texts)
 
 

@@ -74,6 +74,38 @@ def test_tiles_as_large_as_those_of_matrix_products(name: str, tmp_path: Path) -
     assert found and all(map(near, found)), found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("gated_deltanet", "gla"))
+def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
+    """K = 33 and V = 40 in blocks of 16: accumulators over blocks of what is summed, programs for blocks of what is not."""
+    found = [line for line in worker(name, str(tmp_path), "21", "", "16", "33,40,16,16,16", "16") if "distances" in line]
+    assert found and all(map(near, found)), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("gated_deltanet", "gla", "mamba2"))
+def test_factors_of_16_bits(name: str, tmp_path: Path) -> None:
+    """float16, which the interpreter multiplies as a GPU does (bfloat16 it does not): every row of outputs, last states and gradients."""
+    (line,) = worker("16", str(tmp_path), name)
+    assert line["rows"] and max(line["rows"]) < 5e-3, line  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("gated_deltanet", "lstm", "ttt_linear", "swla"))
+def test_tokens_one_by_one_in_place(name: str, tmp_path: Path) -> None:
+    (line,) = worker("decode", str(tmp_path), name)
+    assert max(line["distances"]) < TOLERANCE, line  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_where_a_program_is_cut_changes_no_result(tmp_path: Path) -> None:
+    """A layer from no paper, cut in four ways: other kernels, equal results and gradients."""
+    lines = worker("cuts", str(tmp_path), str(ROOT / "tests/backends/invented.seq"))
+    launches = [int(line["launches"]) for line in lines]  # type: ignore[call-overload]
+    assert len(lines) == 4 and launches[0] < launches[1] < launches[2] <= launches[3], lines
+    assert all(float(line["apart"]) < TOLERANCE for line in lines), lines  # type: ignore[arg-type]
+
+
 # --- The package -------------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from test_printed_ops import BATCHES, LEADS, UNPRINTED, spread_over  # noqa: E40
 
 from seqc import compiler  # noqa: E402
 from seqc.analysis.chain import Refusal  # noqa: E402
-from seqc.backends.triton import tiles  # noqa: E402
+from seqc.backends.triton import cuts, launches, tiles  # noqa: E402
 from seqc.backends.triton.package import HEAD, functions  # noqa: E402
 from seqc.emit.write import write_package  # noqa: E402
 from seqc.ir.execute import execute  # noqa: E402
@@ -145,8 +145,87 @@ def one_op(folder: Path, name: str, e: Expr, given: dict[str, np.ndarray]) -> fl
     return 0.0 if np.array_equal(want, found.numpy()) else distance(found, want)  # infinity is itself
 
 
-def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_size: int, sizes: tuple[int, ...]) -> None:
+def blocks_of(p: ModuleType, most: int) -> None:
+    """No block is longer, though a tile could be."""
+    found = importlib.import_module(f"{p.__name__}.triton_tiles")
+    found.MOST, found.LARGEST = most, 1
+
+
+def rows_apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest error of a vector of a sequence, token and head by its norm, or by a thousandth of the mean norm if that is larger.
+    Of one number per token and head, all tokens of a head are the vector."""
+    wanted = wanted.detach()
+    error = found.detach().double() - wanted
+    if wanted.dim() == 3:
+        error, wanted = error.transpose(1, 2), wanted.transpose(1, 2)
+    norms = wanted.norm(dim=-1)
+    return float((error.norm(dim=-1) / norms.clamp(min=1e-3 * float(norms.mean()))).max())
+
+
+def in_16_bits(name: str, folder: Path) -> None:
+    """Chunkwise with inputs of 16 bits against float64 on the same numbers, over a packed row: outputs, then gradients by argument."""
+    p = package(name, folder, 16)
+    c = in_float32(steady(call(name, B=1, T=50, heads=2, ends=(0, 0, 21, 50), lengths=(16, 16, 16, 16, 16))))
+    c = replace(c, inputs=tuple(x.detach().half().requires_grad_(x.requires_grad) for x in c.inputs))
+    exact = in_float64(c)
+    loop = exact.run(p, "reference")
+    results = c.run(chosen(p, "triton"), "chunkwise")
+    outputs = len(p.ops.OPERATOR.forms["chunkwise"][0].outputs)
+    assert all(x.dtype == torch.float16 for x in results[:outputs])
+    pairs = [*zip(results, loop, strict=True), *zip(gradients(results, c.arguments), gradients(loop, exact.arguments), strict=True)]
+    print(json.dumps({"rows": [rows_apart(x, y) for x, y in pairs]}), flush=True)
+
+
+def one_by_one(name: str, folder: Path) -> None:
+    """Tokens decoded one by one, states in place, against the recurrent form."""
+    p = package(name, folder)
+    c = in_float32(steady(call(name, B=2, T=3, heads=2, lengths=SIZES)))
+    signature = p.ops.OPERATOR.decoders["triton"][0]
+    k = len(signature.outputs)
+    with torch.no_grad():
+        wanted = c.run(p, "recurrent")
+        states = [s.detach().clone().contiguous() for s in c.states]
+        states = [s.round().long() if v.whole else s for v, s in zip(signature.states, states, strict=True)]
+        places, found = [s.data_ptr() for s in states], []
+        for t in range(3):
+            given = [x[:, t] if "T" in v.lead else x for v, x in zip(signature.inputs, c.inputs, strict=True)]
+            y = p.decode(*given, *c.params, state=states, backend="triton")
+            found.append(y if isinstance(y, tuple) else (y,))
+    outputs = [torch.stack(column, 1) for column in zip(*found, strict=True)]
+    assert [s.data_ptr() for s in states] == places
+    apart = [distance(x, y) for x, y in zip((*outputs, *(s.float() for s in states)), wanted, strict=True)]
+    print(json.dumps({"distances": apart, "outputs": k}), flush=True)
+
+
+def cut_otherwise(text: Path, folder: Path) -> None:
+    """A layer whose kernels are cut in four ways: by default, then at every product, with nothing folded, with nothing behind loops."""
+    changes = (
+        ("default", ()),
+        ("products apart", ((launches, "WORK", 1), (cuts, "_sunk", lambda stages, *_: stages))),
+        ("nothing folded", ((cuts, "_folded", lambda *_: {}),)),
+        ("nothing behind", ((cuts, "_fused", lambda stages, *_: (stages, {})),)),
+    )
+    options = Options(chunk_size=CHUNK, backend="triton")
+    checked = compiler.check_file(text, options)
+    c = in_float32(steady(call("", T=11, B=1, lengths=SIZES, spec=checked)))
+    exact = in_float64(c)
+    for n, (way, change) in enumerate(changes):
+        for module, name, value in change:
+            setattr(module, name, value)
+        files = compiler.compile_checked(checked, options).files
+        write_package(files, folder / f"way{n}")
+        p = import_package(folder / f"way{n}", f"cut_{n}")
+        loop = exact.run(p, "reference")
+        found = c.run(chosen(p, "triton"), "chunkwise")
+        apart = max(worst(found, loop), worst(gradients(found, c.arguments), gradients(loop, exact.arguments)))
+        kernels = next(f.text for f in files if f.name == "triton_chunkwise.py")
+        print(json.dumps({"way": way, "launches": kernels.count("tiles.launch("), "apart": apart}), flush=True)
+
+
+def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_size: int, sizes: tuple[int, ...], most: int) -> None:
     p = package(name, folder, chunk_size)
+    if most:
+        blocks_of(p, most)
     about = p.MANIFEST["triton"]
     for form, reason in about["refused"].items():
         print(json.dumps({"form": form, "refused": reason}), flush=True)
@@ -160,9 +239,11 @@ def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_siz
 
 
 if __name__ == "__main__":
-    layer, place, tokens, ends, chunk, axes = (sys.argv[1:] + [""] * 6)[:6]
-    if layer == "ops":
-        ops_one_by_one(Path(place))
+    layer, place, tokens, ends, chunk, axes, longest = (sys.argv[1:] + [""] * 7)[:7]
+    other = {"ops": lambda: ops_one_by_one(Path(place)), "16": lambda: in_16_bits(tokens, Path(place)),
+             "decode": lambda: one_by_one(tokens, Path(place)), "cuts": lambda: cut_otherwise(Path(tokens), Path(place))}  # fmt: skip
+    if layer in other:
+        other[layer]()
         sys.exit()
     numbers = [[int(x) for x in text.split(",") if x] for text in (tokens, ends, axes)]
-    main(layer, Path(place), numbers[0], numbers[1], int(chunk or CHUNK), tuple(numbers[2]) or SIZES)
+    main(layer, Path(place), numbers[0], numbers[1], int(chunk or CHUNK), tuple(numbers[2]) or SIZES, int(longest or 0))
