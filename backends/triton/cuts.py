@@ -122,14 +122,23 @@ def _replaced(equations: tuple[Equation, ...], values: Mapping[str, Expr]) -> tu
 def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> dict[str, Expr]:
     """Values of Maps that are cheap to compute from what is in memory."""
     solved = {n for s in stages if isinstance(s, Solve) for n in _names(roots(s))}
-    folded = dict[str, Expr]()
+    readers, folded = _readers(stages), dict[str, Expr]()
     for s in stages:
         if not isinstance(s, Map):
             continue
         for e in s.equations:
-            if e.name not in outputs and e.name not in solved and _is_cheap(e.value, folded, lead):
-                folded[e.name] = e.value
+            if e.name not in outputs and e.name not in solved:
+                loops = [x for i in readers.get(e.name, []) if isinstance(x := stages[i], Carry)]
+                only = loops[0].axis if len(loops) == len(readers.get(e.name, [])) == 1 else ""
+                if _is_cheap(e.value, folded, lead) or (only and _is_state(e, only, folded, lead)):
+                    folded[e.name] = e.value
     return folded
+
+
+def _is_state(e: Equation, axis: str, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
+    """A product as large as a state that one loop alone reads, of tokens: writing it costs more than the loop's own product."""
+    of_text = all(not a.startswith("@") for a in e.value.axes if a not in lead)
+    return of_text and is_product(e.value, lead) and _at_one_step(e, axis, set(), folded)
 
 
 def _is_cheap(value: Expr, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
