@@ -39,8 +39,20 @@ def store(w: Writer, leaf: Expr, t: Tile, env: Env, scope: Scope) -> None:
     dims = w.dims(leaf, env)
     value = w.whole(t, dims) + (".to(tl.float32)" if leaf.type.dtype == "bool" else "")
     line = f"tl.store({_address(w, leaf, dims, env, True)}, {value}{_guard(w, leaf, dims, env, leaf.name in w.given)})"
-    own = [a for a in (*w.launch.grid, *w.launch.split) if a not in leaf.axes]
-    scope.lines += [f"if {' & '.join(f'({env[a]} == 0)' for a in own)}:", f"    {line}"] if own else [line]
+    first = _is_first(w, leaf, env)
+    scope.lines += [f"if {' & '.join(first)}:", f"    {line}"] if first else [line]
+
+
+def _is_first(w: Writer, leaf: Expr, env: Env) -> list[str]:
+    """What holds for the one of several programs that writes. The first row may have no places: of those that see a place, the first
+    writes what all rows share, and every row writes what its places share with those of other rows."""
+    grid, place = {*w.launch.grid}, w.launch.place
+    joined = {place, BATCH} <= grid
+    own = [a for a in (*w.launch.grid, *w.launch.split) if a not in leaf.axes and not (joined and a in (place, BATCH))]
+    found = [f"({env[a]} == 0)" for a in own]
+    if joined and not {place, BATCH} & {*leaf.axes}:
+        found.append("(rest == 0)")  # what is left of the program's number counts the places of all rows
+    return found + ([f"({env[place]} == 0)"] if joined and BATCH in leaf.axes and place not in leaf.axes else [])
 
 
 def _guard(w: Writer, leaf: Expr, dims: tuple[str, ...], env: Env, alive: bool) -> str:

@@ -27,7 +27,8 @@ FIRST = ("deltanet", "gated_deltanet", "gla", "linear_attention", "mamba2", "ret
 TOLERANCE = 2e-5
 AMPLIFIED = 4  # where float32 itself is further off in PyTorch, so much further may other orders of summation be
 REFUSED: dict[str, str] = {}
-SAMPLE = ("gated_deltanet", "gla", "fernn")  # the last sums over sequences inside a step
+# fernn sums over sequences inside a step, ema's kernels share what no sequence changes, paragru's iterate.
+SAMPLE = ("gated_deltanet", "gla", "fernn", "ema", "paragru")
 # The interpreter takes minutes for some layers: `make kernels` runs all of them, `make test` a few.
 NAMES = SHIPPED if os.environ.get("SEQC_ALL_KERNELS") else SAMPLE
 every = pytest.mark.parametrize("name", [n if n == "fernn" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
@@ -59,8 +60,8 @@ def test_every_op(tmp_path: Path) -> None:
 
 @every
 def test_kernels_are_the_recurrence(name: str, tmp_path: Path) -> None:
-    """Results and all gradients, at lengths around a chunk; packed rows with empty ones for the first layers."""
-    lines = worker(name, str(tmp_path), *(("1,7,8,9,19", "0,0,1,12,13,13") if name in FIRST else ("1,9,19",)))
+    """Results and all gradients, at lengths around a chunk, and of packed rows with empty ones, the first among them."""
+    lines = worker(name, str(tmp_path), "1,7,8,9,19" if name in FIRST else "1,19", "0,0,1,12,13,13")
     assert all(line["refused"] == REFUSED.get(str(line["form"])) for line in lines if "refused" in line)
     found = [line for line in lines if "distances" in line]
     assert found
