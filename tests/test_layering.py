@@ -34,7 +34,7 @@ LAYERS = (
     ("seqc.explanation",),
     ("seqc.stages",),
     ("seqc.terminal",),
-    ("seqc.arguments", "seqc.bench", "seqc.layout"),
+    ("seqc.arguments", "seqc.bench", "seqc.destination", "seqc.layout"),
     ("seqc.inspection",),
     ("seqc.cli",),
     ("seqc.__main__",),
