@@ -12,7 +12,24 @@ import typer
 from typer.core import TyperGroup
 
 from seqc import __version__, terminal
-from seqc.arguments import LARGEST, Backend, Chunk, Color, Colored, Dtype, Floats, Json, Kind, Memory, Sizes, Spec, Stage, sizes_given
+from seqc.arguments import (
+    LARGEST,
+    Backend,
+    Chunk,
+    Color,
+    Colored,
+    Device,
+    Dtype,
+    Floats,
+    Json,
+    Kind,
+    Memory,
+    Sizes,
+    Spec,
+    Stage,
+    Timed,
+    sizes_given,
+)
 from seqc.terminal import BadUsage, CheckFailed, Terminal, running, usage_errors
 
 if TYPE_CHECKING:
@@ -228,14 +245,16 @@ def bench(
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Else as many as PyTorch takes.")] = None,
     backward: Annotated[bool, typer.Option("--backward/--no-backward", help="Time the backward too.")] = True,
     repeat: Annotated[int, typer.Option("--repeat", min=1, max=LARGEST, help="Runs of each form; the median counts.")] = 5,
+    device: Annotated[Device | None, typer.Option("--device", help="Else the GPU, if PyTorch sees one.")] = None,
+    backend: Annotated[Timed, typer.Option("--backend", help="Whose kernels; auto: both, where both run.")] = Timed.auto,
     json: Json = False, color: Colored = Color.auto,
 ) -> None:  # fmt: skip
-    """Time every form on this machine, forward and backward, beside its estimate. Needs PyTorch."""
+    """Time every form on this machine, forward and backward: beside its estimate, or on a GPU by both backends. Needs PyTorch."""
     with running("bench", json, color.value) as t:
         from seqc.bench import Run, bench_of, page
 
         chosen = _options(sizes_given(size), chunk_size)
-        run = Run(tokens, batch, heads, dtype.value, threads, backward, repeat)
+        run = Run(tokens, batch, heads, dtype.value, threads, backward, repeat, device and device.value, backend.value)
         found = bench_of(t, spec, _checked(spec, chosen, t), chosen, run)
         t.document |= found.as_json()
         t.result(page(found, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
