@@ -179,16 +179,16 @@ def test_a_kernel_is_compiled_for_a_gpu(tmp_path: Path, monkeypatch: pytest.Monk
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    (tmp_path / "ema.py").write_text(single_file(seqc.compile("ema", backend="triton").files), "utf-8")
-    one = import_file(tmp_path / "ema.py", "one_file_for_a_gpu")
+    (tmp_path / "retnet.py").write_text(single_file(seqc.compile("retnet", backend="triton").files), "utf-8")
+    one = import_file(tmp_path / "retnet.py", "one_file_for_a_gpu")
     calls: list[tuple[object, tuple[object, ...], dict[str, object]]] = []
 
     def run(kernel: object, *args: object, grid: object, warmup: bool, **kwargs: object) -> None:
         calls.append((kernel, args, kwargs))
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", run)
-    x = torch.rand(1, 9, 2, 16)
-    one.ema(x, torch.rand(2, 16), backend="triton", form="recurrent")
+    x = torch.rand(1, 40, 2, 16)
+    one.retnet(x, x, x, backend="triton", form="chunkwise")
     assert calls
     for kernel, args, kwargs in calls:
         given = dict(zip(kernel.arg_names, args, strict=False)) | {n: v for n, v in kwargs.items() if n in kernel.arg_names}  # type: ignore[attr-defined]
