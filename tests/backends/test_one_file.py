@@ -25,6 +25,7 @@ from seqc.diagnostics import InternalError
 from seqc.emit.layer import GeneratedFile
 from seqc.emit.names import defined, module_names, renamed
 from seqc.emit.single_file import single_file
+from seqc.forms.base import unseen
 
 FAST = "gated_deltanet"
 every = pytest.mark.parametrize("name", [n if n == FAST else pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED])
@@ -64,6 +65,8 @@ def test_is_the_package_bit_for_bit(package: Callable[..., ModuleType], name: st
         c = call(name, 11, ends=ends)
         for form in ("reference", *p.FORMS):
             assert same(*(results_and_gradients(module, c, form) for module in (one, p))), form
+        if ends is None:
+            assert same(*(decoded(module, c) for module in (one, p)))
     if name in MODULES:
         torch.manual_seed(0)
         ours, theirs = build(lambda _: one, name), build(package, name)
@@ -79,6 +82,17 @@ def results_and_gradients(module: ModuleType, c: Call, form: str) -> tuple[torch
     results = c.run(module, form)
     first = gradients(results, c.arguments, create_graph=form != "reference")
     return (*results, *first, *(gradients(first, c.arguments) if form != "reference" else ()))
+
+
+@torch.no_grad()
+def decoded(module: ModuleType, c: Call) -> tuple[torch.Tensor, ...]:
+    """One more token behind a call, and the states that it leaves."""
+    rec, named = c.rec, {n: {"depth": 2, "depths": 5, **c.sizes}[n] for n in unseen(c.rec)}
+    _, last = getattr(module, rec.name)(*c.inputs, *c.params, **named, output_final_state=True)
+    states = tuple(x.clone() for x in (last if isinstance(last, tuple) else (last,)))
+    token = [x if i.scope == "sequence" else x[:, 0] for i, x in zip(rec.inputs, c.inputs, strict=True)]
+    out = module.decode(*token, *c.params, **named, state=states)
+    return (*(out if isinstance(out, tuple) else (out,)), *states)
 
 
 def comments(p: ModuleType, text: str) -> None:
@@ -127,6 +141,7 @@ import sys
 from pathlib import Path
 from seqc.emit.layer import GeneratedFile
 from seqc.emit.single_file import single_file
+from seqc.forms.base import unseen
 print(single_file([GeneratedFile(p.name, p.read_text("utf-8")) for p in Path(sys.argv[1]).iterdir() if p.is_file()]))
 """
 
