@@ -218,20 +218,20 @@ def check(spec: str) -> dict[str, Any]:
 # --- Times -----------------------------------------------------------------------------------------------------------
 
 
-def times(spec: str) -> dict[str, Any]:
-    """Milliseconds of forward and of forward and backward, eager and from a CUDA graph."""
+def times(spec: str, device: str = "cuda") -> dict[str, Any]:
+    """Milliseconds of forward and of forward and backward, eager and from a CUDA graph; a text where that is not possible."""
     package, checked = seqc.load(spec, backend="triton"), seqc.check(spec)
     _, sizes = known_sizes(checked.recurrence, checked)
     found = []
     for B, T, heads in SHAPES:
-        given = taken(package, tuple(x.to("cuda") for x in draw(package, sizes, Run(tokens=T, batch=B, dtype="bfloat16"), heads)))
+        given = taken(package, tuple(x.to(device) for x in draw(package, sizes, Run(tokens=T, batch=B, dtype="bfloat16"), heads)))
         row: dict[str, Any] = {"shape": (B, T, heads), "form": ""}
         for what, gradient in (("forward", False), ("both", True)):
             step = one_call(package, given, gradient)
             for how in ("eager", "graph"):
                 try:
                     row["form"] = step()
-                    row[f"{what} {how}"] = milliseconds(step if how == "eager" else in_graph(step))
+                    row[f"{what} {how}"] = milliseconds(step if how == "eager" else in_graph(step), device)
                 except RuntimeError as error:  # a form that iterates cannot be captured; a call may not fit into memory
                     row[f"{what} {how}"] = str(error).split("\n")[0][:80]
         found.append(row)
@@ -266,8 +266,8 @@ def in_graph(step: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
-def milliseconds(run: Callable[[], object]) -> float:
-    clock = clock_of("cuda")
+def milliseconds(run: Callable[[], object], device: str) -> float:
+    clock = clock_of(device)
     return 1e3 * median([clock.taken(run).seconds for _ in range(clock.warm_up + RUNS)][clock.warm_up :])
 
 

@@ -114,6 +114,7 @@ def undefined(path: Path) -> str:
     return subprocess.run([*command, "--quiet"], capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_stands_alone_and_leaves_triton_for_later(tmp_path: Path) -> None:
     """torch and the standard library at the head; Triton in functions that nothing calls before a kernel is called."""
     made = seqc.compile("retnet", backend="triton")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -44,8 +45,8 @@ class Stand:
 
         def function(*arguments: Any, backend: str, **options: Any) -> Any:
             assert backend == "triton" and arguments[0].dtype == torch.bfloat16
-            out, last = found(*arguments, **options)
-            return out * self.wrong, last
+            out, *rest = found(*arguments, **options)
+            return out * self.wrong, *rest
 
         return function
 
@@ -108,6 +109,32 @@ def test_the_exit_code_and_the_worst(check_gpu: ModuleType, monkeypatch: pytest.
         monkeypatch.setattr(sys, "argv", ["check_gpu.py", *specs, "--jobs", "2"])
         assert check_gpu.main() == code and said in (out := capsys.readouterr().out)
         assert "| gla | chunkwise | 1.0e-03 | 2.0e-03 | 5.0e-04 | d q, rows |" in out
+
+
+def test_times_with_a_stand_in(check_gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every shape forward and with the backward, eager and from a graph; what cannot be captured is a text, and the others are timed.
+
+    Graphs and their capture are a GPU's, which is not here: only what surrounds them is tested.
+    """
+
+    def in_graph(step: Any) -> Any:
+        if step() == "recurrent":
+            raise RuntimeError("cannot be captured\nsince ...")
+        return step
+
+    stand = Stand("retnet")
+    monkeypatch.setattr(check_gpu.seqc, "load", lambda *_, **__: stand)
+    monkeypatch.setattr(check_gpu, "in_graph", in_graph)
+    monkeypatch.setattr(check_gpu, "SHAPES", ((1, 1, 2), (2, 100, 3)))
+    found = check_gpu.times("retnet", "cpu")
+    kinds = [f"{what} {how}" for what in ("forward", "both") for how in ("eager", "graph")]
+    assert [(row["shape"], row["form"]) for row in found["times"]] == [((1, 1, 2), "recurrent"), ((2, 100, 3), "chunkwise")]
+    assert all(found["times"][1][kind] > 0 for kind in kinds) and found["times"][0]["both graph"] == "cannot be captured"
+    check_gpu.print_times("specs/retnet.seq", json.loads(json.dumps(found)))
+    check_gpu.print_times("gla", {"error": "gone"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| retnet | recurrent | 1 x 1 x 2 | ") and lines[0].endswith(" | cannot be captured |")
+    assert [line.count("|") for line in lines] == [8, 8, 8] and lines[2] == "| gla | | gone | | | | |"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
