@@ -178,6 +178,8 @@ def _known(trees: Mapping[str, ast.Module]) -> dict[str, dict[str, Thing]]:
             for s in trees[module].body:
                 if isinstance(s, ast.Import):
                     own |= {a.asname or a.name: Thing(a.name, outside=True) for a in s.names}
+                    if any("." in name for name in own):
+                        raise InternalError(f"`{module}` makes no part of a single file: `{s.names[0].name}` is imported without a name")
                 elif isinstance(s, ast.ImportFrom) and s.module != "__future__":
                     own |= {a.asname or a.name: meant(s, a.name) for a in s.names}
         return known[module]

@@ -261,10 +261,11 @@ def test_names_of_the_module() -> None:
     assert renamed(RENAMED, module_names(RENAMED, ast.parse(RENAMED)), str) == RENAMED
 
 
-def test_a_function_that_sets_names_of_its_module_makes_no_part(package: Callable[..., ModuleType]) -> None:
+def test_what_makes_no_part(package: Callable[..., ModuleType]) -> None:
+    """A function that sets names of its module, an import whose name is not the module's; a package without what is adapted."""
     files = written(Path(package(FAST).__file__ or "").parent)
-    wrong = [GeneratedFile(f.name, f.text + "\n\ndef f():\n    global x\n" * (f.name == "base.py")) for f in files]
-    with pytest.raises(InternalError, match="`base` makes no part"):
-        single_file(wrong)
+    for more, said in (("\ndef f():\n    global x\n", "a function of it"), ("\nimport os.path\n", "imported without a name")):
+        with pytest.raises(InternalError, match=f"`base` makes no part of a single file: .*{said}"):
+            single_file([GeneratedFile(f.name, f.text + more * (f.name == "base.py")) for f in files])
     with pytest.raises(InternalError, match="no `NAMESPACE`"):
         single_file([GeneratedFile(f.name, f.text.replace("NAMESPACE", "PLACE")) for f in files])

@@ -34,6 +34,7 @@ def entries(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_one_file_that_is_imported_as_it_says(own_folder: Path) -> None:
     result = run("retnet")
     assert result.exit_code == 0 and result.stdout.splitlines()[0] == "generated/retnet.py"
@@ -81,6 +82,7 @@ def test_a_folder_that_cannot_be_written(own_folder: Path) -> None:
     assert result.exit_code == 2 and "cannot write `closed/retnet.py`: permission denied" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_what_was_there(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("retnet").exit_code == 0
     before = (own_folder / "generated/retnet.py").read_bytes()
