@@ -58,6 +58,8 @@ class Backend(StrEnum):
     triton = "triton"
 
 
+Device = StrEnum("Device", ["cuda", "cpu"])
+Timed = StrEnum("Timed", ["auto", "torch", "triton"])  # the backends whose kernels are timed
 Dtype = StrEnum("Dtype", ["float32", "bfloat16", "float16", "float64"])
 Floats = StrEnum("Floats", ["bf16", "fp16", "fp32"])  # what kernels of a GPU are given
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A .seq file, or the name of a layer that comes with seqc.")]

@@ -12,7 +12,24 @@ import typer
 from typer.core import TyperGroup
 
 from seqc import __version__, terminal
-from seqc.arguments import LARGEST, Backend, Chunk, Color, Colored, Dtype, Floats, Json, Kind, Memory, Sizes, Spec, Stage, sizes_given
+from seqc.arguments import (
+    LARGEST,
+    Backend,
+    Chunk,
+    Color,
+    Colored,
+    Device,
+    Dtype,
+    Floats,
+    Json,
+    Kind,
+    Memory,
+    Sizes,
+    Spec,
+    Stage,
+    Timed,
+    sizes_given,
+)
 from seqc.terminal import BadUsage, CheckFailed, Terminal, running, usage_errors
 
 if TYPE_CHECKING:
@@ -128,45 +145,39 @@ def _meaning(spec: str, sizes: Mapping[str, int]) -> tuple[Model, tuple[Diagnost
 @app.command()
 def compile(
     spec: Spec,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where NAME/ is written.")] = Path("generated"),
+    output: Annotated[Path | None, typer.Option(
+        "-o", "--output", metavar="DIR", help="Where NAME/ is written, or the single file.", show_default="generated",
+    )] = None,
     size: Sizes = None, chunk_size: Chunk = 32,
     backend: Annotated[Backend, typer.Option(help="What kernels are printed in: PyTorch, or Triton as well.")] = Backend.torch,
+    single_file: Annotated[bool, typer.Option("--single-file", help="Write one Python file in place of a folder, NAME.py.")] = False,
     json: Json = False, color: Colored = Color.auto,
 ) -> None:  # fmt: skip
-    """Compile a spec into a PyTorch package: DIR/NAME/."""
+    """Compile a spec into a PyTorch package: DIR/NAME/, or one file."""
     with running("compile", json, color.value) as t:
-        from seqc.compiler import compile_checked
+        from seqc.compiler import compile_checked, in_one_file
+        from seqc.destination import destination, write
         from seqc.outcome import certificate_line, certificate_said, import_line
 
         chosen = _options(sizes_given(size), chunk_size, backend)
         layer = _checked(spec, chosen, t)
+        place = destination(output, layer.model.name, single_file)
         with t.progress(f"compiling and proving {layer.model.name} ..."):
             made = compile_checked(layer, chosen)
         forms = {n: getattr(v, "reason", None) for n, v in made.verdicts.items()}
-        t.document |= {"name": layer.model.name, "certificate": made.certificate.as_json(), "folder": None}
+        t.document |= {"name": layer.model.name, "certificate": made.certificate.as_json(), "folder": None, "file": None}
         t.document |= {"forms": [n for n, r in forms.items() if r is None], "refused": {n: r for n, r in forms.items() if r is not None}}
         if not made.certificate.ok:
             t.say("\n".join(certificate_said(made.certificate)) + "\nNothing was written.")
             raise CheckFailed
-        folder = output / layer.model.name
-        _write(made.files, folder)
-        line = import_line(folder, layer.model)
-        t.document |= {"folder": str(folder), "import": line, "files": [f.name for f in made.files]}
-        t.result(f"{folder}{os.sep}\n  {line}")
+        write(in_one_file(made) if single_file else made.files, place)
+        line = import_line(place.with_suffix("") if single_file else place, layer.model)
+        t.document |= {"import": line, "file" if single_file else "folder": str(place)}
+        t.document |= {} if single_file else {"files": [f.name for f in made.files]}
+        t.result(f"{place}{'' if single_file else os.sep}\n  {line}")
         for name, reason in forms.items():
             t.result(f"  {name}: {'applies' if reason is None else f'does not apply: {reason}'}")
         t.result(f"  {certificate_line(made.certificate)}")
-
-
-def _write(files: object, folder: Path) -> None:
-    from seqc.emit.write import NotOurs, write_package
-
-    try:
-        write_package(files, folder)  # type: ignore[arg-type]
-    except NotOurs as error:
-        raise BadUsage(f"`{folder}` is not replaced, since seqc did not write `{error}`: move it away, or choose -o DIR") from None
-    except OSError as error:
-        raise BadUsage(f"cannot write `{folder}`: {(error.strerror or str(error)).lower()}") from None
 
 
 @app.command()
@@ -234,14 +245,16 @@ def bench(
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Else as many as PyTorch takes.")] = None,
     backward: Annotated[bool, typer.Option("--backward/--no-backward", help="Time the backward too.")] = True,
     repeat: Annotated[int, typer.Option("--repeat", min=1, max=LARGEST, help="Runs of each form; the median counts.")] = 5,
+    device: Annotated[Device | None, typer.Option("--device", help="Else the GPU, if PyTorch sees one.")] = None,
+    backend: Annotated[Timed, typer.Option("--backend", help="Whose kernels; auto: both, where both run.")] = Timed.auto,
     json: Json = False, color: Colored = Color.auto,
 ) -> None:  # fmt: skip
-    """Time every form on this machine, forward and backward, beside its estimate. Needs PyTorch."""
+    """Time every form on this machine, forward and backward: beside its estimate, or on a GPU by both backends. Needs PyTorch."""
     with running("bench", json, color.value) as t:
         from seqc.bench import Run, bench_of, page
 
         chosen = _options(sizes_given(size), chunk_size)
-        run = Run(tokens, batch, heads, dtype.value, threads, backward, repeat)
+        run = Run(tokens, batch, heads, dtype.value, threads, backward, repeat, device and device.value, backend.value)
         found = bench_of(t, spec, _checked(spec, chosen, t), chosen, run)
         t.document |= found.as_json()
         t.result(page(found, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))

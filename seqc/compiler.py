@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from seqc.analysis.structure import span_of
 from seqc.backends import BACKENDS
 from seqc.diagnostics import Diagnostic, InternalError, Label, SpecError
 from seqc.emit.layer import GeneratedFile, Layer, Programs
+from seqc.emit.single_file import single_file
 from seqc.forms import FORMS, Applies, Form, Lowered, Refuses
 from seqc.forms.base import VALID
 from seqc.frontend.check import check
@@ -165,11 +165,18 @@ def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     return Compiled(checked, verdicts, certificate, package, digest)
 
 
+def in_one_file(made: Compiled) -> str:
+    """The package as the text of one Python file."""
+    text = single_file(made.files)
+    _parses(GeneratedFile(f"{made.checked.model.name}.py", text))
+    return text
+
+
 def _parses(file: GeneratedFile) -> None:
     """Raises InternalError for a Python file that does not parse: the proof is of Programs and cannot see it."""
     try:
         if file.name.endswith(".py"):
-            ast.parse(file.text, file.name)
+            compile(file.text, file.name, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise InternalError(f"{file.name}, line {error.lineno}: the generated text does not parse") from error
 

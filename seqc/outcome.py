@@ -11,13 +11,13 @@ from seqc.ir.model import Model
 from seqc.proof.certificate import Certificate
 
 
-def import_line(folder: Path, model: Model) -> str:
-    """How the package is imported: from the current folder where its path can be written as a module's."""
+def import_line(path: Path, model: Model) -> str:
+    """How a package, or the file without its suffix, is imported: from the current folder where its path can be written as a module's."""
     names = model.name if model.project is None else f"{model.name}, {class_name(model.name)}"
-    dotted = ".".join(folder.parts)
-    if not folder.is_absolute() and all(part.isidentifier() for part in folder.parts):
+    dotted = ".".join(path.parts)
+    if not path.is_absolute() and all(part.isidentifier() for part in path.parts):
         return f"from {dotted} import {names}"
-    return f"from {model.name} import {names}    # with {folder.parent} on sys.path"
+    return f"from {path.name} import {names}    # with {path.parent} on sys.path"
 
 
 def certificate_line(c: Certificate) -> str:

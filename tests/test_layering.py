@@ -33,8 +33,8 @@ LAYERS = (
     ("seqc.catalog", "seqc.doctor", "seqc.outcome", "seqc.package_cache", "seqc.reading", "seqc.starter"),
     ("seqc.explanation",),
     ("seqc.stages",),
-    ("seqc.terminal",),
-    ("seqc.arguments", "seqc.bench", "seqc.layout"),
+    ("seqc.terminal", "seqc.timing"),
+    ("seqc.arguments", "seqc.bench", "seqc.destination", "seqc.layout"),
     ("seqc.inspection",),
     ("seqc.cli",),
     ("seqc.__main__",),
@@ -43,7 +43,7 @@ LAYERS = (
 # Files that are copied into packages, and run there.
 RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl", "triton_rows", "decoding"))
 DRY = tuple(f"seqc.backends.triton.{name}" for name in ("binaries", "dry", "operations"))  # it runs host code without a GPU
-TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench")  # which times what the packages compute
+TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench", "seqc.timing")  # which time what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 # One form may build on another where it takes over its refusals; what stages forms share.
 SHARED_FORMS = {

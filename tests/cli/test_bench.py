@@ -18,7 +18,7 @@ from seqc.proof.certificate import Certificate
 pytestmark = pytest.mark.slow  # not part of `make check`
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--tokens", "40", "--repeat", "1", "--threads", "1")
+SMALL = ("--tokens", "40", "--repeat", "1", "--threads", "1", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +59,18 @@ def test_the_table_has_every_form() -> None:
 def test_json_and_auto() -> None:
     data = document("gla", *SMALL, "--heads", "2", "--batch", "3")
     assert (data["tokens"], data["heads"], data["batch"], data["threads"], data["ok"]) == (40, 2, 3, 1, True)
+    assert (data["device"], data["gpu"], data["auto_backend"]) == ("cpu", None, "torch")
     package = seqc.load("gla")
     assert [f["form"] for f in data["forms"]] == list(package.FORMS)
     for f in data["forms"]:
         assert all(f[key] > 0 for key in ("forward_ms", "forward_estimate_ms", "both_ms", "both_estimate_ms", "both_speedup"))
+        assert f["backend"] == "torch" and f["forward_mib"] is f["both_mib"] is None
     arguments = draw(package, {"K": 64, "V": 128}, Run(tokens=40, batch=3), 2)
     for key, gradient in (("auto_forward", False), ("auto_both", True)):
         info = package.gla(*(x.requires_grad_(gradient) for x in arguments), return_info=True)[2]
         least = min(data["forms"], key=lambda f: f[f"{key.removeprefix('auto_')}_estimate_ms"])
         assert info.form == data[key] == least["form"]
-    token = document("gla", "--tokens", "1", "--repeat", "1", "--no-backward")
+    token = document("gla", "--tokens", "1", "--repeat", "1", "--no-backward", "--device", "cpu")
     assert token["auto_forward"] == "recurrent" and token["auto_both"] is None and token["forms"][0]["both_ms"] is None
 
 
