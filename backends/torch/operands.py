@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
+from seqc.backends.torch.reuse import is_fresh
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.kernel import Kernel
@@ -19,10 +20,14 @@ Text = tuple[str, int]  # an expression and the precedence of its outermost oper
 
 
 class Operands(ABC):
-    """The layout of a kernel's values, and operands in it."""
+    """The layout of a kernel's values, and operands in it.
+
+    in_place: operands in memory of their own may be written over. spent: the values that the statement at hand reads last.
+    """
 
     def __init__(self, kernel: Kernel):
-        self.kernel = kernel
+        self.kernel, self.in_place = kernel, False
+        self.spent: frozenset[str] = frozenset()
         self.like = kernel.inputs[0].name  # a tensor with the type and device of the others
 
     @abstractmethod
@@ -51,6 +56,14 @@ class Operands(ABC):
     def operand(self, e: Expr, want: tuple[str, ...]) -> Text:
         text, precedence = self.expr(e)
         return self.fit(text, precedence, self.axes(e), want)
+
+    def own(self, e: Expr, want: tuple[str, ...]) -> Text | None:
+        """An operand that a result with axes `want` may be written over; None if it is not one."""
+        if not self.in_place or self.axes(e) != want or e.type.dtype != "real":
+            return None
+        same = e.args[0] if e.op.name == "rename" and self.expr(e) == self.expr(e.args[0]) else e
+        mine = same.name in self.spent if same.op.name == "var" else is_fresh(same) and self.is_tensor(same)
+        return self.expr(e) if mine else None
 
     def length(self, axis: str) -> str:
         """The text of an axis' length."""
