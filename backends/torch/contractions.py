@@ -36,9 +36,10 @@ def accumulated(p: Operands, want: tuple[str, ...], x: Expr, product: Expr, sign
     if factors is None:
         return None
     more = ", alpha=-1" if sign < 0 else ""
-    if mine := p.own(x, want):
-        return f"{wrap(*mine, ATOM)}.baddbmm_({', '.join(factors)}{more})", ATOM
-    return f"torch.baddbmm({', '.join((p.expr(x)[0], *factors))}{more})", ATOM
+    text, level = p.expr(x)
+    if p.owns(x, want):
+        return f"{wrap(text, level, ATOM)}.baddbmm_({', '.join(factors)}{more})", ATOM
+    return f"torch.baddbmm({', '.join((text, *factors))}{more})", ATOM
 
 
 def grown(p: Operands, want: tuple[str, ...], e: Expr) -> Text | None:
@@ -47,10 +48,9 @@ def grown(p: Operands, want: tuple[str, ...], e: Expr) -> Text | None:
         return None
     for total, product in (e.args, e.args[::-1])[: 2 if e.op.name == "add" else 1]:
         product, sign = (product.args[0], -1) if product.op.name == "neg" else (product, 1)
-        mine = p.own(total, want)
-        if mine and p.axes(product) == want and (factors := plain_factors(p, product)):
+        if p.owns(total, want) and p.axes(product) == want and (factors := plain_factors(p, product)):
             sign = sign if e.op.name == "add" else -sign
-            return f"runtime.add_product({', '.join((mine[0], *factors))}{', -1' if sign < 0 else ''})", ATOM
+            return f"runtime.add_product({', '.join((p.expr(total)[0], *factors))}{', -1' if sign < 0 else ''})", ATOM
     return None
 
 
@@ -146,8 +146,8 @@ def _product_sum(p: Operands, e: Expr, x: Expr, y: Expr) -> Text:
     every = layout(p.kernel.order, union((x.type, y.type)))
     dims = [i - len(every) for i, a in enumerate(every) if a not in e.axes]
     for one, other in ((x, y), (y, x)):
-        if e.type.dtype == "real" and dims and (mine := p.own(one, every)):
-            return f"{wrap(*mine, ATOM)}.mul_({p.operand(other, every)[0]}).sum({dims_of(dims)})", ATOM
+        if e.type.dtype == "real" and dims and p.owns(one, every):
+            return f"{wrap(*p.expr(one), ATOM)}.mul_({p.operand(other, every)[0]}).sum({dims_of(dims)})", ATOM
     text = f"{wrap(*p.operand(x, every), PRODUCT)} * {wrap(*p.operand(y, every), PRODUCT)}"
     return (f"({text}).sum({dims_of(dims)})", ATOM) if dims else (text, PRODUCT)
 

@@ -57,13 +57,13 @@ class Operands(ABC):
         text, precedence = self.expr(e)
         return self.fit(text, precedence, self.axes(e), want)
 
-    def own(self, e: Expr, want: tuple[str, ...]) -> Text | None:
-        """An operand that a result with axes `want` may be written over; None if it is not one."""
+    def owns(self, e: Expr, want: tuple[str, ...]) -> bool:
+        """Whether a result with axes `want` may be written over an operand."""
         if not self.in_place or self.axes(e) != want or e.type.dtype != "real":
-            return None
-        same = e.args[0] if e.op.name == "rename" and self.expr(e) == self.expr(e.args[0]) else e
-        mine = same.name in self.spent if same.op.name == "var" else is_fresh(same) and self.is_tensor(same)
-        return self.expr(e) if mine else None
+            return False
+        if e.op.name == "rename" and tuple(dict(e.attr).get(a, a) for a in self.axes(e.args[0])) == want:
+            e = e.args[0]  # it lies as it did
+        return e.name in self.spent if e.op.name == "var" else is_fresh(e) and self.is_tensor(e)
 
     def length(self, axis: str) -> str:
         """The text of an axis' length."""

@@ -51,8 +51,9 @@ class Printer(Operands):
         if name in OPERATORS:
             return self._operator(e)
         if name in FUNCTIONS:
-            found = self.own(e.args[0], self.axes(e)) if FUNCTIONS[name] == f"torch.{name}" else None
-            return f"{wrap(*found, ATOM)}.{name}_()" if found else f"{FUNCTIONS[name]}({self._tensor(e.args[0])})", ATOM
+            if FUNCTIONS[name] == f"torch.{name}" and self.owns(e.args[0], self.axes(e)):
+                return f"{wrap(*self.expr(e.args[0]), ATOM)}.{name}_()", ATOM
+            return f"{FUNCTIONS[name]}({self._tensor(e.args[0])})", ATOM
         method: Callable[[Expr], Text] | None = getattr(self, f"_{name}", None)
         if method is None:
             raise InternalError(f"the PyTorch printer has no entry for `{name}`")
@@ -72,9 +73,10 @@ class Printer(Operands):
             return one_call
         if found := self.added_product(e):
             z, (x, y), factor = found
-            more = ", value=-1" if factor < 0 else ""
-            mine = self.own(z, want)
-            return f"{wrap(*mine, ATOM)}.addcmul_({x}, {y}{more})" if mine else f"torch.addcmul({self.expr(z)[0]}, {x}, {y}{more})", ATOM
+            text, more = self.expr(z), ", value=-1" if factor < 0 else ""
+            if self.owns(z, want):
+                return f"{wrap(*text, ATOM)}.addcmul_({x}, {y}{more})", ATOM
+            return f"torch.addcmul({text[0]}, {x}, {y}{more})", ATOM
         if one_call := self._written_over(e):
             return one_call
         first, second = e.args
@@ -92,8 +94,8 @@ class Printer(Operands):
         if call in ("add", "sub") and y.op.name == "neg":
             y, call = y.args[0], "sub" if call == "add" else "add"
         for one, other in ((x, y), (y, x))[: 2 if call in ("add", "mul") else 1]:
-            if mine := self.own(one, self.axes(e)):
-                return f"{wrap(*mine, ATOM)}.{call}_({self.operand(other, self.axes(e))[0]})", ATOM
+            if self.owns(one, self.axes(e)):
+                return f"{wrap(*self.expr(one), ATOM)}.{call}_({self.operand(other, self.axes(e))[0]})", ATOM
         return None
 
     def added_product(self, e: Expr) -> tuple[Expr, tuple[str, str], int] | None:
@@ -123,8 +125,8 @@ class Printer(Operands):
         return f"torch.eye({self.length(e.axes[0])}, dtype={self.like}.dtype, device={self.like}.device)", ATOM
 
     def _neg(self, e: Expr) -> Text:
-        if mine := self.own(e.args[0], self.axes(e)):
-            return f"{wrap(*mine, ATOM)}.neg_()", ATOM
+        if self.owns(e.args[0], self.axes(e)):
+            return f"{wrap(*self.expr(e.args[0]), ATOM)}.neg_()", ATOM
         return f"-{wrap(*self.expr(e.args[0]), ATOM if e.args[0].op.name == 'power' else UNARY)}", UNARY
 
     def _power(self, e: Expr) -> Text:
@@ -293,7 +295,7 @@ class Printer(Operands):
         plain, have = self.matrices(e.args[0], mask.row, mask.column)
         text = wrap(*plain, ATOM)
         triangle = (mask.per_row, mask.step, mask.per_column) == (1, 1, 1)
-        call = "_" if self.own(e.args[0], self.axes(e)) else ""
+        call = "_" if self.owns(e.args[0], self.axes(e)) else ""
         text += f".tril{call}({mask.offset - 1 or ''})" if triangle else f".masked_fill{call}(~{self.mask(mask)}, 0.0)"
         return self.permuted(text, ATOM, have, self.axes(e))
 

@@ -48,18 +48,19 @@ def spent(body: Sequence[Statement], kept: Collection[str]) -> list[frozenset[st
 
     Only what one of these statements has made counts: the rest belongs to others.
     """
-    last = {name: i for i, s in enumerate(body) for name in reads(s)} | dict.fromkeys(kept, len(body))
+    seen = [reads(s) for s in body]
+    last = {name: i for i, names in enumerate(seen) for name in names} | dict.fromkeys(kept, len(body))
     sharers: dict[str, set[str]] = {}  # by the name of a value: the names that may share its memory
-    for s in body:
-        fresh = isinstance(s, Assign) and is_fresh(s.value)
-        seen = {} if fresh else {x for x, names in sharers.items() if names & reads(s)}
-        for x in seen:
-            sharers[x].update(gives(s))
-        if fresh:
-            sharers.update((name, {name}) for name in gives(s))
+    for s, here in zip(body, seen, strict=True):
+        if isinstance(s, Assign) and is_fresh(s.value):
+            sharers[s.name] = {s.name}
+            continue
+        for names in sharers.values():
+            if names & here:
+                names.update(gives(s))
     found = []
-    for i, s in enumerate(body):
-        mine = [x for x in reads(s) if x in sharers and last[x] == i]
+    for i, here in enumerate(seen):
+        mine = [x for x in here if x in sharers and last[x] == i]
         found.append(frozenset(x for x in mine if all(last.get(name, -1) < i for name in sharers[x] - {x})))
     return found
 

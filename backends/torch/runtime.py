@@ -88,7 +88,13 @@ def unit_lower_inverse(a: Tensor) -> Tensor:
 
 
 def spread(x: Tensor, each: int, dim: int) -> Tensor:
-    """Every group's value for each of its heads; dim counts from the end. Of a single group it is a view."""
+    """Every group's value for each of its heads; dim counts from the end. Of a single group it is a view, of single heads the same."""
+    if each == 1:
+        return x
+    if x.shape[dim] == 1:
+        sizes = [-1] * x.dim()
+        sizes[dim] = each
+        return x.expand(sizes)
     wide = x.unsqueeze(dim)
     return wide.expand(*wide.shape[:dim], each, *wide.shape[dim:][1:]).flatten(dim - 1, dim)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -95,11 +96,12 @@ class _Writer:
     def _early(self) -> dict[str, Place]:
         """The places that a product is written to before their loops begin, by its name: a loop is all that reads it."""
         body, found = self.kernel.body, {}
+        readers = Counter(name for s in body for name in reads(s))
         products = {s.name: s for s in body if isinstance(s, Assign) and plain_factors(self.printer, s.value)}
         for loop in (s for s in body if isinstance(s, Loop)):
             for place in places(self.printer, loop).values():
                 outer, inner = filling(self.printer, loop, place) or ("", "")
-                once = sum(outer in reads(s) for s in body) == 1 and outer not in self.results
+                once = readers[outer] == 1 and outer not in self.results
                 if once and outer in products and len(self.product(products[outer], place)) + 4 <= WIDTH:
                     found[outer] = replace(place, filled=inner)
         return found
@@ -251,6 +253,7 @@ class _Writer:
         inner: list[str] = []
         kept = {new for _, _, new, _ in loop.carried} | {value for _, value in loop.stacked}
         for s, free in zip(loop.body, spent(loop.body, kept), strict=True):
+            self.allow(s, frozenset())
             inner += (into(printer, s.value, s.name, held[s.name]) or []) if s.name in held else self.assign(s, 8, free)
         inner += [f"{outer.name}.append({value})" for outer, value in listed]
         inner, widened = _widened_outside(inner + _steps(loop), [name for _, name in loop.sliced])
