@@ -7,6 +7,7 @@ from seqc.ir.expr import Expr
 from seqc.ir.program import BATCH, HEADS, LEAD
 from seqc.ir.rules import union
 from seqc.schedule.linear import layout
+from seqc.schedule.rows import renamed
 
 
 def contract(p: Operands, e: Expr) -> Text:
@@ -34,7 +35,37 @@ def accumulated(p: Operands, want: tuple[str, ...], x: Expr, product: Expr, sign
     factors = factors_of(p, want, product)
     if factors is None:
         return None
-    return f"torch.baddbmm({', '.join((p.expr(x)[0], *factors))}{', alpha=-1' if sign < 0 else ''})", ATOM
+    more = ", alpha=-1" if sign < 0 else ""
+    text, level = p.expr(x)
+    if p.owns(x, want):
+        return f"{wrap(text, level, ATOM)}.baddbmm_({', '.join(factors)}{more})", ATOM
+    return f"torch.baddbmm({', '.join((text, *factors))}{more})", ATOM
+
+
+def grown(p: Operands, want: tuple[str, ...], e: Expr) -> Text | None:
+    """A sum with a product of matrices, added to an operand that the sum may be written over; None where that is not so."""
+    if e.op.name not in ("add", "sub"):
+        return None
+    for total, product in (e.args, e.args[::-1])[: 2 if e.op.name == "add" else 1]:
+        product, sign = (product.args[0], -1) if product.op.name == "neg" else (product, 1)
+        if p.owns(total, want) and p.axes(product) == want and (factors := plain_factors(p, product)):
+            sign = sign if e.op.name == "add" else -sign
+            return f"runtime.add_product({', '.join((p.expr(total)[0], *factors))}{', -1' if sign < 0 else ''})", ATOM
+    return None
+
+
+def plain_factors(p: Operands, e: Expr) -> tuple[str, str] | None:
+    """The matrices of a product, which lies as `runtime.product` writes it; None where a value is no such product."""
+    return factors_of(p, p.axes(e), renamed(e)) if _is_plain(renamed(e)) else None
+
+
+def _is_plain(e: Expr) -> bool:
+    """Whether a value is the product of two batches of matrices that have the same batch axes, at least one."""
+    if e.op.name != "contract" or len(e.args) != 2 or e.type.dtype != "real":
+        return False
+    left, right, summed = _sides(e)
+    shared = set(e.axes) - {*left, *right}
+    return bool(left and right and summed and shared) and all(shared <= set(x.axes) for x in e.args)
 
 
 def factors_of(p: Operands, want: tuple[str, ...], product: Expr) -> tuple[str, str] | None:
@@ -113,8 +144,11 @@ def _matrix(p: Operands, e: Expr, row: str | None, column: str | None, shared: l
 def _product_sum(p: Operands, e: Expr, x: Expr, y: Expr) -> Text:
     """Elementwise product, then the sum over what does not stay."""
     every = layout(p.kernel.order, union((x.type, y.type)))
-    text = f"{wrap(*p.operand(x, every), PRODUCT)} * {wrap(*p.operand(y, every), PRODUCT)}"
     dims = [i - len(every) for i, a in enumerate(every) if a not in e.axes]
+    for one, other in ((x, y), (y, x)):
+        if e.type.dtype == "real" and dims and p.owns(one, every):
+            return f"{wrap(*p.expr(one), ATOM)}.mul_({p.operand(other, every)[0]}).sum({dims_of(dims)})", ATOM
+    text = f"{wrap(*p.operand(x, every), PRODUCT)} * {wrap(*p.operand(y, every), PRODUCT)}"
     return (f"({text}).sum({dims_of(dims)})", ATOM) if dims else (text, PRODUCT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
+from seqc.backends.torch.reuse import is_fresh
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.kernel import Kernel
@@ -19,10 +20,14 @@ Text = tuple[str, int]  # an expression and the precedence of its outermost oper
 
 
 class Operands(ABC):
-    """The layout of a kernel's values, and operands in it."""
+    """The layout of a kernel's values, and operands in it.
+
+    in_place: operands in memory of their own may be written over. spent: the values that the statement at hand reads last.
+    """
 
     def __init__(self, kernel: Kernel):
-        self.kernel = kernel
+        self.kernel, self.in_place = kernel, False
+        self.spent: frozenset[str] = frozenset()
         self.like = kernel.inputs[0].name  # a tensor with the type and device of the others
 
     @abstractmethod
@@ -51,6 +56,14 @@ class Operands(ABC):
     def operand(self, e: Expr, want: tuple[str, ...]) -> Text:
         text, precedence = self.expr(e)
         return self.fit(text, precedence, self.axes(e), want)
+
+    def owns(self, e: Expr, want: tuple[str, ...]) -> bool:
+        """Whether a result with axes `want` may be written over an operand."""
+        if not self.in_place or self.axes(e) != want or e.type.dtype != "real":
+            return False
+        if e.op.name == "rename" and tuple(dict(e.attr).get(a, a) for a in self.axes(e.args[0])) == want:
+            e = e.args[0]  # it lies as it did
+        return e.name in self.spent if e.op.name == "var" else is_fresh(e) and self.is_tensor(e)
 
     def length(self, axis: str) -> str:
         """The text of an axis' length."""

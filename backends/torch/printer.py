@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from string import ascii_letters, digits
 
-from seqc.backends.torch.contractions import accumulated, contract
+from seqc.backends.torch.contractions import accumulated, contract, grown
 from seqc.backends.torch.operands import ATOM, COMPARISON, POWER, PRODUCT, SUM, UNARY, Operands, Text, number, wrap
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
@@ -51,6 +51,8 @@ class Printer(Operands):
         if name in OPERATORS:
             return self._operator(e)
         if name in FUNCTIONS:
+            if FUNCTIONS[name] == f"torch.{name}" and self.owns(e.args[0], self.axes(e)):
+                return f"{wrap(*self.expr(e.args[0]), ATOM)}.{name}_()", ATOM
             return f"{FUNCTIONS[name]}({self._tensor(e.args[0])})", ATOM
         method: Callable[[Expr], Text] | None = getattr(self, f"_{name}", None)
         if method is None:
@@ -67,15 +69,34 @@ class Printer(Operands):
         want = self.axes(e)
         if (total := accumulates(e)) and (one_call := accumulated(self, want, *total)):
             return one_call
+        if one_call := grown(self, want, e):
+            return one_call
         if found := self.added_product(e):
             z, (x, y), factor = found
-            return f"torch.addcmul({self.expr(z)[0]}, {x}, {y}{', value=-1' if factor < 0 else ''})", ATOM
+            text, more = self.expr(z), ", value=-1" if factor < 0 else ""
+            if self.owns(z, want):
+                return f"{wrap(*text, ATOM)}.addcmul_({x}, {y}{more})", ATOM
+            return f"torch.addcmul({text[0]}, {x}, {y}{more})", ATOM
+        if one_call := self._written_over(e):
+            return one_call
         first, second = e.args
         if sign in "+-" and second.op.name == "neg":
             sign, second = "-" if sign == "+" else "+", second.args[0]
         left = wrap(*self.operand(first, want), level)
         right = wrap(*self.operand(second, want), level + (sign in "-/"))
         return f"{left} {sign} {right}", level
+
+    def _written_over(self, e: Expr) -> Text | None:
+        """One operand, which takes the result; None where none may."""
+        if e.type.dtype != "real":
+            return None
+        (x, y), call = e.args, e.op.name
+        if call in ("add", "sub") and y.op.name == "neg":
+            y, call = y.args[0], "sub" if call == "add" else "add"
+        for one, other in ((x, y), (y, x))[: 2 if call in ("add", "mul") else 1]:
+            if self.owns(one, self.axes(e)):
+                return f"{wrap(*self.expr(one), ATOM)}.{call}_({self.operand(other, self.axes(e))[0]})", ATOM
+        return None
 
     def added_product(self, e: Expr) -> tuple[Expr, tuple[str, str], int] | None:
         """z, x, y and a sign of a sum z + x * y or z - x * y that is one pass over memory: of tensors, z as wide as the result."""
@@ -104,6 +125,8 @@ class Printer(Operands):
         return f"torch.eye({self.length(e.axes[0])}, dtype={self.like}.dtype, device={self.like}.device)", ATOM
 
     def _neg(self, e: Expr) -> Text:
+        if self.owns(e.args[0], self.axes(e)):
+            return f"{wrap(*self.expr(e.args[0]), ATOM)}.neg_()", ATOM
         return f"-{wrap(*self.expr(e.args[0]), ATOM if e.args[0].op.name == 'power' else UNARY)}", UNARY
 
     def _power(self, e: Expr) -> Text:
@@ -272,7 +295,8 @@ class Printer(Operands):
         plain, have = self.matrices(e.args[0], mask.row, mask.column)
         text = wrap(*plain, ATOM)
         triangle = (mask.per_row, mask.step, mask.per_column) == (1, 1, 1)
-        text += f".tril({mask.offset - 1 or ''})" if triangle else f".masked_fill(~{self.mask(mask)}, 0.0)"
+        call = "_" if self.owns(e.args[0], self.axes(e)) else ""
+        text += f".tril{call}({mask.offset - 1 or ''})" if triangle else f".masked_fill{call}(~{self.mask(mask)}, 0.0)"
         return self.permuted(text, ATOM, have, self.axes(e))
 
     def _unit_lower_inverse(self, e: Expr) -> Text:

@@ -88,9 +88,26 @@ def unit_lower_inverse(a: Tensor) -> Tensor:
 
 
 def spread(x: Tensor, each: int, dim: int) -> Tensor:
-    """Every group's value for each of its heads; dim counts from the end. Of a single group it is a view."""
+    """Every group's value for each of its heads; dim counts from the end. Of a single group it is a view, of single heads the same."""
+    if each == 1:
+        return x
+    if x.shape[dim] == 1:
+        sizes = [-1] * x.dim()
+        sizes[dim] = each
+        return x.expand(sizes)
     wide = x.unsqueeze(dim)
     return wide.expand(*wide.shape[:dim], each, *wide.shape[dim:][1:]).flatten(dim - 1, dim)
+
+
+def product(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """x @ y, written to a tensor; the leading dimensions of x and y are the same, and out has as many matrices."""
+    torch.bmm(x.flatten(0, -3), y.flatten(0, -3), out=out.view(-1, *out.shape[-2:]))
+
+
+def add_product(total: Tensor, x: Tensor, y: Tensor, factor: int = 1) -> Tensor:
+    """total + factor * x @ y, in the memory of total: all leading dimensions are the same in the three."""
+    found = total.flatten(0, -3).baddbmm_(x.flatten(0, -3), y.flatten(0, -3), alpha=factor)
+    return found.view(total.shape)
 
 
 def _floor(x: Tensor) -> float:

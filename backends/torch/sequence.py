@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from math import prod
@@ -192,33 +193,59 @@ Span = tuple[Tensor, Tensor]  # of a batch of sequences: where each begins and e
 # --- Slabs ---------------------------------------------------------------------------------------------------------
 
 
-def _load(value: Value, x: Tensor, start: int, stop: int, chunk: int, dtype: torch.dtype) -> Tensor:
-    """Tokens start to stop as a kernel wants them: [tokens, B, H, ...], or [chunks, B, H, tokens, ...], padded to whole chunks."""
+@dataclass(frozen=True)
+class Laid:
+    """A tensor, and the view of it that slabs are slices of: [tokens, B, H, ...], or its whole chunks as [chunks, B, H, tokens, ...]."""
+
+    value: Value
+    tensor: Tensor
+    chunk: int
+    view: Tensor
+
+
+def _lay(value: Value, x: Tensor, chunk: int) -> Laid:
+    if "T" not in value.lead:
+        return Laid(value, x, chunk, x)
+    view = x
+    if chunk:
+        view = x.narrow(1, 0, x.shape[1] // chunk * chunk).unflatten(1, (x.shape[1] // chunk, chunk))
+    view = view.transpose(0, 1)
+    return Laid(value, x, chunk, view.transpose(2, 3) if chunk and value.lead != "BT" else view)
+
+
+def _slab(laid: Laid, start: int, stop: int) -> Tensor:
+    """A view of tokens start to stop, which are whole chunks."""
+    step = laid.chunk or 1
+    return laid.view.narrow(0, start // step, (stop - start) // step)
+
+
+def _load(laid: Laid, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Tokens start to stop as a kernel wants them, padded to whole chunks."""
+    value, x = laid.value, laid.tensor
     if "T" not in value.lead:
         return x.to(dtype)
-    x = x[:, start:stop]
-    if chunk and (rest := -(stop - start) % chunk):
+    if laid.chunk and (rest := -(stop - start) % laid.chunk):
+        x = x[:, start:stop]
         behind = x[:, -1:] if value.repeat else x.new_zeros((x.shape[0], 1, *x.shape[2:]))
-        x = torch.cat((x, behind.expand(-1, rest, *x.shape[2:])), 1)
-    if chunk:
-        x = x.unflatten(1, (-1, chunk))
-    x = x.transpose(0, 1)
-    if chunk and value.lead != "BT":
-        x = x.transpose(2, 3)
+        x = _lay(value, torch.cat((x, behind.expand(-1, rest, *x.shape[2:])), 1), laid.chunk).view
+    else:
+        x = _slab(laid, start, stop)
     x = x.to(dtype)
     return (x.clamp(min=FLOOR) if value.positive else x).contiguous()
 
 
-def _store(value: Value, y: Tensor, out: Tensor, start: int, stop: int, chunk: int) -> None:
-    if chunk and value.lead != "BT":
-        y = y.transpose(2, 3)
-    y = y.transpose(0, 1)
-    out = out[:, start:stop]
-    if chunk and (stop - start) % chunk:
-        y = y.flatten(1, 2)[:, : stop - start]
-    elif chunk:
-        out = out.unflatten(1, (-1, chunk))
-    out.copy_(y)
+def _store(y: Tensor, out: Laid, start: int, stop: int) -> None:
+    """Writes a slab's result to its tokens."""
+    if out.chunk and (stop - start) % out.chunk:
+        y = y if out.value.lead == "BT" else y.transpose(2, 3)
+        out.tensor[:, start:stop].copy_(y.transpose(0, 1).flatten(1, 2)[:, : stop - start])
+    else:
+        _slab(out, start, stop).copy_(y)
+
+
+def _laid(values: tuple[Value, ...], tensors: list[Tensor]) -> Callable[[int], list[Laid]]:
+    """The tensors as slabs are taken of them, by tokens per chunk."""
+    return cache(lambda chunk: [_lay(v, x, chunk) for v, x in zip(values, tensors, strict=True)])
 
 
 def _valid(span: Span | None, rows: int, start: int, stop: int, chunk: int, like: Tensor) -> Tensor:
@@ -249,18 +276,19 @@ def _forward_rows(
     dtype = compute_dtype(tuple(tensors))
     params, states = [p.to(dtype) for p in params], [s.to(dtype) for s in states]
     outputs = [inputs[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+    given, results_of = _laid(signature.inputs, inputs), _laid(signature.outputs, outputs)
     kept: list[list[Tensor]] = []
     for start, stop in _walk(sizes["@T"], slab_tokens(signature, sizes)):
         if keep and start:
             kept.append(states)
 
         def arguments(chunk: int, start: int = start, stop: int = stop, states: list[Tensor] = states) -> list[Tensor]:
-            parts = [_load(v, x, start, stop, chunk, dtype) for v, x in zip(signature.inputs, inputs, strict=True)]
+            parts = [_load(x, start, stop, dtype) for x in given(chunk)]
             return [*parts, *params, *states, _valid(span, sizes["@B"], start, stop, chunk, outputs[0])]
 
         results, chunk = computed(kernels, "forward", signature.chunk, arguments, report)
-        for v, y, out in zip(signature.outputs, results, outputs, strict=False):
-            _store(v, y, out, start, stop, chunk)
+        for y, out in zip(results, results_of(chunk), strict=False):
+            _store(y, out, start, stop)
         states = results[len(outputs) :]
     return outputs, states, kept
 
@@ -274,8 +302,10 @@ def _backward_rows(
     dtype = compute_dtype(tuple(tensors))
     params = [p.to(dtype) for p in tensors[n : n + m]]
     first = [s.to(dtype) for s in tensors[n + m :]]
-    given = zip(signature.arguments, tensors[: n + m], strict=False)
-    grads = [(torch.empty if "T" in v.lead else torch.zeros)(x.shape, dtype=dtype, device=x.device) for v, x in given]
+    each = list(zip(signature.arguments[: n + m], tensors[: n + m], strict=True))
+    grads = [(torch.empty if "T" in v.lead else torch.zeros)(x.shape, dtype=dtype, device=x.device) for v, x in each]
+    given, adjoints = _laid(signature.inputs, tensors[:n]), _laid(signature.outputs, d_outputs)
+    results_of = _laid(signature.arguments[: n + m], grads)
     seeds_of_states, d_states = tuple(d_states), [d.to(dtype) for d in d_states]
     slabs = _walk(sizes["@T"], slab_tokens(signature, sizes))
     for (start, stop), states in zip(reversed(slabs), reversed([first, *kept]), strict=False):
@@ -283,16 +313,16 @@ def _backward_rows(
         def arguments(
             chunk: int, start: int = start, stop: int = stop, states: list[Tensor] = states, d_states: list[Tensor] = d_states
         ) -> list[Tensor]:
-            parts = [_load(v, x, start, stop, chunk, dtype) for v, x in zip(signature.inputs, tensors[:n], strict=True)]
-            seeds = [_load(v, d, start, stop, chunk, dtype) for v, d in zip(signature.outputs, d_outputs, strict=True)]
+            parts = [_load(x, start, stop, dtype) for x in given(chunk)]
+            seeds = [_load(d, start, stop, dtype) for d in adjoints(chunk)]
             return [*parts, *params, *states, _valid(span, sizes["@B"], start, stop, chunk, grads[0]), *seeds, *d_states]
 
         results, chunk = computed(kernels, "backward", signature.chunk, arguments)
-        for v, y, out in zip(signature.arguments, results, grads, strict=False):
-            if "T" in v.lead:
-                _store(v, y, out, start, stop, chunk)
+        for y, out in zip(results, results_of(chunk), strict=False):
+            if "T" in out.value.lead:
+                _store(y, out, start, stop)
             else:
-                out += y
+                out.tensor.add_(y)
         d_states = results[n + m :]
     return grads + _apart(d_states, seeds_of_states)
 
@@ -482,19 +512,19 @@ def double_backward(
         def arguments(
             chunk: int, few: dict[str, int] = few, span: Span | None = span, part: list[Tensor] = part, more: list[Tensor] = more
         ) -> list[Tensor]:
-            load = [_load(v, x, 0, few["@T"], chunk, dtype) for v, x in zip(given, part, strict=True)]
-            dd = [_load(v, x, 0, few["@T"], chunk, dtype) for v, x in zip(adjoints, more, strict=True)]
+            load = [_load(x, 0, few["@T"], dtype) for x in _laid(given, part)(chunk)]
+            dd = [_load(x, 0, few["@T"], dtype) for x in _laid(adjoints, more)(chunk)]
             n = len(signature.arguments)
             return [*load[:n], _valid(span, few["@B"], 0, few["@T"], chunk, grads[0]), *load[n:], *dd]
 
         found, chunk = computed(kernels, "double_backward", signature.chunk, arguments)
         for v, y, out in zip(given, found, grads, strict=True):
             if rows_of is None:
-                _store(v, y, out, 0, T, chunk) if "T" in v.lead else out.add_(y)
+                _store(y, _lay(v, out, chunk), 0, T) if "T" in v.lead else out.add_(y)
             else:
                 if "T" in v.lead:
                     wide = y.new_empty((few["@B"], T, *out.shape[2:]))
-                    _store(v, y, wide, 0, T, chunk)
+                    _store(y, _lay(v, wide, chunk), 0, T)
                     y = wide
                 rows_of.scatter(v, y, out, rows)
     if rows_of is not None or not sizes["@T"]:
@@ -521,7 +551,7 @@ def reference(
         for v, x in zip(signature.arguments, tensors, strict=True):
             if cu_seqlens is not None and v.lead.startswith("N"):
                 x = x[row : row + 1]
-            args.append(_load(v, x, start, stop, 0, dtype))
+            args.append(_load(_lay(v, x, 0), start, stop, dtype))
         few = sizes["@B"]
         if stop == start:
             states = args[len(args) - len(signature.states) :]

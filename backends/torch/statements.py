@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+from seqc.backends.torch.contractions import plain_factors
 from seqc.backends.torch.operands import ATOM, wrap
-from seqc.backends.torch.places import Place, into, places
+from seqc.backends.torch.places import Place, filling, into, places
 from seqc.backends.torch.printer import Printer, RulePrinter
+from seqc.backends.torch.reuse import is_fresh, occurrences, reads, spent
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, variables
 from seqc.ir.kernel import Assign, Kernel, Loop, Repeat, Statement
@@ -69,17 +73,6 @@ def _unpacked(names: list[str]) -> list[str]:
     return lines
 
 
-def _reads(s: Statement) -> set[str]:
-    """The names that a statement reads."""
-    if isinstance(s, Assign):
-        return {n.name for n in variables(s.value)}
-    if isinstance(s, Repeat):
-        ends = (leaf for x in s.found for leaf in (x.leaf, x.first, x.residual, x.step))
-        return {n.name for n in variables(*ends)}.union(*map(_reads, s.body))
-    own = {n.name for n in variables(*(first for _, first, _, _ in s.carried), *(a.value for a in s.body))}
-    return own | {leaf.name for leaf, _ in s.sliced} | {new for _, _, new, _ in s.carried}
-
-
 def _rule(kernel: Kernel, name: str) -> list[str]:
     """What a row of a triangular solve writes, as a function inside the kernel's."""
     writer = _Writer(kernel, False, RulePrinter(kernel))
@@ -94,47 +87,82 @@ class _Writer:
     def __init__(self, kernel: Kernel, in_place: bool, printer: Printer | None = None):
         self.kernel, self.printer, self.in_place = kernel, printer or Printer(kernel), in_place
         self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
-        self.read = self.results.union(*map(_reads, kernel.body))
+        self.read = self.results.union(*map(reads, kernel.body))
+        self.printer.in_place = in_place
         self.depth = 0  # of the indentation that an iteration adds
         self.taken = {*self.read, *(s.name for s in _assigns(kernel.body))}
+        self.early = self._early() if in_place else {}
+
+    def _early(self) -> dict[str, Place]:
+        """The places that a product is written to before their loops begin, by its name: a loop is all that reads it."""
+        body, found = self.kernel.body, {}
+        readers = Counter(name for s in body for name in reads(s))
+        products = {s.name: s for s in body if isinstance(s, Assign) and plain_factors(self.printer, s.value)}
+        for loop in (s for s in body if isinstance(s, Loop)):
+            for place in places(self.printer, loop).values():
+                outer, inner = filling(self.printer, loop, place) or ("", "")
+                once = readers[outer] == 1 and outer not in self.results
+                if once and outer in products and len(self.product(products[outer], place)) + 4 <= WIDTH:
+                    found[outer] = replace(place, filled=inner)
+        return found
+
+    def product(self, s: Assign, place: Place, free: frozenset[str] = frozenset()) -> str:
+        """A product as it is written to a loop's place."""
+        self.allow(s, free)
+        x, y = plain_factors(self.printer, s.value) or ("", "")
+        return f"runtime.product({x}, {y}, out={place.results})"
+
+    def allow(self, s: Assign, free: frozenset[str]) -> None:
+        """Lets a statement write over values; one that stands in it twice is still needed."""
+        self.printer.spent = frozenset(name for name, n in occurrences(s.value, free).items() if n == 1)
 
     def places(self, loop: Loop) -> dict[str, Place]:
-        return places(self.printer, loop, self.depth) if self.in_place else {}
+        """Where a loop's values go, by the names of what is stacked."""
+        if not self.in_place:
+            return {}
+        early = {p.rows: p for p in self.early.values()}
+        return {name: early.get(name, p) for name, p in places(self.printer, loop, self.depth).items()}
 
     def names(self, s: Statement) -> list[str]:
         """The names of a statement's tensors that outlive it, a loop's last slices included."""
         if isinstance(s, Assign):
-            return [s.name]
+            return [] if s.name in self.early else [s.name]
         if isinstance(s, Repeat):
             return [*(x.leaf.name for x in s.found), *(name for inner in s.body for name in self.names(inner))]
-        slots = [name for p in self.places(s).values() for name in (p.start, p.written) if name]
-        return [name for _, name in s.sliced] + slots + [leaf.name for leaf, _ in s.stacked]
+        found = self.places(s).values()
+        slots = [name for p in found for name in (p.start, p.written) if name]
+        return [name for _, name in s.sliced if name not in {p.filled for p in found}] + slots + [leaf.name for leaf, _ in s.stacked]
 
     def body(self) -> list[str]:
         """All statements; names that nothing reads any more are deleted a few at a time."""
-        last = {name: i for i, s in enumerate(self.kernel.body) for name in (*self.names(s), *_reads(s))}
+        last = {name: i for i, s in enumerate(self.kernel.body) for name in (*self.names(s), *reads(s))}
         own = {name for s in self.kernel.body for name in self.names(s)} - self.results
         lines: list[str] = []
         dead: list[str] = []
+        free = spent(self.kernel.body, self.results)
         for i, s in enumerate(self.kernel.body):
             if dead and (not isinstance(s, Assign) or len(dead) >= DEAD):
                 lines += _deleted(dead)
                 dead = []
-            new = self.statement(s)
+            new = self.statement(s, free[i])
             lines += new
             dead += sorted(name for name, at in last.items() if at == i and name in own) if new else []
         return lines
 
-    def statement(self, s: Statement) -> list[str]:
+    def statement(self, s: Statement, free: frozenset[str]) -> list[str]:
+        """free: the values that it may write over."""
+        if isinstance(s, Assign) and (place := self.early.get(s.name)):
+            return [self.room(place), self.product(s, place, free)]
         if isinstance(s, Assign):
-            return self.assign(s, 4)
+            return self.assign(s, 4, free)
         return self.repeat(s) if isinstance(s, Repeat) else self.loop(s)
 
     def repeat(self, s: Repeat) -> list[str]:
         """An iteration to the solution; what is left is measured for each sequence and head."""
         lines = [f"{x.leaf.name} = {x.first.name}" for x in s.found]
         self.depth += 4
-        inner = [line for part in s.body for line in self.statement(part)]
+        free = spent(s.body, {leaf.name for x in s.found for leaf in (x.leaf, x.residual, x.step)})
+        inner = [line for part, names in zip(s.body, free, strict=True) for line in self.statement(part, names)]
         self.depth -= 4
         for x in s.found:
             axes = self.printer.axes(x.leaf)
@@ -186,12 +214,16 @@ class _Writer:
         rest = make(s.value.op, tuple(leaf if a is longest else a for a in s.value.args), s.value.attr)
         return Assign(name, longest), Assign(s.name, rest, s.note)
 
-    def assign(self, s: Assign, indent: int) -> list[str]:
+    def assign(self, s: Assign, indent: int, free: frozenset[str] = frozenset()) -> list[str]:
+        """A value as a line, or two. free: the values that it may write over."""
         printer = self.printer
+        self.allow(s, free)
         text, _ = printer.expr(s.value)
         indent += self.depth
         if len(f"{s.name} = {text}") + indent > WIDTH and (halves := self._shorter(s)):
-            return [line for half in halves for line in self.assign(half, indent - self.depth)]
+            part, rest = halves
+            lines = self.assign(part, indent - self.depth, free - reads(rest))
+            return lines + self.assign(rest, indent - self.depth, free | ({part.name} if is_fresh(part.value) else set()))
         if not printer.is_tensor(s.value):
             text = f"runtime.scalar({text}, {printer.like})"
         if s.name == text:
@@ -202,11 +234,15 @@ class _Writer:
             return [f"# {s.note}", f"{s.name} = {text}"]
         return [line]
 
+    def room(self, place: Place) -> str:
+        return f"{place.rows} = {self.printer.like}.new_empty({place.shape})"
+
     def loop(self, loop: Loop) -> list[str]:
         printer, found = self.printer, self.places(loop)
         started = {p.start: p.rows for p in found.values() if p.start}
-        written = {p.written for p in found.values()}
-        lines = [f"{p.rows} = {printer.like}.new_empty({p.shape})" for p in found.values()]
+        held = {p.written: p.filled for p in found.values()}
+        loop = replace(loop, sliced=tuple((outer, name) for outer, name in loop.sliced if name not in held.values()))
+        lines = [self.room(p) for p in found.values() if not p.filled]
         for name, init, _, _ in loop.carried:
             value = self._merged(loop, init)
             if name in started:
@@ -215,20 +251,22 @@ class _Writer:
         listed = [(outer, value) for outer, value in loop.stacked if outer.name not in found]
         lines += [f"{outer.name} = []" for outer, _ in listed]
         inner: list[str] = []
-        for s in loop.body:
-            inner += (into(printer, s.value, s.name) or []) if s.name in written else self.assign(s, 8)
+        kept = {new for _, _, new, _ in loop.carried} | {value for _, value in loop.stacked}
+        for s, free in zip(loop.body, spent(loop.body, kept), strict=True):
+            self.allow(s, frozenset())
+            inner += (into(printer, s.value, s.name, held[s.name]) or []) if s.name in held else self.assign(s, 8, free)
         inner += [f"{outer.name}.append({value})" for outer, value in listed]
         inner, widened = _widened_outside(inner + _steps(loop), [name for _, name in loop.sliced])
         lines += self._head(loop, list(found.values()), widened)
         lines += [f"    {line}" for line in inner]
         for name, init, new, end in loop.carried:
             if end in self.read:
-                value = f"{name}.clone()" if new in written else name  # a row would keep all rows in memory
+                value = f"{name}.clone()" if new in held else name  # a row would keep all rows in memory
                 lines.append(f"{end} = {self._parted(loop, value, printer.axes(init))}")
         for outer, _ in loop.stacked:
             axes = printer.axes(outer)
             if outer.name in found:
-                whole = outer.name + _rows(loop, found[outer.name], False)
+                whole = found[outer.name].firsts
             else:
                 order = f"{outer.name}[::-1]" if loop.reverse else outer.name
                 whole = f"torch.stack({order}, {self._along(loop, axes)})"
@@ -239,7 +277,7 @@ class _Writer:
     def _head(self, loop: Loop, found: list[Place], widened: Mapping[str, str]) -> list[str]:
         """The loop's first lines: tensors give their slices along the first axis, which is the loop's."""
         slices = [(name, self._slices(loop, leaf, widened.get(name, ""))) for leaf, name in loop.sliced]
-        slices += [(p.written, p.rows + _rows(loop, p, True)) for p in found]
+        slices += [(p.written, p.results) for p in found]
         if not slices:
             return [f"for _ in range({self.printer.length(loop.axis)}):"]
         names, outer = ", ".join(name for name, _ in slices), [text for _, text in slices]
@@ -298,8 +336,3 @@ def _widened_outside(lines: list[str], names: list[str]) -> tuple[list[str], dic
         if len(found) == 1 and re.fullmatch(r"\[\.\.\.(, None)+]", suffix := found.pop()):
             lines, widened[name] = [uses.sub(name, line) for line in lines], suffix
     return lines, widened
-
-
-def _rows(loop: Loop, place: Place, written: bool) -> str:
-    """Of the rows of a carried value those that steps start from, or those that they write."""
-    return ("[1:]" if written != loop.reverse else "[:-1]") if place.start else ""

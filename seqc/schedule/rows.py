@@ -65,14 +65,14 @@ def accumulates(node: Expr) -> tuple[Expr, Expr, int] | None:
     x, y = node.args
     if any(set(a.axes) != set(node.axes) for a in (x, y)):
         return None
-    if node.op.name == "add" and not _is_product(_renamed(y)):
+    if node.op.name == "add" and not _is_product(renamed(y)):
         x, y = y, x
-    return (x, _renamed(y), 1 if node.op.name == "add" else -1) if _is_product(_renamed(y)) else None
+    return (x, renamed(y), 1 if node.op.name == "add" else -1) if _is_product(renamed(y)) else None
 
 
-def _renamed(e: Expr) -> Expr:
-    """What a rename renames: the same tensor."""
-    return e.args[0] if e.op.name == "rename" else e
+def renamed(e: Expr) -> Expr:
+    """What a rename renames: the same tensor, unless axes exchange their names."""
+    return e.args[0] if e.op.name == "rename" and not {new for _, new in e.attr} & set(e.args[0].axes) else e
 
 
 def _is_product(e: Expr) -> bool:

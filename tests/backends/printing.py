@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from seqc.backends.torch import runtime
+from seqc.backends.torch.reuse import is_fresh
 from seqc.backends.torch.statements import print_kernel
 from seqc.ir.execute import execute
 from seqc.ir.expr import Expr, variables, walk
@@ -47,7 +48,10 @@ def source(e: Expr, named: Sequence[str], widths: tuple[tuple[str, str, int], ..
 
 
 def compare(e: Expr, given: Mapping[str, Array], sizes: Mapping[str, int], named: Sequence[str] = NAMED, tolerance: float = 1e-12) -> str:
-    """Asserts that the printed function gives the interpreter's value, finite and in the declared layout. Returns the text."""
+    """Asserts that the printed function gives the interpreter's value, finite and in the declared layout. Returns the text.
+
+    What may be written over, by its op, lies in memory of its own.
+    """
     widths = tuple(
         (a, TOKENS, n)
         for a, n in (("@r", 1), ("@s", 1), ("@m", 1), ("@r6", 2), ("@s6", 2), ("@s9", 3))
@@ -68,4 +72,8 @@ def compare(e: Expr, given: Mapping[str, Array], sizes: Mapping[str, int], named
     wanted = np.asarray(want)
     assert tuple(found.shape) == tuple(shape), (found.shape, shape, text)
     np.testing.assert_allclose(found.resolve_conj().numpy(), wanted, rtol=tolerance, atol=tolerance, err_msg=text)
+    if is_fresh(e):
+        held = {x.untyped_storage().data_ptr() for x in tensors}
+        repeated = any(n > 1 and step == 0 for n, step in zip(found.shape, found.stride(), strict=True))
+        assert found.untyped_storage().data_ptr() not in held and not repeated, f"others see this memory\n{text}"
     return text

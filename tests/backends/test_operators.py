@@ -119,9 +119,9 @@ def test_kernels_run_without_grad_mode(package, name: str) -> None:
 def _kernel_arguments(p, c):
     signature = p.ops.signature(p.ops.CHUNK_SIZE)
     with torch.no_grad():
-        load = p.sequence._load
         T = c.inputs[0].shape[1]
-        parts = [load(v, x.detach(), 0, T, signature.chunk, torch.float64) for v, x in zip(signature.inputs, c.inputs, strict=True)]
+        laid = p.sequence._laid(signature.inputs, [x.detach() for x in c.inputs])
+        parts = [p.sequence._load(x, 0, T, torch.float64) for x in laid(signature.chunk)]
         valid = p.sequence._valid(None, c.inputs[0].shape[0], 0, T, signature.chunk, parts[0])
         return (*parts, *(x.detach() for x in (*c.params, *c.states)), valid)
 

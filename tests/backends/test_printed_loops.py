@@ -41,7 +41,7 @@ def check(p: Program, in_place: bool = False) -> str:
     order = axis_order(p, [v.axes for v in p.inputs])
     text = print_kernel(linearise(p, {}, order), "compute", ("A loop.",), in_place=in_place)
     rng = np.random.default_rng(0)
-    given = {v.name: rng.standard_normal([SIZES[x] for x in v.axes]) for v in p.inputs}
+    given = {v.name: rng.standard_normal([SIZES[ops.base(x)] for x in v.axes]) for v in p.inputs}
     want = execute(p, Reals, given, SIZES)
     space: dict[str, object] = {"torch": torch, "runtime": runtime}
     exec(compile(text, "<kernel>", "exec"), space)
@@ -67,6 +67,15 @@ def test_a_value_without_heads_keeps_both_axes(in_place: bool) -> None:
 def test_a_sum_over_heads_keeps_both_axes(in_place: bool) -> None:
     text = check(program(False, heads=False), in_place)
     assert ".flatten(" not in text, text
+
+
+def test_a_product_with_its_axes_exchanged_is_not_added_as_it_lies() -> None:
+    pair = var("S", (BATCH, HEADS, "K", "K'"))
+    first, again = var("S_0", pair.axes), var("b", (*ROW, "K"))
+    product = ops.contract((inside(a, CHUNKS), ops.rename(inside(again, CHUNKS), {"K": "K'"})), pair.axes)
+    new = ops.add(pair, ops.rename(product, {"K": "K'", "K'": "K"}))
+    stage = Carry(CHUNKS, False, (Carried("S", first, new, "S_T"),), ())
+    check(Program("loop", (a, again, first), (stage,), (Equation("last", var("S_T", pair.axes)),)))
 
 
 # --- Values that are written where they end up ---------------------------------------------------------------------------

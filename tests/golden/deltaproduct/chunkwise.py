@@ -28,27 +28,27 @@ def forward(q, k, v, beta, S_0, valid):
     b = x.flatten(-3, -2)
     x_2 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
     a = x_2.flatten(-3, -2)
-    A = (b @ a.mT).tril(-1)
+    A = (b @ a.mT).tril_(-1)
     T = runtime.unit_lower_inverse(A)
     W = T @ b
     del x, x_2, A, b
     x_3 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
-    u = T @ x_3.flatten(-3, -2)
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
+    runtime.product(T, x_3.flatten(-3, -2), out=U)
     a_out = torch.stack((valid, valid), -1).flatten(-2, -1)[..., None, :, None] * a
-    P = (q @ a.mT).masked_fill(~mask_1, 0.0)
+    P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     del T, x_3, a
     S_start = q.new_empty((chunks + 1, B * H, K, V))
-    U = q.new_empty((chunks, B * H, 2 * tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
-        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+    for a_out_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
+        U_i.baddbmm_(W_i, S, alpha=-1)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W, W_i, a_out, a_out_i, u, u_i
-    o_c = q @ S_start + P @ U  # deltaproduct.seq:11
+    del S, S_next, U_i, W, W_i, a_out, a_out_i
+    o_c = runtime.add_product(q @ S_start, P, U)  # deltaproduct.seq:11
     return o_c, S_T
 
 
@@ -66,58 +66,58 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     b = x.flatten(-3, -2)
     x_2 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
     a = x_2.flatten(-3, -2)
-    A = (b @ a.mT).tril(-1)
+    A = (b @ a.mT).tril_(-1)
     T = runtime.unit_lower_inverse(A)
     W = T @ b
     x_3 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
     x_4 = x_3.flatten(-3, -2)
     del x, x_2, A, x_3
-    u = T @ x_4
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
+    runtime.product(T, x_4, out=U)
     x_5 = torch.stack((valid, valid), -1).flatten(-2, -1)
     a_out = x_5[..., None, :, None] * a
-    P = (q @ a.mT).masked_fill(~mask_1, 0.0)
+    P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
-    U = q.new_empty((chunks, B * H, 2 * tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
-        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+    for a_out_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
+        U_i.baddbmm_(W_i, S, alpha=-1)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, u, u_i
-    d_S_start = q.mT @ d_o
-    d_U = P.mT @ d_o
-    del P
+    del S, S_next, U_i, W_i, a_out_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q.mT, d_o, out=d_S_start2[:-1])
     d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
+    runtime.product(P.mT, d_o, out=d_u_part)
+    del P
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
-        torch.add(d_S_start_i, d_S, out=d_S_next)
+    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
+    for a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        d_u_part_i.baddbmm_(a_out_i_2, d_S)
+        d_S_next.add_(d_S)
         d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i
+    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_u_part_i
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = -(d_u_part @ S_start.mT)
+    d_W_part = (d_u_part @ S_start.mT).neg_()
     d_P = d_o @ U.mT
-    x_6 = d_P.masked_fill(~mask_1, 0.0)
-    d_q = d_o @ S_start.mT + x_6 @ a  # the gradient of q
+    x_6 = d_P.masked_fill_(~mask_1, 0.0)
+    d_q = runtime.add_product(d_o @ S_start.mT, x_6, a)  # the gradient of q
     del d_S_start2, U, d_P, S_start
-    d_T = d_u_part @ x_4.mT + d_W_part @ b.mT
-    x_7 = (-(T.mT @ d_T @ T.mT).tril(-1)).tril(-1)
-    d_a = torch.addcmul(x_6.mT @ q, d_a_out_part, x_5[..., None, :, None]) + x_7.mT @ b
+    d_T = runtime.add_product(d_u_part @ x_4.mT, d_W_part, b.mT)
+    x_7 = (T.mT @ d_T @ T.mT).tril_(-1).neg_().tril_(-1)
+    d_a = runtime.add_product(runtime.add_product(d_a_out_part.mul_(x_5[..., None, :, None]), x_6.mT, q), x_7.mT, b)
     del x_4, d_T, b, d_a_out_part, x_5, x_6
     x_8 = d_a.unflatten(-2, (tokens, 2))
-    d_b = T.mT @ d_W_part + x_7 @ a
+    d_b = runtime.add_product(T.mT @ d_W_part, x_7, a)
     del d_a, a, d_W_part, x_7
     x_9 = d_b.unflatten(-2, (tokens, 2))
-    x_10 = x_8[..., 1, :] * beta[..., 1][..., None] + x_9[..., 1, :]
-    x_11 = x_8[..., 0, :] * beta[..., 0][..., None] + x_9[..., 0, :]
+    x_10 = (x_8[..., 1, :] * beta[..., 1][..., None]).add_(x_9[..., 1, :])
+    x_11 = (x_8[..., 0, :] * beta[..., 0][..., None]).add_(x_9[..., 0, :])
     d_k = runtime.place(x_10, -2, 1, n) + runtime.place(x_11, -2, 0, n)  # the gradient of k
     del d_b, x_9, x_10, x_11
     x_12 = (T.mT @ d_u_part).unflatten(-2, (tokens, 2))
@@ -143,66 +143,66 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     b = x.flatten(-3, -2)
     x_2 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
     a = x_2.flatten(-3, -2)
-    A = (b @ a.mT).tril(-1)
+    A = (b @ a.mT).tril_(-1)
     T = runtime.unit_lower_inverse(A)
     W = T @ b
     x_3 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
     x_4 = x_3.flatten(-3, -2)
     del x, x_2, A, x_3
-    u = T @ x_4
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
+    runtime.product(T, x_4, out=U)
     x_5 = torch.stack((valid, valid), -1).flatten(-2, -1)
     a_out = x_5[..., None, :, None] * a
-    P = (q @ a.mT).masked_fill(~mask_1, 0.0)
+    P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
-    U = q.new_empty((chunks, B * H, 2 * tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    for a_out_i, u_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
-        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+    for a_out_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
+        U_i.baddbmm_(W_i, S, alpha=-1)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, u, u_i
-    d_S_start = q.mT @ d_o
-    d_U = P.mT @ d_o
+    del S, S_next, U_i, W_i, a_out_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q.mT, d_o, out=d_S_start2[:-1])
     d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
+    runtime.product(P.mT, d_o, out=d_u_part)
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(d_S_start.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
-        torch.add(d_S_start_i, d_S, out=d_S_next)
+    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
+    for a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        d_u_part_i.baddbmm_(a_out_i_2, d_S)
+        d_S_next.add_(d_S)
         d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
         d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i
+    del W_i_2, a_out_i_2, d_S, d_S_next, d_u_part_i
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = -(d_u_part @ S_start.mT)
+    d_W_part = (d_u_part @ S_start.mT).neg_()
     x_6_part = runtime.place(d_d_k[..., 0, :] * beta[..., 0][..., None], -2, 0, 2)
-    x_6 = x_6_part + runtime.place(d_d_k[..., 1, :] * beta[..., 1][..., None], -2, 1, 2)
+    x_6 = x_6_part.add_(runtime.place(d_d_k[..., 1, :] * beta[..., 1][..., None], -2, 1, 2))
     d_d_a = x_6.flatten(-3, -2)
     x_7_part = runtime.place(d_d_beta[..., 0][..., None] * k[..., 0, :], -2, 0, 2)
-    x_7 = x_7_part + runtime.place(d_d_beta[..., 1][..., None] * k[..., 1, :], -2, 1, 2)
+    x_7 = x_7_part.add_(runtime.place(d_d_beta[..., 1][..., None] * k[..., 1, :], -2, 1, 2))
     d_d_a_2 = x_7.flatten(-3, -2)
-    x_8 = torch.addcmul(d_d_a * x_5[..., None, :, None], d_d_a_2, x_5[..., None, :, None])
+    x_8 = (d_d_a * x_5[..., None, :, None]).addcmul_(d_d_a_2, x_5[..., None, :, None])
     d_d_S_start2 = x_8.mT @ U
-    x_9 = runtime.place(d_d_k[..., 0, :], -2, 0, 2) + runtime.place(d_d_k[..., 1, :], -2, 1, 2)
+    x_9 = runtime.place(d_d_k[..., 0, :], -2, 0, 2).add_(runtime.place(d_d_k[..., 1, :], -2, 1, 2))
     d_d_b = x_9.flatten(-3, -2)
-    d_d_A = (d_d_b @ a.mT + b @ d_d_a.mT).tril(-1)
-    x_10 = (-d_d_A).tril(-1)
+    d_d_A = runtime.add_product(d_d_b @ a.mT, b, d_d_a.mT).tril_(-1)
+    x_10 = d_d_A.neg_().tril_(-1)
     del x_6, x_7, x_9, d_d_A
     x_11 = x_10 @ T
     x_12 = T @ x_11
-    x_13 = runtime.place(d_d_v[..., 0, :], -2, 0, 2) + runtime.place(d_d_v[..., 1, :], -2, 1, 2)
+    x_13 = runtime.place(d_d_v[..., 0, :], -2, 0, 2).add_(runtime.place(d_d_v[..., 1, :], -2, 1, 2))
     x_14 = x_13.flatten(-3, -2)
-    d_d_A_2 = (b @ d_d_a_2.mT).tril(-1)
-    x_15 = (-d_d_A_2).tril(-1)
+    d_d_A_2 = (b @ d_d_a_2.mT).tril_(-1)
+    x_15 = d_d_A_2.neg_().tril_(-1)
     x_16 = x_15 @ T
     x_17 = T @ x_16
-    x_18 = x_12 @ x_4 + T @ x_14 + x_17 @ x_4
-    x_19 = T @ d_d_b + x_12 @ b + x_17 @ b
-    d_d_u_part = x_18 - x_19 @ S_start
+    x_18 = runtime.add_product(runtime.add_product(x_12 @ x_4, T, x_14), x_17, x_4)
+    x_19 = runtime.add_product(runtime.add_product(T @ d_d_b, x_12, b), x_17, b)
+    d_d_u_part = runtime.add_product(x_18, x_19, S_start, -1)
     del x_13, d_d_A_2, x_18
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     d_d_U_part = q.new_empty((chunks, B * H, 2 * tokens, V))
@@ -225,13 +225,13 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     d_d_U_part = d_d_U_part.unflatten(1, (B, H))
     del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
-    d_W_part_2 = -(d_u_part @ d_d_S_start_part.mT)
-    d_S_start_3 = d_d_q.mT @ d_o - x_19.mT @ d_u_part
-    d_d_P = (d_d_q @ a.mT).masked_fill(~mask_1, 0.0)
-    d_d_P_2 = (q @ d_d_a.mT).masked_fill(~mask_1, 0.0)
-    d_d_P_3 = (q @ d_d_a_2.mT).masked_fill(~mask_1, 0.0)
-    x_20 = d_d_P.mT @ d_o + d_d_P_2.mT @ d_o + d_d_P_3.mT @ d_o
-    d_U_2 = x_20 + x_8 @ d_S_start2
+    d_W_part_2 = (d_u_part @ d_d_S_start_part.mT).neg_()
+    d_S_start_3 = runtime.add_product(d_d_q.mT @ d_o, x_19.mT, d_u_part, -1)
+    d_d_P = (d_d_q @ a.mT).masked_fill_(~mask_1, 0.0)
+    d_d_P_2 = (q @ d_d_a.mT).masked_fill_(~mask_1, 0.0)
+    d_d_P_3 = (q @ d_d_a_2.mT).masked_fill_(~mask_1, 0.0)
+    x_20 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
+    d_U_2 = runtime.add_product(x_20, x_8, d_S_start2)
     del x_19, d_S_start2, x_20, x_8
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part_2 = q.new_empty((chunks, B * H, 2 * tokens, V))
@@ -255,72 +255,72 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
     del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i
     d_a_out_part_3 = U @ d_S_2_start.mT
-    d_W_part_3 = -(d_u_part_2 @ S_start.mT)
+    d_W_part_3 = (d_u_part_2 @ S_start.mT).neg_()
     d_P = d_o @ U.mT
-    x_21 = d_P.masked_fill(~mask_1, 0.0)
-    x_22 = x_21 @ d_d_a + x_21 @ d_d_a_2 + d_o @ d_d_S_start_part.mT
+    x_21 = d_P.masked_fill_(~mask_1, 0.0)
+    x_22 = runtime.add_product(runtime.add_product(x_21 @ d_d_a, x_21, d_d_a_2), d_o, d_d_S_start_part.mT)
     d_P_2 = d_o @ d_d_U_part.mT
-    x_23 = d_P_2.masked_fill(~mask_1, 0.0)
-    d_q = x_22 + x_23 @ a  # the gradient of q
+    x_23 = d_P_2.masked_fill_(~mask_1, 0.0)
+    d_q = runtime.add_product(x_22, x_23, a)  # the gradient of q
     del d_S_2_start, d_P, d_P_2, x_22
     d_a = x_21.mT @ d_d_q
     x_24 = d_a.unflatten(-2, (tokens, 2))
     x_25 = runtime.place(x_24[..., 1, :] * beta[..., 1][..., None], -2, 1, n)
     x_26 = runtime.place(x_24[..., 0, :] * beta[..., 0][..., None], -2, 0, n)
-    d_T = d_u_part @ x_4.mT + d_W_part @ b.mT
+    d_T = runtime.add_product(d_u_part @ x_4.mT, d_W_part, b.mT)
     x_27 = T.mT @ d_T
-    x_28 = (-(x_27 @ T.mT).tril(-1)).tril(-1)
-    d_T_2 = d_W_part @ d_d_b.mT + x_10.mT @ x_27 + (x_11 @ d_T.mT).mT
-    x_29 = (-(T.mT @ d_T_2 @ T.mT).tril(-1)).tril(-1)
+    x_28 = (x_27 @ T.mT).tril_(-1).neg_().tril_(-1)
+    d_T_2 = runtime.add_product(x_10.mT @ x_27, d_W_part, d_d_b.mT).add_((x_11 @ d_T.mT).mT)
+    x_29 = (T.mT @ d_T_2 @ T.mT).tril_(-1).neg_().tril_(-1)
     del d_a, x_10, x_11, d_T_2
-    d_a_2 = x_28.mT @ d_d_b + x_29.mT @ b
+    d_a_2 = runtime.add_product(x_28.mT @ d_d_b, x_29.mT, b)
     x_30 = d_a_2.unflatten(-2, (tokens, 2))
-    d_b = x_28 @ d_d_a + x_12.mT @ d_W_part + x_29 @ a
+    d_b = runtime.add_product(runtime.add_product(x_28 @ d_d_a, x_12.mT, d_W_part), x_29, a)
     del d_d_b, d_a_2, d_d_a, x_29
     x_31 = d_b.unflatten(-2, (tokens, 2))
-    x_32 = x_30[..., 1, :] * beta[..., 1][..., None] + x_31[..., 1, :]
-    x_33 = x_30[..., 0, :] * beta[..., 0][..., None] + x_31[..., 0, :]
-    x_34 = x_25 + x_26 + runtime.place(x_32, -2, 1, n) + runtime.place(x_33, -2, 0, n)
+    x_32 = (x_30[..., 1, :] * beta[..., 1][..., None]).add_(x_31[..., 1, :])
+    x_33 = (x_30[..., 0, :] * beta[..., 0][..., None]).add_(x_31[..., 0, :])
+    x_34 = (x_25 + x_26).add_(runtime.place(x_32, -2, 1, n) + runtime.place(x_33, -2, 0, n))
     del d_b, x_31, x_25, x_26, x_32, x_33
     d_T_3 = d_u_part @ x_14.mT
-    x_35 = (-(T.mT @ d_T_3 @ T.mT).tril(-1)).tril(-1)
+    x_35 = (T.mT @ d_T_3 @ T.mT).tril_(-1).neg_().tril_(-1)
     d_a_3 = x_35.mT @ b
     x_36 = d_a_3.unflatten(-2, (tokens, 2))
     d_b_2 = x_35 @ a
     del x_14, d_T_3, d_a_3, x_35
     x_37 = d_b_2.unflatten(-2, (tokens, 2))
-    x_38 = x_36[..., 1, :] * beta[..., 1][..., None] + x_37[..., 1, :]
-    x_39 = x_36[..., 0, :] * beta[..., 0][..., None] + x_37[..., 0, :]
-    x_40 = x_34 + runtime.place(x_38, -2, 1, n) + runtime.place(x_39, -2, 0, n)
+    x_38 = (x_36[..., 1, :] * beta[..., 1][..., None]).add_(x_37[..., 1, :])
+    x_39 = (x_36[..., 0, :] * beta[..., 0][..., None]).add_(x_37[..., 0, :])
+    x_40 = x_34.add_(runtime.place(x_38, -2, 1, n) + runtime.place(x_39, -2, 0, n))
     del d_b_2, x_37, x_34, x_38, x_39
-    d_a_4 = torch.addcmul(x_21.mT @ q, d_a_out_part, x_5[..., None, :, None]) + x_28.mT @ b
+    d_a_4 = runtime.add_product(runtime.add_product(d_a_out_part.mul_(x_5[..., None, :, None]), x_21.mT, q), x_28.mT, b)
     x_41 = d_a_4.unflatten(-2, (tokens, 2))
-    d_T_4 = x_15.mT @ x_27 + (x_16 @ d_T.mT).mT
+    d_T_4 = (x_15.mT @ x_27).add_((x_16 @ d_T.mT).mT)
     del d_a_out_part, x_21, d_a_4, d_T, x_15, x_16, x_27
-    x_42 = (-(T.mT @ d_T_4 @ T.mT).tril(-1)).tril(-1)
+    x_42 = (T.mT @ d_T_4 @ T.mT).tril_(-1).neg_().tril_(-1)
     d_a_5 = x_42.mT @ b
     x_43 = d_a_5.unflatten(-2, (tokens, 2))
-    x_44 = d_d_beta[..., 1][..., None] * x_41[..., 1, :] + x_43[..., 1, :] * beta[..., 1][..., None]
-    d_b_3 = x_28 @ d_d_a_2 + x_17.mT @ d_W_part + x_42 @ a
+    x_44 = (d_d_beta[..., 1][..., None] * x_41[..., 1, :]).add_(x_43[..., 1, :] * beta[..., 1][..., None])
+    d_b_3 = runtime.add_product(runtime.add_product(x_28 @ d_d_a_2, x_17.mT, d_W_part), x_42, a)
     del d_T_4, d_a_5, d_W_part, d_d_a_2, x_28, x_42
     x_45 = d_b_3.unflatten(-2, (tokens, 2))
-    x_46 = d_d_beta[..., 0][..., None] * x_41[..., 0, :] + x_43[..., 0, :] * beta[..., 0][..., None]
-    x_47 = runtime.place(x_44 + x_45[..., 1, :], -2, 1, n) + runtime.place(x_46 + x_45[..., 0, :], -2, 0, n)
+    x_46 = (d_d_beta[..., 0][..., None] * x_41[..., 0, :]).add_(x_43[..., 0, :] * beta[..., 0][..., None])
+    x_47 = runtime.place(x_44.add_(x_45[..., 1, :]), -2, 1, n) + runtime.place(x_46.add_(x_45[..., 0, :]), -2, 0, n)
     del d_b_3, x_44, x_45, x_46
-    d_a_out = d_a_out_part_2 + d_a_out_part_3
-    d_W = d_W_part_2 + d_W_part_3
+    d_a_out = d_a_out_part_2.add_(d_a_out_part_3)
+    d_W = d_W_part_2.add_(d_W_part_3)
     del d_a_out_part_2, d_a_out_part_3, d_W_part_2, d_W_part_3
-    d_T_5 = d_u_part_2 @ x_4.mT + d_W @ b.mT
-    x_48 = (-(T.mT @ d_T_5 @ T.mT).tril(-1)).tril(-1)
-    d_a_6 = torch.addcmul(x_23.mT @ q, d_a_out, x_5[..., None, :, None]) + x_48.mT @ b
+    d_T_5 = runtime.add_product(d_u_part_2 @ x_4.mT, d_W, b.mT)
+    x_48 = (T.mT @ d_T_5 @ T.mT).tril_(-1).neg_().tril_(-1)
+    d_a_6 = runtime.add_product(runtime.add_product(d_a_out.mul_(x_5[..., None, :, None]), x_23.mT, q), x_48.mT, b)
     del x_4, d_T_5, b, d_a_out, x_23, x_5
     x_49 = d_a_6.unflatten(-2, (tokens, 2))
-    d_b_4 = T.mT @ d_W + x_48 @ a
+    d_b_4 = runtime.add_product(T.mT @ d_W, x_48, a)
     del d_a_6, a, d_W, x_48
     x_50 = d_b_4.unflatten(-2, (tokens, 2))
-    x_51 = x_49[..., 1, :] * beta[..., 1][..., None] + x_50[..., 1, :]
-    x_52 = x_49[..., 0, :] * beta[..., 0][..., None] + x_50[..., 0, :]
-    d_k = x_40 + x_47 + runtime.place(x_51, -2, 1, n) + runtime.place(x_52, -2, 0, n)  # the gradient of k
+    x_51 = (x_49[..., 1, :] * beta[..., 1][..., None]).add_(x_50[..., 1, :])
+    x_52 = (x_49[..., 0, :] * beta[..., 0][..., None]).add_(x_50[..., 0, :])
+    d_k = x_40.add_(x_47).add_(runtime.place(x_51, -2, 1, n) + runtime.place(x_52, -2, 0, n))  # the gradient of k
     del d_b_4, x_50, x_40, x_47, x_51, x_52
     x_53 = (x_12.mT @ d_u_part).unflatten(-2, (tokens, 2))
     x_54 = runtime.place(x_53[..., 1, :], -2, 1, n) + runtime.place(x_53[..., 0, :], -2, 0, n)
@@ -330,13 +330,13 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_57 = (T.mT @ d_u_part_2).unflatten(-2, (tokens, 2))
     x_58 = runtime.place(x_57[..., 1, :], -2, 1, n) + runtime.place(x_57[..., 0, :], -2, 0, n)
     del x_55, T, d_u_part_2, x_57
-    d_v = x_54 + x_56 + x_58  # the gradient of v
+    d_v = x_54.add_(x_56).add_(x_58)  # the gradient of v
     x_59 = runtime.place((x_24[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
     x_60 = runtime.place((x_24[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
     del x_54, x_56, x_58, x_24
-    x_61 = (d_d_k[..., 1, :] * x_41[..., 1, :]).sum(-1) + (x_30[..., 1, :] * k[..., 1, :]).sum(-1)
-    x_62 = (d_d_k[..., 0, :] * x_41[..., 0, :]).sum(-1) + (x_30[..., 0, :] * k[..., 0, :]).sum(-1)
-    x_63 = x_59 + x_60 + runtime.place(x_61, -1, 1, n) + runtime.place(x_62, -1, 0, n)
+    x_61 = (d_d_k[..., 1, :] * x_41[..., 1, :]).sum(-1).add_((x_30[..., 1, :] * k[..., 1, :]).sum(-1))
+    x_62 = (d_d_k[..., 0, :] * x_41[..., 0, :]).sum(-1).add_((x_30[..., 0, :] * k[..., 0, :]).sum(-1))
+    x_63 = (x_59 + x_60).add_(runtime.place(x_61, -1, 1, n) + runtime.place(x_62, -1, 0, n))
     del x_30, x_41, x_59, x_60, x_61, x_62
     x_64 = runtime.place((x_36[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
     x_65 = runtime.place((x_36[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
@@ -344,8 +344,8 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     x_67 = runtime.place((x_43[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
     x_68 = runtime.place((x_49[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
     x_69 = runtime.place((x_49[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
-    d_beta = x_63 + x_64 + x_65 + x_66 + x_67 + x_68 + x_69  # the gradient of beta
+    d_beta = x_63.add_(x_64 + x_65).add_(x_66 + x_67).add_(x_68 + x_69)  # the gradient of beta
     del x_36, x_43, x_49, x_63, x_64, x_65, x_66, x_67, x_68, x_69
-    x_70 = d_d_P @ U + d_d_q @ S_start + d_d_P_2 @ U
-    d_d_o = x_70 + d_d_P_3 @ U + P @ d_d_U_part + q @ d_d_S_start_part  # the gradient of d_o
+    x_70 = runtime.add_product(runtime.add_product(d_d_P @ U, d_d_q, S_start), d_d_P_2, U)
+    d_d_o = runtime.add_product(x_70, d_d_P_3, U).add_(runtime.add_product(P @ d_d_U_part, q, d_d_S_start_part))  # the gradient of d_o
     return d_q, d_k, d_v, d_beta, d_S_first_2, d_d_o, d_d_S_first

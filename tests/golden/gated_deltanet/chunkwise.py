@@ -33,30 +33,30 @@ def forward(q, k, v, beta, g, S_0, valid):
     b = x * torch.exp(g)[..., None]
     a = beta[..., None] * x
     x_2 = runtime.shift(G, -1, 1)
-    A = (b @ a.mT) * runtime.decay(x_2, G, mask_1)
+    A = (b @ a.mT).mul_(runtime.decay(x_2, G, mask_1))
     T = runtime.unit_lower_inverse(A)
-    W = T @ (torch.exp(x_2)[..., None] * b)
+    W = T @ b.mul_(x_2.exp_()[..., None])
     del x, A, b, x_2
-    u = T @ v
-    a_out = (torch.exp(G[..., -1][..., None] - G) * valid[..., None, :])[..., None] * a
+    U = q.new_empty((chunks, B * H, tokens, V))
+    runtime.product(T, v, out=U)
+    a_out = (G[..., -1][..., None] - G).exp_().mul_(valid[..., None, :])[..., None] * a
     x_3 = runtime.spread(q, H // groups, -3)
     q_in = torch.exp(G)[..., None] * x_3
-    P = (x_3 @ a.mT) * runtime.decay(G, G, mask_2)
+    P = (x_3 @ a.mT).mul_(runtime.decay(G, G, mask_2))
     del T, G, a, x_3
     S_start = q.new_empty((chunks + 1, B * H, K, V))
-    U = q.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
-        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, W_i, S_next, U_i in steps:
+        U_i.baddbmm_(W_i, S, alpha=-1)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i, u, u_i
-    o_c = q_in @ S_start + P @ U  # gated_deltanet.seq:11
+    del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i
+    o_c = runtime.add_product(q_in @ S_start, P, U)  # gated_deltanet.seq:11
     return o_c, S_T
 
 
@@ -82,11 +82,12 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     E = runtime.decay(x_3, G, mask_1)
     A = x_2 * E
     T = runtime.unit_lower_inverse(A)
-    e_2 = torch.exp(x_3)
+    e_2 = x_3.exp_()
     x_4 = e_2[..., None] * b
     W = T @ x_4
-    u = T @ v
-    e_3 = torch.exp(G[..., -1][..., None] - G)
+    U = q.new_empty((chunks, B * H, tokens, V))
+    runtime.product(T, v, out=U)
+    e_3 = (G[..., -1][..., None] - G).exp_()
     x_5 = e_3 * valid[..., None, :]
     a_out = x_5[..., None] * a
     e_4 = torch.exp(G)
@@ -97,75 +98,65 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     P = x_7 * E_2
     del A, x_3, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
-    U = q.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
-        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, W_i, S_next, U_i in steps:
+        U_i.baddbmm_(W_i, S, alpha=-1)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, keep_i, u, u_i
-    d_S_start = q_in.mT @ d_o
-    d_U = P.mT @ d_o
-    del q_in, P
+    del S, S_next, U_i, W_i, a_out_i, keep_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q_in.mT, d_o, out=d_S_start2[:-1])
     d_u_part = q.new_empty((chunks, B * H, tokens, V))
+    runtime.product(P.mT, d_o, out=d_u_part)
+    del q_in, P
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(
-        d_S_start.flatten(1, 2),
-        d_U.flatten(1, 2),
-        a_out.flatten(1, 2),
-        W.flatten(1, 2),
-        keep.flatten(1, 2)[..., None, None],
-        d_S_start2[:-1],
-        d_u_part,
-        strict=True,
-    )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
-        torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
+    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2)[..., None, None], d_S_start2[:-1], d_u_part, strict=True)
+    for a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        d_u_part_i.baddbmm_(a_out_i_2, d_S)
+        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
+    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_u_part_i, keep_i_2
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = -(d_u_part @ S_start.mT)
+    d_W_part = (d_u_part @ S_start.mT).neg_()
     d_P = d_o @ U.mT
     x_8 = d_P * E_2
     d_q_in = d_o @ S_start.mT
-    d_q = torch.addcmul(x_8 @ a, d_q_in, e_4[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
-    d_T = d_u_part @ v.mT + d_W_part @ x_4.mT
+    d_q = runtime.add_product(d_q_in * e_4[..., None], x_8, a).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
+    d_T = runtime.add_product(d_u_part @ v.mT, d_W_part, x_4.mT)
     del d_S_start2, U, S_start, x_4
-    x_9 = (T.mT @ d_T @ T.mT).tril(-1)
+    x_9 = (T.mT @ d_T @ T.mT).tril_(-1)
     x_10 = x_9 * E
-    x_11 = torch.addcmul(x_8.mT @ x_6, d_a_out_part, x_5[..., None]) - x_10.mT @ b
+    x_11 = runtime.add_product(runtime.add_product(d_a_out_part * x_5[..., None], x_8.mT, x_6), x_10.mT, b, -1)
     x_12 = T.mT @ d_W_part
     del d_T, x_5, x_8, d_W_part
-    x_13 = x_12 * e_2[..., None] - x_10 @ a
-    d_k = torch.addcmul(x_11 * beta[..., None], x_13, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of k
+    x_13 = runtime.add_product(x_12 * e_2[..., None], x_10, a, -1)
+    d_k = (x_11 * beta[..., None]).addcmul_(x_13, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of k
     d_v = T.mT @ d_u_part  # the gradient of v
-    d_beta = (x_11 * x).sum(-1)  # the gradient of beta
+    d_beta = x_11.mul_(x).sum(-1)  # the gradient of beta
     del x_10, T, d_u_part, x_11
-    x_14 = d_P * x_7
-    x_15 = torch.addcmul((x_14 * E_2).sum(-1), (d_q_in * x_6).sum(-1), e_4)
+    x_14 = d_P.mul_(x_7)
+    x_15 = (x_14 * E_2).sum(-1).addcmul_(d_q_in.mul_(x_6).sum(-1), e_4)
     del d_P, x_7, d_q_in, e_4, x_6
-    x_16 = (d_a_out_part * a).sum(-1) * valid[..., None, :]
-    x_17 = x_9 * x_2
+    x_16 = d_a_out_part.mul_(a).sum(-1).mul_(valid[..., None, :])
+    x_17 = x_9.mul_(x_2)
     del a, d_a_out_part, x_2, x_9
-    x_18 = torch.addcmul(-(x_14 * E_2).sum(-2), x_16, e_3, value=-1) + (x_17 * E).sum(-2)
-    x_19 = (x_12 * b).sum(-1) * e_2 - (x_17 * E).sum(-1)
+    x_18 = x_14.mul_(E_2).sum(-2).neg_().addcmul_(x_16, e_3, value=-1).add_((x_17 * E).sum(-2))
+    x_19 = x_12.mul_(b).sum(-1).mul_(e_2).sub_(x_17.mul_(E).sum(-1))
     del E_2, x_14, E, b, e_2, x_12, x_17
-    x_20 = runtime.place(torch.addcmul((x_16 * e_3).sum(-1), d_keep_part, keep), -1, -1, tokens)
+    x_20 = runtime.place((x_16 * e_3).sum(-1).addcmul_(d_keep_part, keep), -1, -1, tokens)
     del d_keep_part, e_3, keep, x_16
-    d_G = x_15 + x_18 + runtime.shift(x_19, -1, -1) + x_20
+    d_G = x_15.add_(x_18).add_(runtime.shift(x_19, -1, -1)).add_(x_20)
     del x_15, x_18, x_19, x_20
-    d_g = torch.addcmul((x_13 * x).sum(-1) * e, d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])  # the gradient of g
+    d_g = x_13.mul_(x).sum(-1).mul_(e).addcmul_(d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])  # the gradient of g
     return d_q, d_k, d_v, d_beta, d_g, d_S_first
 
 
@@ -191,11 +182,12 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     E = runtime.decay(x_3, G, mask_1)
     A = x_2 * E
     T = runtime.unit_lower_inverse(A)
-    e_2 = torch.exp(x_3)
+    e_2 = x_3.exp_()
     x_4 = e_2[..., None] * b
     W = T @ x_4
-    u = T @ v
-    e_3 = torch.exp(G[..., -1][..., None] - G)
+    U = q.new_empty((chunks, B * H, tokens, V))
+    runtime.product(T, v, out=U)
+    e_3 = (G[..., -1][..., None] - G).exp_()
     x_5 = e_3 * valid[..., None, :]
     a_out = x_5[..., None] * a
     e_4 = torch.exp(G)
@@ -206,75 +198,65 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     P = x_7 * E_2
     del A, x_3, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
-    U = q.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), u.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, u_i, W_i, S_next, U_i in steps:
-        torch.baddbmm(u_i, W_i, S, alpha=-1, out=U_i)
+    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
+    for keep_i, a_out_i, W_i, S_next, U_i in steps:
+        U_i.baddbmm_(W_i, S, alpha=-1)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, keep_i, u, u_i
-    d_S_start = q_in.mT @ d_o
-    d_U = P.mT @ d_o
+    del S, S_next, U_i, W_i, a_out_i, keep_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q_in.mT, d_o, out=d_S_start2[:-1])
     d_u_part = q.new_empty((chunks, B * H, tokens, V))
+    runtime.product(P.mT, d_o, out=d_u_part)
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(
-        d_S_start.flatten(1, 2),
-        d_U.flatten(1, 2),
-        a_out.flatten(1, 2),
-        W.flatten(1, 2),
-        keep.flatten(1, 2)[..., None, None],
-        d_S_start2[:-1],
-        d_u_part,
-        strict=True,
-    )
-    for d_S_start_i, d_U_i, a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        torch.baddbmm(d_U_i, a_out_i_2, d_S, out=d_u_part_i)
-        torch.baddbmm(d_S_start_i, W_i_2.mT, d_u_part_i, alpha=-1, out=d_S_next)
+    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2)[..., None, None], d_S_start2[:-1], d_u_part, strict=True)
+    for a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
+        d_u_part_i.baddbmm_(a_out_i_2, d_S)
+        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
         d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
     d_u_part = d_u_part.unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S, d_S_next, d_S_start, d_S_start_i, d_U, d_U_i, d_u_part_i, keep_i_2
+    del W_i_2, a_out_i_2, d_S, d_S_next, d_u_part_i, keep_i_2
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = -(d_u_part @ S_start.mT)
+    d_W_part = (d_u_part @ S_start.mT).neg_()
     x_8 = runtime.spread(d_d_k, H // groups, -3)
     d_d_a = x_8 * beta[..., None]
     d_d_a_2 = d_d_beta[..., None] * x
     d_d_G = (d_d_g * valid[..., None, :]).cumsum(-1)
-    x_9 = torch.addcmul(d_d_G[..., -1][..., None] * e_3, d_d_G, e_3, value=-1) * valid[..., None, :]
-    x_10 = torch.addcmul(torch.addcmul(d_d_a * x_5[..., None], d_d_a_2, x_5[..., None]), x_9[..., None], a)
+    x_9 = (d_d_G[..., -1][..., None] * e_3).addcmul_(d_d_G, e_3, value=-1).mul_(valid[..., None, :])
+    x_10 = (d_d_a * x_5[..., None]).addcmul_(d_d_a_2, x_5[..., None]).addcmul_(x_9[..., None], a)
     x_11 = d_d_G[..., -1] * keep
-    d_d_S_start2 = torch.addcmul(x_10.mT @ U, x_11[..., None, None], S_start)
+    d_d_S_start2 = runtime.add_product(x_11[..., None, None] * S_start, x_10.mT, U)
     d_d_b = x_8 * e[..., None]
-    x_12 = -(d_d_b @ a.mT) - b @ d_d_a.mT
-    x_13 = (x_12 * E).tril(-1)
+    x_12 = runtime.add_product((d_d_b @ a.mT).neg_(), b, d_d_a.mT, -1)
+    x_13 = (x_12 * E).tril_(-1)
     x_14 = x_13 @ T
     x_15 = T @ x_14
     x_16 = b @ d_d_a_2.mT
-    x_17 = (-(x_16 * E)).tril(-1)
+    x_17 = (x_16 * E).neg_().tril_(-1)
     x_18 = x_17 @ T
     x_19 = T @ x_18
-    x_20 = x_15 @ v + T @ d_d_v + x_19 @ v
+    x_20 = runtime.add_product(runtime.add_product(x_15 @ v, T, d_d_v), x_19, v)
     x_21 = runtime.shift(d_d_G, -1, 1)
-    x_22 = torch.addcmul(-(x_21[..., None] * E), d_d_G[..., None, :], E)
+    x_22 = (x_21[..., None] * E).neg_().addcmul_(d_d_G[..., None, :], E)
     x_23 = d_d_g * e
     d_d_b_2 = x_23[..., None] * x
     x_24 = d_d_b_2 @ a.mT
-    x_25 = torch.addcmul(x_22 * x_2, x_24, E, value=-1).tril(-1)
+    x_25 = (x_22 * x_2).addcmul_(x_24, E, value=-1).tril_(-1)
     x_26 = x_25 @ T
     x_27 = T @ x_26
     x_28 = d_d_b * e_2[..., None]
-    x_29 = T @ x_28 + x_15 @ x_4 + x_19 @ x_4
+    x_29 = runtime.add_product(runtime.add_product(T @ x_28, x_15, x_4), x_19, x_4)
     x_30 = x_21 * e_2
-    x_31 = torch.addcmul(x_30[..., None] * b, d_d_b_2, e_2[..., None])
-    x_32 = x_29 + x_27 @ x_4 + T @ x_31
-    d_d_u_part = x_20 + x_27 @ v - x_32 @ S_start
+    x_31 = (x_30[..., None] * b).addcmul_(d_d_b_2, e_2[..., None])
+    x_32 = x_29.add_(runtime.add_product(x_27 @ x_4, T, x_31))
+    d_d_u_part = runtime.add_product(runtime.add_product(x_20, x_27, v), x_32, S_start, -1)
     del x_29, x_20
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     d_d_U_part = q.new_empty((chunks, B * H, tokens, V))
@@ -299,23 +281,24 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     d_d_U_part = d_d_U_part.unflatten(1, (B, H))
     del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
-    d_W_part_2 = -(d_u_part @ d_d_S_start_part.mT)
+    d_W_part_2 = (d_u_part @ d_d_S_start_part.mT).neg_()
     d_keep_part_2 = (d_d_S_start_part * d_S_start2).sum((-2, -1))
     x_33 = runtime.spread(d_d_q, H // groups, -3)
     d_d_q_in = x_33 * e_4[..., None]
     x_34 = d_d_G * e_4
     d_d_q_in_2 = x_34[..., None] * x_6
-    d_S_start_3 = d_d_q_in.mT @ d_o + d_d_q_in_2.mT @ d_o + torch.addcmul(-(x_32.mT @ d_u_part), x_11[..., None, None], d_S_start2)
+    d_S_start_3_part = runtime.add_product(x_11[..., None, None] * d_S_start2, x_32.mT, d_u_part, -1)
+    d_S_start_3 = runtime.add_product(d_d_q_in.mT @ d_o, d_d_q_in_2.mT, d_o).add_(d_S_start_3_part)
     x_35 = x_33 @ a.mT
     d_d_P = x_35 * E_2
     x_36 = x_6 @ d_d_a.mT
     d_d_P_2 = x_36 * E_2
     x_37 = x_6 @ d_d_a_2.mT
     d_d_P_3 = x_37 * E_2
-    x_38 = d_d_P.mT @ d_o + d_d_P_2.mT @ d_o + d_d_P_3.mT @ d_o
-    x_39 = torch.addcmul(-(d_d_G[..., None, :] * E_2), d_d_G[..., None], E_2)
+    x_38 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
+    x_39 = (d_d_G[..., None, :] * E_2).neg_().addcmul_(d_d_G[..., None], E_2)
     d_d_P_4 = x_39 * x_7
-    d_U_2 = x_38 + d_d_P_4.mT @ d_o + x_10 @ d_S_start2
+    d_U_2 = runtime.add_product(runtime.add_product(x_38, d_d_P_4.mT, d_o), x_10, d_S_start2)
     del x_11, x_32, d_S_start2, x_10, x_38
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
     d_u_part_2 = q.new_empty((chunks, B * H, tokens, V))
@@ -341,159 +324,160 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
     d_keep_part_3 = (d_S_2_start * S_start).sum((-2, -1))
     d_a_out_part_3 = U @ d_S_2_start.mT
-    d_W_part_3 = -(d_u_part_2 @ S_start.mT)
+    d_W_part_3 = (d_u_part_2 @ S_start.mT).neg_()
     d_P = d_o @ U.mT
     x_40 = d_P * E_2
-    x_41 = (x_40 @ d_d_a).unflatten(-3, (groups, H // groups)).sum(-3) + (x_40 @ d_d_a_2).unflatten(-3, (groups, H // groups)).sum(-3)
+    x_41 = (x_40 @ d_d_a).unflatten(-3, (groups, H // groups)).sum(-3).add_((x_40 @ d_d_a_2).unflatten(-3, (groups, H // groups)).sum(-3))
     d_q_in = d_o @ S_start.mT
-    x_42 = x_39 * d_P
-    x_43 = x_41 + torch.addcmul(x_42 @ a, x_34[..., None], d_q_in).unflatten(-3, (groups, H // groups)).sum(-3)
+    x_42 = x_39.mul_(d_P)
+    x_43 = x_41.add_(runtime.add_product(x_34[..., None] * d_q_in, x_42, a).unflatten(-3, (groups, H // groups)).sum(-3))
     del d_S_2_start, x_39, x_34, x_41
     d_P_2 = d_o @ d_d_U_part.mT
     x_44 = d_P_2 * E_2
     d_q_in_2 = d_o @ d_d_S_start_part.mT
-    d_q = x_43 + torch.addcmul(x_44 @ a, d_q_in_2, e_4[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
+    # the gradient of q
+    d_q = x_43.add_(runtime.add_product(d_q_in_2 * e_4[..., None], x_44, a).unflatten(-3, (groups, H // groups)).sum(-3))
     x_45 = x_40.mT @ x_33
-    d_T = d_u_part @ v.mT + d_W_part @ x_4.mT
+    d_T = runtime.add_product(d_u_part @ v.mT, d_W_part, x_4.mT)
     x_46 = T.mT @ d_T
-    x_47 = (x_46 @ T.mT).tril(-1)
+    x_47 = (x_46 @ T.mT).tril_(-1)
     x_48 = x_47 * E
-    d_T_2 = d_W_part @ x_28.mT + x_13.mT @ x_46 + (x_14 @ d_T.mT).mT
+    d_T_2 = runtime.add_product(x_13.mT @ x_46, d_W_part, x_28.mT).add_((x_14 @ d_T.mT).mT)
     del x_43, x_13, x_14, x_28
-    x_49 = (T.mT @ d_T_2 @ T.mT).tril(-1)
+    x_49 = (T.mT @ d_T_2 @ T.mT).tril_(-1)
     x_50 = x_49 * E
-    x_51 = -(x_48.mT @ d_d_b) - x_50.mT @ b
+    x_51 = runtime.add_product((x_48.mT @ d_d_b).neg_(), x_50.mT, b, -1)
     x_52 = x_15.mT @ d_W_part
-    x_53 = torch.addcmul(-(x_48 @ d_d_a), x_52, e_2[..., None]) - x_50 @ a
-    x_54_part = torch.addcmul(x_51 * beta[..., None], x_53, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)
-    x_54 = (x_45 * beta[..., None]).unflatten(-3, (groups, H // groups)).sum(-3) + x_54_part
+    x_53 = runtime.add_product(runtime.add_product(x_52 * e_2[..., None], x_48, d_d_a, -1), x_50, a, -1)
+    x_54_part = (x_51 * beta[..., None]).addcmul_(x_53, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)
+    x_54 = (x_45 * beta[..., None]).unflatten(-3, (groups, H // groups)).sum(-3).add_(x_54_part)
     d_T_3 = d_u_part @ d_d_v.mT
-    x_55 = (T.mT @ d_T_3 @ T.mT).tril(-1)
+    x_55 = (T.mT @ d_T_3 @ T.mT).tril_(-1)
     x_56 = x_55 * E
     x_57 = x_56.mT @ b
     x_58 = x_56 @ a
     del d_T_2, x_50, d_T_3, x_56
-    x_59 = torch.addcmul(x_40.mT @ x_6, d_a_out_part, x_5[..., None]) - x_48.mT @ b
-    d_T_4 = x_17.mT @ x_46 + (x_18 @ d_T.mT).mT
-    x_60 = (T.mT @ d_T_4 @ T.mT).tril(-1)
+    x_59 = runtime.add_product(runtime.add_product(d_a_out_part * x_5[..., None], x_40.mT, x_6), x_48.mT, b, -1)
+    d_T_4 = (x_17.mT @ x_46).add_((x_18 @ d_T.mT).mT)
+    x_60 = (T.mT @ d_T_4 @ T.mT).tril_(-1)
     del x_40, x_17, x_18, d_T_4
     x_61 = x_60 * E
     x_62 = x_61.mT @ b
     x_63 = x_19.mT @ d_W_part
-    x_64 = torch.addcmul(-(x_48 @ d_d_a_2), x_63, e_2[..., None]) - x_61 @ a
-    x_65_part = torch.addcmul(torch.addcmul(d_d_beta[..., None] * x_59, -x_62, beta[..., None]), x_64, e[..., None])
+    x_64 = runtime.add_product(runtime.add_product(x_63 * e_2[..., None], x_48, d_d_a_2, -1), x_61, a, -1)
+    x_65_part = (d_d_beta[..., None] * x_59).addcmul_(-x_62, beta[..., None]).addcmul_(x_64, e[..., None])
     x_65 = x_65_part.unflatten(-3, (groups, H // groups)).sum(-3)
-    x_66 = x_54 + torch.addcmul(-x_57 * beta[..., None], -x_58, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3) + x_65
+    x_66 = x_54.add_((-x_57).mul_(beta[..., None]).addcmul_(-x_58, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)).add_(x_65)
     x_67 = T.mT @ d_W_part
-    x_68 = x_67 * e_2[..., None] - x_48 @ a
-    x_69 = torch.addcmul(x_42.mT @ x_6, x_9[..., None], d_a_out_part) - x_48.mT @ d_d_b_2
+    x_68 = runtime.add_product(x_67 * e_2[..., None], x_48, a, -1)
+    x_69 = runtime.add_product(runtime.add_product(x_9[..., None] * d_a_out_part, x_42.mT, x_6), x_48.mT, d_d_b_2, -1)
     del x_61, x_54, x_65, x_42, x_48, x_9
-    d_T_5 = x_25.mT @ x_46 + (x_26 @ d_T.mT).mT + d_W_part @ x_31.mT
+    d_T_5 = runtime.add_product((x_25.mT @ x_46).add_((x_26 @ d_T.mT).mT), d_W_part, x_31.mT)
     del d_T, x_25, x_26, x_31, x_46
-    x_70 = (T.mT @ d_T_5 @ T.mT).tril(-1)
-    x_71 = torch.addcmul(x_22 * x_47, x_70, E, value=-1)
-    x_72 = x_69 + x_71.mT @ b
+    x_70 = (T.mT @ d_T_5 @ T.mT).tril_(-1)
+    x_71 = x_22.mul_(x_47).addcmul_(x_70, E, value=-1)
+    x_72 = runtime.add_product(x_69, x_71.mT, b)
     x_73 = x_27.mT @ d_W_part
     del d_T_5, x_22, x_69, d_W_part
-    x_74 = torch.addcmul(x_30[..., None] * x_67, x_73, e_2[..., None]) + x_71 @ a
-    x_75_part = torch.addcmul(torch.addcmul(x_23[..., None] * x_68, x_72, beta[..., None]), x_74, e[..., None])
+    x_74 = runtime.add_product((x_30[..., None] * x_67).addcmul_(x_73, e_2[..., None]), x_71, a)
+    x_75_part = (x_23[..., None] * x_68).addcmul_(x_72, beta[..., None]).addcmul_(x_74, e[..., None])
     x_75 = x_75_part.unflatten(-3, (groups, H // groups)).sum(-3)
-    d_a_out = d_a_out_part_2 + d_a_out_part_3
+    d_a_out = d_a_out_part_2.add_(d_a_out_part_3)
     del x_30, x_71, x_23, d_a_out_part_2, d_a_out_part_3
-    d_W = d_W_part_2 + d_W_part_3
-    d_T_6 = d_u_part_2 @ v.mT + d_W @ x_4.mT
-    x_76 = (T.mT @ d_T_6 @ T.mT).tril(-1)
+    d_W = d_W_part_2.add_(d_W_part_3)
+    d_T_6 = runtime.add_product(d_u_part_2 @ v.mT, d_W, x_4.mT)
+    x_76 = (T.mT @ d_T_6 @ T.mT).tril_(-1)
     del d_W_part_2, d_W_part_3, x_4, d_T_6
     x_77 = x_76 * E
-    x_78 = torch.addcmul(x_44.mT @ x_6, d_a_out, x_5[..., None]) - x_77.mT @ b
+    x_78 = runtime.add_product(runtime.add_product(d_a_out * x_5[..., None], x_44.mT, x_6), x_77.mT, b, -1)
     x_79 = T.mT @ d_W
-    x_80 = x_79 * e_2[..., None] - x_77 @ a
+    x_80 = runtime.add_product(x_79 * e_2[..., None], x_77, a, -1)
     del x_44, x_5, d_W, x_77
     # the gradient of k
-    d_k = x_66 + x_75 + torch.addcmul(x_78 * beta[..., None], x_80, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)
-    x_81 = x_15.mT @ d_u_part + x_19.mT @ d_u_part + x_27.mT @ d_u_part
+    d_k = x_66.add_(x_75).add_((x_78 * beta[..., None]).addcmul_(x_80, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3))
+    x_81 = runtime.add_product(runtime.add_product(x_15.mT @ d_u_part, x_19.mT, d_u_part), x_27.mT, d_u_part)
     del x_66, x_75, d_u_part, x_15, x_19, x_27
-    d_v = x_81 + T.mT @ d_u_part_2  # the gradient of v
-    x_82 = (x_45 * x).sum(-1) + (x_8 * x_59).sum(-1) + (x_51 * x).sum(-1)
+    d_v = runtime.add_product(x_81, T.mT, d_u_part_2)  # the gradient of v
+    x_82 = x_45.mul_(x).sum(-1).add_(x_59.mul_(x_8).sum(-1).add_(x_51.mul_(x).sum(-1)))
     del T, d_u_part_2, x_81, x_45, x_51, x_59
-    x_83 = x_82 + (-x_57 * x).sum(-1) + (-x_62 * x).sum(-1)
-    d_beta = x_83 + (x_72 * x).sum(-1) + (x_78 * x).sum(-1)  # the gradient of beta
+    x_83 = x_82.add_(x_57.neg_().mul_(x).sum(-1)).add_(x_62.neg_().mul_(x).sum(-1))
+    d_beta = x_83.add_(x_72.mul_(x).sum(-1)).add_(x_78.mul_(x).sum(-1))  # the gradient of beta
     del x_57, x_62, x_82, x_72, x_78, x_83
-    x_84 = x_35 * d_P
-    x_85 = torch.addcmul((x_84 * E_2).sum(-1), (x_33 * d_q_in).sum(-1), e_4)
-    d_G = -(x_84 * E_2).sum(-2) + x_85
+    x_84 = x_35.mul_(d_P)
+    x_85 = (x_84 * E_2).sum(-1).addcmul_((x_33 * d_q_in).sum(-1), e_4)
+    d_G = x_84.mul_(E_2).sum(-2).neg_().add_(x_85)
     del x_35, x_33, x_84, x_85
-    x_86 = ((x_8 * x_68).sum(-1) + (x_53 * x).sum(-1)) * e
-    x_87 = ((d_d_b * x_67).sum(-1) + (x_52 * b).sum(-1)) * e_2
+    x_86 = (x_8 * x_68).sum(-1).add_(x_53.mul_(x).sum(-1)).mul_(e)
+    x_87 = d_d_b.mul_(x_67).sum(-1).add_(x_52.mul_(b).sum(-1)).mul_(e_2)
     del x_53, x_8, d_d_b, x_52
-    x_88 = torch.addcmul(x_12 * x_47, x_49, x_2, value=-1)
-    x_89 = (d_d_a * d_a_out_part).sum(-1) * valid[..., None, :]
-    x_90 = runtime.shift(x_87 + (x_88 * E).sum(-1), -1, -1) + runtime.place((x_89 * e_3).sum(-1), -1, -1, tokens)
+    x_88 = x_12.mul_(x_47).addcmul_(x_49, x_2, value=-1)
+    x_89 = d_d_a.mul_(d_a_out_part).sum(-1).mul_(valid[..., None, :])
+    x_90 = runtime.shift(x_87.add_((x_88 * E).sum(-1)), -1, -1).add_(runtime.place((x_89 * e_3).sum(-1), -1, -1, tokens))
     del x_12, x_49, d_d_a, x_87
-    x_91 = x_36 * d_P
-    x_92 = torch.addcmul(-(x_88 * E).sum(-2), x_89, e_3, value=-1) - (x_91 * E_2).sum(-2)
-    d_G_2 = x_90 + x_92 + (x_91 * E_2).sum(-1)
+    x_91 = x_36.mul_(d_P)
+    x_92 = x_88.mul_(E).sum(-2).neg_().addcmul_(x_89, e_3, value=-1).sub_((x_91 * E_2).sum(-2))
+    d_G_2 = x_90.add_(x_92).add_(x_91.mul_(E_2).sum(-1))
     del x_36, x_88, x_89, x_90, x_91, x_92
-    x_93_part = torch.addcmul(x_86, d_G_2.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
-    x_93 = torch.addcmul(x_93_part, d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
-    x_94 = x_55 * x_2
+    x_93_part = x_86.addcmul_(d_G_2.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    x_93 = x_93_part.addcmul_(d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    x_94 = x_55.mul_(x_2)
     del d_G, d_G_2, x_86, x_55
-    d_G_3 = (x_94 * E).sum(-2) + runtime.shift(-(x_94 * E).sum(-1), -1, -1)
-    x_95 = torch.addcmul(d_G_3.flip(-1).cumsum(-1).flip(-1) * valid[..., None, :], (-x_58 * x).sum(-1), e)
-    x_96 = torch.addcmul(-(x_16 * x_47), x_60, x_2, value=-1)
+    d_G_3 = (x_94 * E).sum(-2).add_(runtime.shift((x_94 * E).sum(-1).neg_(), -1, -1))
+    x_95 = d_G_3.flip(-1).cumsum(-1).flip(-1).mul_(valid[..., None, :]).addcmul_(x_58.neg_().mul_(x).sum(-1), e)
+    x_96 = x_16.mul_(x_47).neg_().addcmul_(x_60, x_2, value=-1)
     del x_94, d_G_3, x_58, x_16, x_60
-    x_97 = torch.addcmul((x_96 * E).sum(-1), (x_63 * b).sum(-1), e_2)
-    x_98 = (d_d_a_2 * d_a_out_part).sum(-1) * valid[..., None, :]
-    x_99 = runtime.shift(x_97, -1, -1) + runtime.place((x_98 * e_3).sum(-1), -1, -1, tokens)
-    x_100 = x_37 * d_P
+    x_97 = (x_96 * E).sum(-1).addcmul_(x_63.mul_(b).sum(-1), e_2)
+    x_98 = d_d_a_2.mul_(d_a_out_part).sum(-1).mul_(valid[..., None, :])
+    x_99 = runtime.shift(x_97, -1, -1).add_(runtime.place((x_98 * e_3).sum(-1), -1, -1, tokens))
+    x_100 = x_37.mul_(d_P)
     del x_63, d_d_a_2, x_97, x_37
-    x_101 = torch.addcmul(-(x_96 * E).sum(-2), x_98, e_3, value=-1) - (x_100 * E_2).sum(-2)
-    d_G_4 = x_99 + x_101 + (x_100 * E_2).sum(-1)
+    x_101 = x_96.mul_(E).sum(-2).neg_().addcmul_(x_98, e_3, value=-1).sub_((x_100 * E_2).sum(-2))
+    d_G_4 = x_99.add_(x_101).add_(x_100.mul_(E_2).sum(-1))
     del x_96, x_98, x_100, x_101, x_99
-    x_102 = torch.addcmul((x_64 * x).sum(-1) * e, d_G_4.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
-    d_keep = d_d_G[..., -1] * d_keep_part
-    x_103 = (d_a_out_part * a).sum(-1) * valid[..., None, :]
+    x_102 = x_64.mul_(x).sum(-1).mul_(e).addcmul_(d_G_4.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    d_keep = d_keep_part.mul_(d_d_G[..., -1])
+    x_103 = d_a_out_part.mul_(a).sum(-1).mul_(valid[..., None, :])
     del d_G_4, x_64, d_keep_part, d_a_out_part
-    x_104 = torch.addcmul(d_d_G[..., -1][..., None] * x_103, d_d_G, x_103, value=-1)
-    x_105 = runtime.place(torch.addcmul((x_104 * e_3).sum(-1), d_keep, keep), -1, -1, tokens)
-    x_106 = d_P * x_7
-    x_107 = torch.addcmul(-(d_d_G[..., None, :] * x_106), d_d_G[..., None], x_106)
+    x_104 = (d_d_G[..., -1][..., None] * x_103).addcmul_(d_d_G, x_103, value=-1)
+    x_105 = runtime.place((x_104 * e_3).sum(-1).addcmul_(d_keep, keep), -1, -1, tokens)
+    x_106 = d_P.mul_(x_7)
+    x_107 = (d_d_G[..., None, :] * x_106).neg_().addcmul_(d_d_G[..., None], x_106)
     del x_103, d_keep, d_P, x_106
-    x_108 = torch.addcmul((x_107 * E_2).sum(-1), d_d_G * (d_q_in * x_6).sum(-1), e_4)
+    x_108 = (x_107 * E_2).sum(-1).addcmul_(d_q_in.mul_(x_6).sum(-1).mul_(d_d_G), e_4)
     x_109 = x_47 * x_2
-    x_110_part = torch.addcmul(torch.addcmul(-(x_21[..., None] * x_109), d_d_G[..., None, :], x_109), x_24, x_47, value=-1)
-    x_110 = torch.addcmul(x_110_part, x_70, x_2, value=-1)
+    x_110_part = (x_21[..., None] * x_109).neg_().addcmul_(d_d_G[..., None, :], x_109).addcmul_(x_24, x_47, value=-1)
+    x_110 = x_110_part.addcmul_(x_70, x_2, value=-1)
     del d_q_in, d_d_G, x_109, x_24, x_47, x_70
-    x_111 = -(x_104 * e_3) - (x_107 * E_2).sum(-2) - (x_110 * E).sum(-2)
-    x_112 = torch.addcmul((x_73 * b).sum(-1), x_21, (x_67 * b).sum(-1))
+    x_111 = (x_104 * e_3).neg_().sub_(x_107.mul_(E_2).sum(-2)).sub_((x_110 * E).sum(-2))
+    x_112 = x_73.mul_(b).sum(-1).addcmul_(x_21, (x_67 * b).sum(-1))
     del x_104, x_107, x_21, x_73
-    x_113 = torch.addcmul((x_110 * E).sum(-1), x_112 + (d_d_b_2 * x_67).sum(-1), e_2)
+    x_113 = x_110.mul_(E).sum(-1).addcmul_(x_112.add_(d_d_b_2.mul_(x_67).sum(-1)), e_2)
     del d_d_b_2, x_110, x_112, x_67
-    d_G_5 = x_105 + x_108 + x_111 + runtime.shift(x_113, -1, -1)
+    d_G_5 = x_108.add_(x_105).add_(x_111).add_(runtime.shift(x_113, -1, -1))
     del x_105, x_108, x_111, x_113
-    x_114 = torch.addcmul((x_74 * x).sum(-1), d_d_g, (x_68 * x).sum(-1))
-    x_115 = x_93 + x_95 + x_102 + torch.addcmul(d_G_5.flip(-1).cumsum(-1).flip(-1) * valid[..., None, :], x_114, e)
+    x_114 = x_74.mul_(x).sum(-1).addcmul_(d_d_g, x_68.mul_(x).sum(-1))
+    x_115 = x_93.add_(x_95).add_(x_102).add_(d_G_5.flip(-1).cumsum(-1).flip(-1).mul_(valid[..., None, :]).addcmul_(x_114, e))
     del x_68, x_74, d_G_5, x_102, x_114, x_93, x_95
-    x_116 = d_P_2 * x_7
-    x_117 = torch.addcmul((x_116 * E_2).sum(-1), (d_q_in_2 * x_6).sum(-1), e_4)
+    x_116 = d_P_2.mul_(x_7)
+    x_117 = (x_116 * E_2).sum(-1).addcmul_(d_q_in_2.mul_(x_6).sum(-1), e_4)
     del d_P_2, x_7, d_q_in_2, e_4, x_6
-    x_118 = (d_a_out * a).sum(-1) * valid[..., None, :]
-    x_119 = x_76 * x_2
+    x_118 = d_a_out.mul_(a).sum(-1).mul_(valid[..., None, :])
+    x_119 = x_76.mul_(x_2)
     del a, d_a_out, x_2, x_76
-    x_120 = torch.addcmul(-(x_116 * E_2).sum(-2), x_118, e_3, value=-1) + (x_119 * E).sum(-2)
-    x_121 = (x_79 * b).sum(-1) * e_2 - (x_119 * E).sum(-1)
+    x_120 = x_116.mul_(E_2).sum(-2).neg_().addcmul_(x_118, e_3, value=-1).add_((x_119 * E).sum(-2))
+    x_121 = x_79.mul_(b).sum(-1).mul_(e_2).sub_(x_119.mul_(E).sum(-1))
     del E_2, x_116, E, b, e_2, x_119, x_79
-    d_keep_2 = d_keep_part_2 + d_keep_part_3
-    x_122 = runtime.place(torch.addcmul((x_118 * e_3).sum(-1), d_keep_2, keep), -1, -1, tokens)
+    d_keep_2 = d_keep_part_2.add_(d_keep_part_3)
+    x_122 = runtime.place((x_118 * e_3).sum(-1).addcmul_(d_keep_2, keep), -1, -1, tokens)
     del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_118
-    d_G_6 = x_117 + x_120 + runtime.shift(x_121, -1, -1) + x_122
+    d_G_6 = x_117.add_(x_120).add_(runtime.shift(x_121, -1, -1)).add_(x_122)
     del x_117, x_120, x_121, x_122
-    x_123 = torch.addcmul((x_80 * x).sum(-1) * e, d_G_6.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    x_123 = x_80.mul_(x).sum(-1).mul_(e).addcmul_(d_G_6.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
     del d_G_6, e, x, x_80
-    d_g = x_115 + x_123  # the gradient of g
-    x_124 = d_d_q_in @ S_start + d_d_P @ U + d_d_P_2 @ U
+    d_g = x_115.add_(x_123)  # the gradient of g
+    x_124 = runtime.add_product(runtime.add_product(d_d_q_in @ S_start, d_d_P, U), d_d_P_2, U)
     del x_115, x_123, d_d_P, d_d_P_2, d_d_q_in
-    x_125 = x_124 + d_d_P_3 @ U + d_d_q_in_2 @ S_start + d_d_P_4 @ U
+    x_125 = runtime.add_product(x_124, d_d_P_3, U).add_(runtime.add_product(d_d_q_in_2 @ S_start, d_d_P_4, U))
     del S_start, U, d_d_P_3, d_d_P_4, d_d_q_in_2, x_124
-    d_d_o = x_125 + P @ d_d_U_part + q_in @ d_d_S_start_part  # the gradient of d_o
+    d_d_o = x_125.add_(runtime.add_product(P @ d_d_U_part, q_in, d_d_S_start_part))  # the gradient of d_o
     return d_q, d_k, d_v, d_beta, d_g, d_S_first_2, d_d_o, d_d_S_first

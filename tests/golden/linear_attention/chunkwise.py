@@ -13,6 +13,8 @@
 
 import torch
 
+from . import runtime
+
 
 def forward(q, k, v, S_0, z_0, valid):
     """The outputs and last states."""
@@ -23,29 +25,29 @@ def forward(q, k, v, S_0, z_0, valid):
     K = q.shape[4]
     V = v.shape[4]
     k_out_S = valid[..., None, :, None] * k
-    pre = k_out_S.mT @ v
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(k_out_S.mT, v, out=S_start[1:])
     pre2 = (k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    R_S = (q @ k.mT).tril()
+    R_S = (q @ k.mT).tril_()
     pre3 = R_S @ v
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
     del k_out_S, R_S
-    S_start = q.new_empty((chunks + 1, B * H, K, V))
     z_start = q.new_empty((chunks + 1, B * H, K))
     S = S_start[0].copy_(S_0.flatten(0, 1))
     z = z_start[0].copy_(z_0.flatten(0, 1))
-    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
-        torch.add(S, pre_i, out=S_next)
+    for pre2_i, S_next, z_next in zip(pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
+        S_next.add_(S)
         torch.add(z, pre2_i, out=z_next)
         S, z = S_next, z_next
     S_T = S.clone().unflatten(0, (B, H))
     z_T = z.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
     z_start = z_start[:-1].unflatten(1, (B, H))
-    del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
-    S_read0 = q @ S_start + pre3
-    z_read0 = (q @ z_start[..., None])[..., 0] + pre4
+    del S, S_next, pre2, pre2_i, z, z_next
+    S_read0 = runtime.add_product(pre3, q, S_start)
+    z_read0 = (q @ z_start[..., None])[..., 0].add_(pre4)
     del S_start, pre3, pre4, z_start
-    o = S_read0 / (z_read0 + 1e-10)[..., None]  # linear_attention.seq:11
+    o = S_read0.div_(z_read0.add_(1e-10)[..., None])  # linear_attention.seq:11
     return o, S_T, z_T
 
 
@@ -58,51 +60,50 @@ def backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T):
     K = q.shape[4]
     V = v.shape[4]
     k_out_S = valid[..., None, :, None] * k
-    pre = k_out_S.mT @ v
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(k_out_S.mT, v, out=S_start[1:])
     pre2 = (k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    R_S = (q @ k.mT).tril()
+    R_S = (q @ k.mT).tril_()
     pre3 = R_S @ v
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    S_start = q.new_empty((chunks + 1, B * H, K, V))
     z_start = q.new_empty((chunks + 1, B * H, K))
     S = S_start[0].copy_(S_0.flatten(0, 1))
     z = z_start[0].copy_(z_0.flatten(0, 1))
-    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
-        torch.add(S, pre_i, out=S_next)
+    for pre2_i, S_next, z_next in zip(pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
+        S_next.add_(S)
         torch.add(z, pre2_i, out=z_next)
         S, z = S_next, z_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     z_start = z_start[:-1].unflatten(1, (B, H))
-    del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
-    S_read0 = q @ S_start + pre3
-    z_read0 = (q @ z_start[..., None])[..., 0] + pre4
-    x = z_read0 + 1e-10
+    del S, S_next, pre2, pre2_i, z, z_next
+    S_read0 = runtime.add_product(pre3, q, S_start)
+    z_read0 = (q @ z_start[..., None])[..., 0].add_(pre4)
+    x = z_read0.add_(1e-10)
     x_2 = d_o / x[..., None]
-    d_S_start = q.mT @ x_2
-    x_3 = (-(d_o * S_read0 / x[..., None] / x[..., None])).sum(-1)
+    d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q.mT, x_2, out=d_pre_part[:-1])
+    x_3 = S_read0.div_(x[..., None]).mul_(d_o).div_(x[..., None]).neg_().sum(-1)
     del pre3, pre4, z_read0, S_read0, x
     d_z_start = (x_3[..., None, :] @ q)[..., 0, :]
-    d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
     d_pre2_part = q.new_empty((chunks + 1, B * H, K))
     d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
     d_z = d_pre2_part[-1].copy_(d_z_T.flatten(0, 1))
-    steps = zip(d_S_start.flatten(1, 2), d_z_start.flatten(1, 2), d_pre_part[:-1], d_pre2_part[:-1], strict=True)
-    for d_S_start_i, d_z_start_i, d_S_next, d_z_next in reversed([*steps]):
-        torch.add(d_S_start_i, d_S, out=d_S_next)
+    for d_z_start_i, d_S_next, d_z_next in reversed([*zip(d_z_start.flatten(1, 2), d_pre_part[:-1], d_pre2_part[:-1], strict=True)]):
+        d_S_next.add_(d_S)
         torch.add(d_z_start_i, d_z, out=d_z_next)
         d_S, d_z = d_S_next, d_z_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_z_first = d_z.clone().unflatten(0, (B, H))
     d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
     d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
-    del d_S, d_S_next, d_S_start, d_S_start_i, d_z, d_z_next, d_z_start, d_z_start_i
-    d_R_S = torch.addcmul(x_2 @ v.mT, x_3[..., None], q.new_full((tokens,), 1.0))
-    x_4 = d_R_S.tril()
-    d_q = torch.addcmul(x_2 @ S_start.mT, x_3[..., None], z_start[..., None, :]) + x_4 @ k  # the gradient of q
+    del d_S, d_S_next, d_z, d_z_next, d_z_start, d_z_start_i
+    d_R_S = runtime.add_product(x_3[..., None] * q.new_full((tokens,), 1.0), x_2, v.mT)
+    x_4 = d_R_S.tril_()
+    d_q = runtime.add_product(runtime.add_product(x_3[..., None] * z_start[..., None, :], x_2, S_start.mT), x_4, k)  # the gradient of q
     del d_R_S, S_start, x_3, z_start
-    d_k_out_S = d_pre2_part[..., None, :] * q.new_full((tokens,), 1.0)[..., None] + v @ d_pre_part.mT
-    d_k = torch.addcmul(x_4.mT @ q, d_k_out_S, valid[..., None, :, None])  # the gradient of k
-    d_v = R_S.mT @ x_2 + k_out_S @ d_pre_part  # the gradient of v
+    d_k_out_S = runtime.add_product(d_pre2_part[..., None, :] * q.new_full((tokens,), 1.0)[..., None], v, d_pre_part.mT)
+    d_k = runtime.add_product(d_k_out_S * valid[..., None, :, None], x_4.mT, q)  # the gradient of k
+    d_v = runtime.add_product(R_S.mT @ x_2, k_out_S, d_pre_part)  # the gradient of v
     return d_q, d_k, d_v, d_S_first, d_z_first
 
 
@@ -115,38 +116,38 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     K = q.shape[4]
     V = v.shape[4]
     k_out_S = valid[..., None, :, None] * k
-    pre = k_out_S.mT @ v
+    S_start = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(k_out_S.mT, v, out=S_start[1:])
     pre2 = (k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    R_S = (q @ k.mT).tril()
+    R_S = (q @ k.mT).tril_()
     pre3 = R_S @ v
     pre4 = (R_S @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
-    S_start = q.new_empty((chunks + 1, B * H, K, V))
     z_start = q.new_empty((chunks + 1, B * H, K))
     S = S_start[0].copy_(S_0.flatten(0, 1))
     z = z_start[0].copy_(z_0.flatten(0, 1))
-    for pre_i, pre2_i, S_next, z_next in zip(pre.flatten(1, 2), pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
-        torch.add(S, pre_i, out=S_next)
+    for pre2_i, S_next, z_next in zip(pre2.flatten(1, 2), S_start[1:], z_start[1:], strict=True):
+        S_next.add_(S)
         torch.add(z, pre2_i, out=z_next)
         S, z = S_next, z_next
     S_start = S_start[:-1].unflatten(1, (B, H))
     z_start = z_start[:-1].unflatten(1, (B, H))
-    del S, S_next, pre, pre2, pre2_i, pre_i, z, z_next
-    S_read0 = q @ S_start + pre3
-    z_read0 = (q @ z_start[..., None])[..., 0] + pre4
-    x = z_read0 + 1e-10
+    del S, S_next, pre2, pre2_i, z, z_next
+    S_read0 = runtime.add_product(pre3, q, S_start)
+    z_read0 = (q @ z_start[..., None])[..., 0].add_(pre4)
+    x = z_read0.add_(1e-10)
     x_2 = d_o / x[..., None]
-    d_S_start = q.mT @ x_2
-    del pre3, pre4, z_read0
     d_pre_part = q.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q.mT, x_2, out=d_pre_part[:-1])
+    del pre3, pre4, z_read0
     d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
-    for d_S_start_i, d_S_next in reversed([*zip(d_S_start.flatten(1, 2), d_pre_part[:-1], strict=True)]):
-        torch.add(d_S_start_i, d_S, out=d_S_next)
+    for d_S_next in reversed([*d_pre_part[:-1]]):
+        d_S_next.add_(d_S)
         d_S = d_S_next
     d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
-    del d_S, d_S_next, d_S_start, d_S_start_i
     d_d_k_out_S = d_d_k * valid[..., None, :, None]
-    d_d_pre_part = d_d_k_out_S.mT @ v + k_out_S.mT @ d_d_v
+    d_d_pre_part = runtime.add_product(d_d_k_out_S.mT @ v, k_out_S.mT, d_d_v)
     d_d_pre2_part = (d_d_k_out_S.mT @ q.new_full((tokens,), 1.0)[..., None])[..., 0]
+    del d_S, d_S_next
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     d_d_z_start_part = q.new_empty((chunks + 1, B * H, K))
     d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
@@ -161,34 +162,37 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     d_d_z_start_part = d_d_z_start_part[:-1].unflatten(1, (B, H))
     del d_d_S, d_d_S_next, d_d_pre2_part, d_d_pre2_part_i, d_d_pre_part, d_d_pre_part_i, d_d_z, d_d_z_next
-    d_d_R_S = (d_d_q @ k.mT).tril()
-    x_3 = d_d_R_S.sum(-1) + (d_d_q @ z_start[..., None])[..., 0]
-    x_4 = -x_3[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
+    d_d_R_S = (d_d_q @ k.mT).tril_()
+    x_3 = d_d_R_S.sum(-1).add_((d_d_q @ z_start[..., None])[..., 0])
+    x_4 = (-x_3[..., None].expand(-1, -1, -1, -1, V)).div_(x[..., None])
     x_5 = x_4 * d_o
-    d_d_R_S_2 = (q @ d_d_k.mT).tril()
+    d_d_R_S_2 = (q @ d_d_k.mT).tril_()
     x_6 = d_d_R_S_2.sum(-1)
-    x_7 = -x_6[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
+    x_7 = (-x_6[..., None].expand(-1, -1, -1, -1, V)).div_(x[..., None])
     x_8 = x_7 * d_o
     x_9 = (d_d_z_start_part[..., None, :] @ q.mT)[..., 0, :]
-    x_10 = -x_9[..., None].expand(-1, -1, -1, -1, V) / x[..., None]
+    x_10 = (-x_9[..., None].expand(-1, -1, -1, -1, V)).div_(x[..., None])
     x_11 = x_10 * d_o
-    x_12 = x_5 / x[..., None] + x_8 / x[..., None] + x_11 / x[..., None]
-    d_S_start_3 = d_d_q.mT @ x_2 + q.mT @ x_12
-    x_13 = S_read0 / x[..., None]
-    x_14 = d_o * x_13 / x[..., None]
+    x_12 = (x_5 / x[..., None]).add_(x_8 / x[..., None]).add_(x_11 / x[..., None])
+    d_S_start_3 = runtime.add_product(d_d_q.mT @ x_2, q.mT, x_12)
+    x_13 = S_read0.div_(x[..., None])
+    x_14 = (d_o * x_13).div_(x[..., None])
     x_15 = (-x_14).sum(-1)
-    x_16 = d_d_R_S @ v + d_d_q @ S_start
-    x_17 = (-(x_16 * x_2 / x[..., None])).sum(-1) + (-(-(x_3[..., None].expand(-1, -1, -1, -1, V) * x_14) / x[..., None])).sum(-1)
+    x_16 = runtime.add_product(d_d_R_S @ v, d_d_q, S_start)
+    x_17_part = (x_3[..., None].expand(-1, -1, -1, -1, V) * x_14).neg_().div_(x[..., None]).neg_().sum(-1)
+    x_17 = (x_16 * x_2).div_(x[..., None]).neg_().sum(-1).add_(x_17_part)
     x_18 = d_d_R_S_2 @ v
-    x_19 = (-(x_18 * x_2 / x[..., None])).sum(-1) + (-(-(x_6[..., None].expand(-1, -1, -1, -1, V) * x_14) / x[..., None])).sum(-1)
-    x_20 = x_17 + (-(x_5 * x_13 / x[..., None])).sum(-1) + x_19 + (-(x_8 * x_13 / x[..., None])).sum(-1)
+    x_19_part = (x_6[..., None].expand(-1, -1, -1, -1, V) * x_14).neg_().div_(x[..., None]).neg_().sum(-1)
+    x_19 = (x_18 * x_2).div_(x[..., None]).neg_().sum(-1).add_(x_19_part)
+    x_20 = x_17.add_(x_5.mul_(x_13).div_(x[..., None]).neg_().sum(-1)).add_(x_19.add_(x_8.mul_(x_13).div_(x[..., None]).neg_().sum(-1)))
     del S_read0, x_3, x_6, x_17, x_19, x_5, x_8
     x_21 = R_S @ d_d_v
-    x_22 = (-(-(x_9[..., None].expand(-1, -1, -1, -1, V) * x_14) / x[..., None])).sum(-1) + (-(x_11 * x_13 / x[..., None])).sum(-1)
+    x_22_part = x_14.mul_(x_9[..., None].expand(-1, -1, -1, -1, V)).neg_().div_(x[..., None]).neg_().sum(-1)
+    x_22 = x_22_part.add_(x_11.mul_(x_13).div_(x[..., None]).neg_().sum(-1))
     x_23 = q @ d_d_S_start_part
-    x_24 = x_20 + (-(x_21 * x_2 / x[..., None])).sum(-1) + x_22 + (-(x_23 * x_2 / x[..., None])).sum(-1)
+    x_24 = x_20.add_((x_21 * x_2).div_(x[..., None]).neg_().sum(-1)).add_(x_22.add_((x_23 * x_2).div_(x[..., None]).neg_().sum(-1)))
     del x_11, x_14, x_9, x_20, x_22
-    d_z_start_3 = (d_d_q.mT @ x_15[..., None])[..., 0] + (x_24[..., None, :] @ q)[..., 0, :]
+    d_z_start_3 = (d_d_q.mT @ x_15[..., None])[..., 0].add_((x_24[..., None, :] @ q)[..., 0, :])
     d_pre_part_2 = q.new_empty((chunks + 1, B * H, K, V))
     d_pre2_part_2 = q.new_empty((chunks + 1, B * H, K))
     d_S_2 = d_pre_part_2[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
@@ -203,26 +207,28 @@ def double_backward(q, k, v, S_0, z_0, valid, d_o, d_S_T, d_z_T, d_d_q, d_d_k, d
     d_pre_part_2 = d_pre_part_2[1:].unflatten(1, (B, H))
     d_pre2_part_2 = d_pre2_part_2[1:].unflatten(1, (B, H))
     del d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_z_2, d_z_2_next, d_z_start_3, d_z_start_3_i
-    d_R_S = torch.addcmul(x_2 @ v.mT, x_15[..., None], q.new_full((tokens,), 1.0))
-    x_25 = d_R_S.tril()
+    d_R_S = runtime.add_product(x_15[..., None] * q.new_full((tokens,), 1.0), x_2, v.mT)
+    x_25 = d_R_S.tril_()
     d_R_S_2 = x_2 @ d_d_v.mT
-    x_26 = d_R_S_2.tril()
-    x_27 = x_25 @ d_d_k + x_26 @ k + d_d_z_start_part[..., None, :] * x_15[..., None] + x_2 @ d_d_S_start_part.mT
+    x_26 = d_R_S_2.tril_()
+    x_27_part = runtime.add_product(d_d_z_start_part[..., None, :] * x_15[..., None], x_2, d_d_S_start_part.mT)
+    x_27 = runtime.add_product(x_25 @ d_d_k, x_26, k).add_(x_27_part)
     del d_R_S, d_R_S_2, d_d_S_start_part, d_d_z_start_part, x_15
-    d_R_S_3 = torch.addcmul(x_12 @ v.mT, x_24[..., None], q.new_full((tokens,), 1.0))
-    x_28 = d_R_S_3.tril()
-    d_q = x_27 + torch.addcmul(x_12 @ S_start.mT, x_24[..., None], z_start[..., None, :]) + x_28 @ k  # the gradient of q
+    d_R_S_3 = runtime.add_product(x_24[..., None] * q.new_full((tokens,), 1.0), x_12, v.mT)
+    x_28 = d_R_S_3.tril_()
+    # the gradient of q
+    d_q = runtime.add_product(x_27.add_(runtime.add_product(x_24[..., None] * z_start[..., None, :], x_12, S_start.mT)), x_28, k)
     del d_R_S_3, S_start, x_24, x_27, z_start
     d_k_out_S = d_d_v @ d_pre_part.mT
-    x_29 = x_25.mT @ d_d_q + torch.addcmul(x_26.mT @ q, d_k_out_S, valid[..., None, :, None])
-    d_k_out_S_2 = d_pre2_part_2[..., None, :] * q.new_full((tokens,), 1.0)[..., None] + v @ d_pre_part_2.mT
+    x_29 = runtime.add_product(runtime.add_product(d_k_out_S.mul_(valid[..., None, :, None]), x_26.mT, q), x_25.mT, d_d_q)
+    d_k_out_S_2 = runtime.add_product(d_pre2_part_2[..., None, :] * q.new_full((tokens,), 1.0)[..., None], v, d_pre_part_2.mT)
     del d_k_out_S, x_25, x_26, d_pre2_part_2
-    d_k = x_29 + torch.addcmul(x_28.mT @ q, d_k_out_S_2, valid[..., None, :, None])  # the gradient of k
-    x_30 = d_d_R_S.mT @ x_2 + d_d_k_out_S @ d_pre_part + d_d_R_S_2.mT @ x_2
+    d_k = x_29.add_(runtime.add_product(d_k_out_S_2.mul_(valid[..., None, :, None]), x_28.mT, q))  # the gradient of k
+    x_30 = runtime.add_product(runtime.add_product(d_d_k_out_S @ d_pre_part, d_d_R_S_2.mT, x_2), d_d_R_S.mT, x_2)
     del d_k_out_S_2, x_28, x_29, d_d_R_S, d_d_R_S_2, d_d_k_out_S, d_pre_part, x_2
-    d_v = x_30 + R_S.mT @ x_12 + k_out_S @ d_pre_part_2  # the gradient of v
+    d_v = x_30.add_(runtime.add_product(R_S.mT @ x_12, k_out_S, d_pre_part_2))  # the gradient of v
     del R_S, d_pre_part_2, k_out_S, x_12, x_30
-    x_31 = torch.addcmul(x_16 / x[..., None], x_4, x_13) + torch.addcmul(x_18 / x[..., None], x_7, x_13)
+    x_31 = x_16.div_(x[..., None]).addcmul_(x_4, x_13).add_(x_18.div_(x[..., None]).addcmul_(x_7, x_13))
     del x_16, x_18, x_4, x_7
-    d_d_o = x_31 + x_21 / x[..., None] + torch.addcmul(x_23 / x[..., None], x_10, x_13)  # the gradient of d_o
+    d_d_o = x_31.add_(x_21.div_(x[..., None])).add_(x_23.div_(x[..., None]).addcmul_(x_10, x_13))  # the gradient of d_o
     return d_q, d_k, d_v, d_S_first_2, d_z_first_2, d_d_o, d_d_S_first, d_d_z_first
