@@ -45,7 +45,8 @@ def arrange(A: Any, value: Any, have: Axes, want: Axes) -> Any:
 
 
 def _aligned(A: Any, e: Expr, args: tuple[Any, ...]) -> list[Any]:
-    return [arrange(A, v, a.axes, e.axes) for v, a in zip(args, e.args, strict=True)]
+    want = e.axes
+    return [v if a.type.axes == want else arrange(A, v, a.axes, want) for v, a in zip(args, e.args, strict=True)]
 
 
 def _at(e: Expr, axis: str) -> int:

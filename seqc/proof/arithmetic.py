@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from seqc.ir.expr import Mask
+from seqc.ir.interp import remembered
 from seqc.ir.meaning import keeps
 from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
@@ -131,12 +132,12 @@ class Field(Composed[Number]):
     # --- Elementwise ---------------------------------------------------------------------------------------------
 
     def structural(self, fn: Callable[..., Any], *values: Number) -> Number:
-        wholes = [x.whole for x in values]
-        extra = None
-        if any(x.extra is not None for x in values):
+        whole = extra = None
+        if any([x.extra is not None for x in values]):
             extra = self.structural(fn, *(_zeros(x) if x.extra is None else x.extra for x in values))
-        whole = None if any(w is None for w in wholes) else fn(*wholes)
-        return Number(of(*values), lambda level, *xs: fn(*xs), whole, extra)
+        if all([x.whole is not None for x in values]):
+            whole = fn(*[x.whole for x in values])
+        return Number(values, lambda level, *xs: fn(*xs), whole, extra)
 
     def combine(self, name: str, x: Number, y: Number) -> Number:
         match name:
@@ -148,11 +149,14 @@ class Field(Composed[Number]):
             case "mul":
                 return self._mul(x, y)
             case "div":
-                return self._mul(x, Number(of(self.plain(y)), lambda level, b: MODULI[level].inverse(b)))
+                return self._mul(x, remembered(self, "inverse", (y,), lambda: self._inverse(y)))
             case "modulo":
                 whole = _whole(np.mod, x, y)
                 return self.oracle("modulo", x, y) if whole is None else self.whole(whole)
         raise NoFieldMeaning(name)
+
+    def _inverse(self, x: Number) -> Number:
+        return Number(of(self.plain(x)), lambda level, a: MODULI[level].inverse(a))
 
     def _mul(self, x: Number, y: Number) -> Number:
         if x.extra is not None and y.extra is not None:
@@ -319,8 +323,11 @@ class Field(Composed[Number]):
         return self.structural(lambda a: np.where(keeps(mask, *a.shape[-2:]), a, np.uint64(0)), self._exp(x))
 
     def solve(self, matrix: Number, rhs: Number) -> Number:
-        rule: Rule = lambda level, a, b: elimination.solve(MODULI[level], a, b)  # noqa: E731
-        return Number(of(self.plain(matrix), self.plain(rhs)), rule)
+        inverse = remembered(self, "inverse matrix", (matrix,), lambda: self._inverse_matrix(matrix))
+        return Number(of(inverse, self.plain(rhs)), lambda level, a, b: elimination.matmul(MODULI[level], a, b))
+
+    def _inverse_matrix(self, x: Number) -> Number:
+        return Number(of(self.plain(x)), lambda level, a: elimination.inverse(MODULI[level], a))
 
     def unit_lower_inverse(self, x: Number) -> Number:
         return Number(of(self.plain(x)), lambda level, a: elimination.unit_lower_inverse(MODULI[level], a))

@@ -169,7 +169,7 @@ class Duals(Composed[Dual]):
         value = self.field.solve(matrix.value, rhs.value)
         through = None if matrix.tangent is None else P.neg(matmul(P, matrix.tangent, value.p))
         right = self._make(rhs.value, rhs.tangent, through).tangent
-        return self._make(value, None if right is None else elimination.solve(P, matrix.value.p, right))
+        return self._make(value, None if right is None else matmul(P, elimination.inverse(P, matrix.value.p), right))
 
     def unit_lower_inverse(self, x: Dual) -> Dual:
         """T = (1 + x)^-1: T' = -T x' T."""

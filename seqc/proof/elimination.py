@@ -60,6 +60,11 @@ def solve(modulus: Modulus, matrix: Residues, rhs: Residues) -> Residues:
     return work[..., n:]
 
 
+def inverse(modulus: Modulus, matrix: Residues) -> Residues:
+    """The matrix's inverse over the last two dimensions; of a singular one, something that depends on it alone."""
+    return solve(modulus, matrix, np.broadcast_to(np.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape))
+
+
 def _pivoted(work: Residues, k: int) -> Residues:
     """The rows k and first-with-an-entry-in-column-k exchanged, matrix by matrix."""
     found = k + (work[..., k:, k] != 0).argmax(axis=-1)

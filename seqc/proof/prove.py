@@ -49,6 +49,7 @@ def prove(
     axes = small_axes(rec, {a for x in lowered for a in x.fixed}, sizes or {})
     trials = _trials(rec, axes, points, _block(rec, lowered))
     candidates = [candidate(name, form) for name, form in forms.items()]
+    other = _other(candidates)
     rewritten = text is not None and text != rec
     gaps: dict[str, Gap] = {}
     failures: dict[tuple[str, str, str], Failure] = {}
@@ -58,10 +59,10 @@ def prove(
             bench = Bench(rec, trial, seed)
             for output in _step(bench, text, gaps) if text is not None and rewritten else ():
                 failures.setdefault((STEP, STEP, output), Failure(STEP, STEP, output, trial.shown()))
-            for form in candidates:
+            for form in sorted(candidates, key=lambda c: c is not other):  # all values of the one that others ask for, while they are known
                 try:
-                    oracles = max(oracles, bench.oracles_per_token)
-                    for stage, output in differences(bench, form, _other(form, candidates)):
+                    oracles = oracles or bench.oracles_per_token
+                    for stage, output in differences(bench, form, other):
                         failures.setdefault((form.name, stage, output), Failure(form.name, stage, output, trial.shown()))
                 except NoFieldMeaning as e:
                     gaps.setdefault(form.name, Gap(form.name, str(e)))
@@ -122,9 +123,9 @@ def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int, blo
     return Trial((7, 2), 3, 2, 1, points, axes), Trial((2,), 3, heads, groups, points, axes)
 
 
-def _other(form: Candidate, candidates: list[Candidate]) -> Candidate:
-    """The form that another is compared with: the recurrent one, or the first."""
-    return next((c for c in candidates if c.name == RECURRENT.name), candidates[0])
+def _other(candidates: list[Candidate]) -> Candidate | None:
+    """The form that others are compared with: the recurrent one, or the first."""
+    return next((c for c in candidates if c.name == RECURRENT.name), next(iter(candidates), None))
 
 
 def _smallest(
@@ -141,7 +142,7 @@ def _smallest(
         trial = replace(first, lengths=(tokens,), chunk=chunk, heads=1, groups=1, points=min(first.points, 4), begins=begins)
         bench = Bench(rec, trial, seed)
         for form in wrong:
-            for stage, output in differences(bench, form, _other(form, candidates)):
+            for stage, output in differences(bench, form, _other(candidates)):
                 if left.pop((form.name, stage, output), None):
                     found.append(Failure(form.name, stage, output, trial.shown()))
     return (*found, *left.values())
