@@ -156,7 +156,7 @@ class Field(Composed[Number]):
         raise NoFieldMeaning(name)
 
     def _inverse(self, x: Number) -> Number:
-        return Number(of(self.plain(x)), lambda level, a: MODULI[level].inverse(a))
+        return Number(of(self.plain(x)), self.oracles.inverse)
 
     def _mul(self, x: Number, y: Number) -> Number:
         if x.extra is not None and y.extra is not None:
@@ -213,7 +213,7 @@ class Field(Composed[Number]):
         return Number(lambda level: ((x, REAL if level == REAL else 0),), rule, None, _shifted(self.plain(x), -1))
 
     def _sqrt(self, x: Number) -> Number:
-        return self._keyed("sqrt", lambda value: P.power(self._branch(value), pow(2, -1, L.value)), lambda v: np.sqrt(np.abs(v)), (x, 0))
+        return self._keyed("sqrt", lambda value: self.oracles.power(self._branch(value), pow(2, -1, L.value)), lambda v: np.sqrt(np.abs(v)), (x, 0))
 
     def _turned(self, exponent: Residues) -> tuple[Residues, Residues]:
         """z = g^(k x) and 1/z: e^(i x) and its conjugate."""
@@ -259,7 +259,7 @@ class Field(Composed[Number]):
         if not part:
             return Number(of(self.plain(x)), lambda level, a: MODULI[level].power(a, steps))
         share = int(L.residue(part))
-        value = lambda base: P.mul(P.power(base, steps), P.power(self._branch(base), share))  # noqa: E731
+        value = lambda base: P.mul(P.power(base, steps), self.oracles.power(self._branch(base), share))  # noqa: E731
         return self._keyed("power", value, lambda base: np.abs(base) ** float(exponent), (x, 0))
 
     # --- Choices -------------------------------------------------------------------------------------------------
@@ -323,11 +323,12 @@ class Field(Composed[Number]):
         return self.structural(lambda a: np.where(keeps(mask, *a.shape[-2:]), a, np.uint64(0)), self._exp(x))
 
     def solve(self, matrix: Number, rhs: Number) -> Number:
-        inverse = remembered(self, "inverse matrix", (matrix,), lambda: self._inverse_matrix(matrix))
+        inverse = remembered(self, "inverse matrix", (matrix,), lambda: self.inverse_matrix(matrix))
         return Number(of(inverse, self.plain(rhs)), lambda level, a, b: elimination.matmul(MODULI[level], a, b))
 
-    def _inverse_matrix(self, x: Number) -> Number:
-        return Number(of(self.plain(x)), lambda level, a: elimination.inverse(MODULI[level], a))
+    def inverse_matrix(self, x: Number) -> Number:
+        invert = lambda level: lambda a: elimination.inverse(MODULI[level], a)  # noqa: E731
+        return Number(of(self.plain(x)), lambda level, a: self.oracles.once(("inverse matrix", level), invert(level), a))
 
     def unit_lower_inverse(self, x: Number) -> Number:
         return Number(of(self.plain(x)), lambda level, a: elimination.unit_lower_inverse(MODULI[level], a))

@@ -21,7 +21,7 @@ from seqc.proof.candidate import Built, Candidate, candidate
 from seqc.proof.certificate import Certificate, Failure, Gap
 from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.facts import examine
-from seqc.proof.trial import Trial, small_axes
+from seqc.proof.trial import Trial, is_chunked, small_axes
 
 POINTS = 16
 SHORT = 4  # tokens of a block up to which a run over three blocks is short
@@ -47,8 +47,10 @@ def prove(
     """
     lowered = [form if isinstance(form, Lowered) else form.lowered for form in forms.values()]
     axes = small_axes(rec, {a for x in lowered for a in x.fixed}, sizes or {})
-    trials = _trials(rec, axes, points, _block(rec, lowered))
     candidates = [candidate(name, form) for name, form in forms.items()]
+    trials = _trials(rec, axes, points, _block(rec, lowered))
+    if not any(is_chunked(c.forward) for c in candidates):
+        trials = trials[:1]
     other = _other(candidates)
     rewritten = text is not None and text != rec
     gaps: dict[str, Gap] = {}
@@ -111,16 +113,17 @@ def _block(rec: Recurrence, lowered: Iterable[Lowered]) -> int | None:
 
 
 def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int, block: int | None) -> tuple[Trial, ...]:
-    """Lengths that no chunk divides, a sequence that ends chunks before another, and one shorter than a chunk.
+    """Lengths that no chunk divides, a sequence that ends chunks before another, and, for forms with chunks, one shorter than a chunk.
 
-    Where chunks are blocks of the text: a sequence that ends one block, has one whole and begins a third, and one that stands in one.
+    Where chunks are blocks of the text: a sequence that ends one block, has one whole and begins a third, and others that stand in one.
     """
     scopes = {x.scope for values in (rec.inputs, rec.params, rec.states) for x in values}
     heads, groups = (4, 2) if "group" in scopes else (2, 1)
     if block is not None:
-        first = Trial((block + 2, min(2, block)), block, 2, 1, points, axes, (block - 1, min(1, block - 1)))
-        return first, Trial((min(2, block),), block, heads, groups, points, axes, (0,))
-    return Trial((7, 2), 3, 2, 1, points, axes), Trial((2,), 3, heads, groups, points, axes)
+        first = Trial((block + 2, min(2, block)), block, heads, groups, points, axes, (block - 1, 0))
+        return first, replace(first, lengths=(min(2, block),), begins=(min(1, block - 1),))
+    first = Trial((7, 2), 3, heads, groups, points, axes)
+    return first, replace(first, lengths=(2,))
 
 
 def _other(candidates: list[Candidate]) -> Candidate | None:
