@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.meaning import keeps
+from seqc.ir.meaning import keeps, remembered
 from seqc.ir.recurrence import Fold, Recurrence
 from seqc.ir.rules import extent
 
@@ -134,18 +134,6 @@ def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any], order: tu
             args = tuple([values[a] for a in node.args])
             values[node] = remembered(A, node, args, partial(op.meaning, A, node, args))
     return tuple(values[r] for r in roots)
-
-
-def remembered(A: Any, what: Any, args: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What is made of the arguments, once for each of them if the arithmetic has a memory: `memo`, which keeps them alive too."""
-    memo = getattr(A, "memo", None)
-    if memo is None:
-        return make()
-    key = (what, *args)
-    found = memo.get(key)
-    if found is None:
-        found = memo[key] = make()
-    return found
 
 
 def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Any:

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from seqc.ir.expr import Mask
-from seqc.ir.interp import remembered
-from seqc.ir.meaning import keeps
+from seqc.ir.meaning import keeps, remembered
 from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum

@@ -143,6 +143,7 @@ class _Step:
         self.oracles = Oracles(f"facts {seed}", ordered=True)
         self.field = Field(self.oracles, self.sizes)
         self.states = {s.name: s for s in rec.states}
+        self.drawn: dict[str, dict[str, Number]] = {}
         self.given = {i.name: self._drawn(i.name, i.axes, i.domain) for i in rec.inputs}
         self.fixed = {p.name: self._drawn(p.name, p.axes, Domain()) for p in rec.params}
         self.fixed |= {s.name: self._drawn(s.name, s.axes, Domain()) for s in shared}
@@ -219,6 +220,11 @@ class _Step:
         return within(self.field, domain, [self.oracles.draw(f"{name} {level}", m, shape) for level, m in enumerate(MODULI)])
 
     def _states(self, word: str) -> dict[str, Number]:
+        if word not in self.drawn:
+            self.drawn[word] = self._draw_states(word)
+        return self.drawn[word]
+
+    def _draw_states(self, word: str) -> dict[str, Number]:
         kinds = {n: Domain(0, integer=True) if s.integer else Domain() for n, s in self.states.items()}
         return {n: self._drawn(f"{word} {n}", s.axes, kinds[n]) for n, s in self.states.items()}
 

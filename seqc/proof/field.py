@@ -25,7 +25,7 @@ _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
 FEW = 24  # residues that Python's own integers are sooner done with: powers and inverses
 WHOLE = 8  # residues of 61 bits that a sum of 64 bits holds
-SMALL = 1024  # products up to which the number of passes counts, and not what one of them takes
+SMALL = 2048  # products up to which the number of passes counts, and not what one of them takes
 WINDOW = 12  # bits of an exponent that are looked up at once
 BLOCK = 8192  # residues of 8 bytes: a product's arrays lie in the first or second cache
 EXTENDED = np.finfo(np.longdouble).nmant == 63  # floating-point numbers that hold 64 bits, by the machine itself
@@ -91,7 +91,7 @@ class Modulus:
         both = np.broadcast(x, y)
         if both.size == 1:
             return np.full(both.shape, x.item() * y.item() % self.value, np.uint64)
-        if both.size <= SMALL and EXTENDED:
+        if EXTENDED and (both.size <= SMALL or x.shape != y.shape):
             return self._by_quotient(x, y)
         if both.size <= BLOCK:
             return self._mul(x, y)

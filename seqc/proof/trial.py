@@ -11,7 +11,7 @@ import numpy as np
 
 from seqc.forms.base import SHOWN, VALID, final, initial, state_lead, unseen
 from seqc.ir.expr import Expr, walk
-from seqc.ir.interp import remembered
+from seqc.ir.meaning import remembered
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
