@@ -111,9 +111,18 @@ class Field(Composed[Number]):
 
     def _branch(self, x: Residues) -> Residues:
         """The positive number that stands for x under roots and powers: x itself if it is positive, homogeneous otherwise."""
+        return P.mul(x, self._units()[self.oracles.cosets(x)])
+
+    def _units(self) -> Residues:
+        """What makes a number of each coset positive."""
         shifts = np.concatenate([np.zeros(1, np.uint64), self.oracles.draw("branch", L, (3,))])
         units = np.array([pow(QUARTER, -c, P.value) for c in range(4)], np.uint64)
-        return P.mul(x, P.mul(units, raised(0, shifts))[self.oracles.cosets(x)])
+        return P.mul(units, raised(0, shifts))
+
+    def _root(self, x: Residues) -> Residues:
+        """The square root of the positive number that stands for x; l is odd, so that it is that number to the power of (l + 1) / 2."""
+        units = self.oracles.power(self._units(), (L.value + 1) // 2)
+        return P.mul(P.mul(self.oracles.half_power(x), x), units[self.oracles.cosets(x)])
 
     def _branch_power(self, x: Number, n: Number) -> Number:
         """x^n for an n that is no whole number."""
@@ -212,7 +221,7 @@ class Field(Composed[Number]):
         return Number(lambda level: ((x, REAL if level == REAL else 0),), rule, None, _shifted(self.plain(x), -1))
 
     def _sqrt(self, x: Number) -> Number:
-        return self._keyed("sqrt", lambda value: self.oracles.power(self._branch(value), pow(2, -1, L.value)), lambda v: np.sqrt(np.abs(v)), (x, 0))
+        return self._keyed("sqrt", self._root, lambda v: np.sqrt(np.abs(v)), (x, 0))
 
     def _turned(self, exponent: Residues) -> tuple[Residues, Residues]:
         """z = g^(k x) and 1/z: e^(i x) and its conjugate."""

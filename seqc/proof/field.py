@@ -328,9 +328,15 @@ def raised(level: int, exponents: Residues) -> Residues:
     return result
 
 
-def cosets(x: Residues) -> Integers:
+def half_power(x: Residues) -> Residues:
+    """x^((l - 1) / 2), of which both x^l, which tells the coset, and the root x^((l + 1) / 2) of a positive x are made."""
+    return P.power(x, (L.value - 1) // 2)
+
+
+def cosets(x: Residues, half: Residues | None = None) -> Integers:
     """Which coset of the powers of 2^4: 0 for themselves (the positive numbers), 2 for their negatives, 1 and 3; -1 for zero."""
-    root = P.power(x, L.value)
+    half = half_power(x) if half is None else half
+    root = P.mul(P.mul(half, half), x)
     out = np.full(x.shape, -1, np.int64)
     for name in range(4):
         out[root == np.uint64(pow(QUARTER, name, P.value))] = name

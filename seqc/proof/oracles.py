@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from seqc.proof.field import MODULI, Integers, Modulus, P, Residues, cosets
+from seqc.proof.field import MODULI, Integers, Modulus, P, Residues, cosets, half_power
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -65,7 +65,12 @@ class Oracles:
 
     def cosets(self, x: Residues) -> Integers:
         """`seqc.proof.field.cosets`, remembered."""
-        found: Integers = self.once("cosets", cosets, x)
+        found: Integers = self.once("cosets", lambda x: cosets(x, self.half_power(x)), x)
+        return found
+
+    def half_power(self, x: Residues) -> Residues:
+        """`seqc.proof.field.half_power`, remembered."""
+        found: Residues = self.once("half power", half_power, x)
         return found
 
     def inverse(self, level: int, x: Residues) -> Residues:
