@@ -139,3 +139,22 @@ def reference(
     _inputs = (q, k, v, beta)
     _params = ()
     return _operator.reference(form, backend, _inputs, _params, initial_state, output_final_state, cu_seqlens, check, return_info)
+
+
+def decode(
+    q,
+    k,
+    v,
+    beta,
+    *,
+    state,
+    backend="auto",
+):
+    """One token of each sequence: arguments and results as above without T. The states are overwritten in place.
+
+    state: as a call gives it with output_final_state=True. There is no gradient.
+    Raises TypeError where a state is not contiguous or not float32 (float64 for float64 arguments).
+    """
+    _inputs = (q, k, v, beta)
+    _params = ()
+    return _operator.decode(backend, _inputs, _params, state)
