@@ -325,7 +325,7 @@ class Operator:
         here = self.triton if backend == "triton" or on_gpu else self.forms
         if form == "auto":
             form = self.fastest(inputs, params, cu_seqlens, tuple(here))
-        if form not in self.forms:
+        if not isinstance(form, str) or form not in self.forms:
             raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
         if backend == "triton" and form not in self.triton:
             raise ValueError(f"form `{form}` has no Triton kernels in this package; {', '.join(f'`{f}`' for f in self.triton)} have")
@@ -389,14 +389,17 @@ class Operator:
             check_domains(signature, inputs, self.domains)
         dtype = compute_dtype((*inputs, *params))
         if given is not None:
+            if not isinstance(given, (Tensor, tuple, list)):
+                raise TypeError(f"initial_state is {_kind(given)}; a tensor for each state is needed")
             states = (given,) if isinstance(given, Tensor) else tuple(given)
             if len(states) != len(signature.states):
                 raise ValueError(f"initial_state has {len(states)} tensors; the layer has {len(signature.states)} states")
             for v, s in zip(signature.states, states, strict=True):
-                if not isinstance(s, Tensor) or not (s.is_floating_point() or v.whole):
+                if not isinstance(s, Tensor) or s.is_complex() or not (s.is_floating_point() or v.whole):
                     raise TypeError(f"the state `{v.name}` is {_kind(s)}; a floating-point tensor is needed")
-                if s.layout is not torch.strided or s.device != inputs[0].device:
-                    raise ValueError(f"the state `{v.name}` is {s.layout} on {s.device}; a strided tensor on {inputs[0].device} is needed")
+                check_kind(f"the state `{v.name}`", s)
+                if s.device != inputs[0].device:
+                    raise ValueError(f"the state `{v.name}` is on {s.device}, but the inputs are on {inputs[0].device}")
             return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
         like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
         once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
@@ -430,18 +433,32 @@ def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> flo
 
 
 def check_tensors(signature: Signature, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> None:
-    """Raises TypeError where an argument is no tensor (a list of numbers, say) or a sparse one, ValueError where devices differ."""
+    """Raises TypeError where an argument is no tensor (a list of numbers, say) or one of a kind that has no plain entries, ValueError
+    where devices differ."""
     first, *_ = values = (*signature.inputs, *signature.params)
     given = (*inputs, *params)
     for v, x in zip(values, given, strict=True):
         if not isinstance(x, Tensor):
             raise TypeError(f"`{v.name}` is {_kind(x)}; a floating-point tensor is needed")
-        if x.layout is not torch.strided:
-            raise TypeError(f"`{v.name}` has the layout {x.layout}; a strided tensor is needed")
+        check_kind(f"`{v.name}`", x)
         if x.device != given[0].device:
             raise ValueError(f"`{v.name}` is on {x.device}, but `{first.name}` is on {given[0].device}")
-    if cu_seqlens is not None and (not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64)):
+    if cu_seqlens is None:
+        return
+    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"cu_seqlens is {_kind(cu_seqlens)}; a tensor [N + 1] of int32 or int64 is needed")
+    check_kind("cu_seqlens", cu_seqlens)
+    if cu_seqlens.device != given[0].device and cu_seqlens.device.type != "cpu":
+        raise ValueError(f"cu_seqlens is on {cu_seqlens.device}, but `{first.name}` is on {given[0].device}")
+
+
+def check_kind(name: str, x: Tensor) -> None:
+    """Raises TypeError where a tensor is sparse or nested, or has numbers of 8 bits, with which PyTorch does not compute."""
+    if x.layout is not torch.strided or x.is_nested:
+        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").removeprefix("_")
+        raise TypeError(f"{name} has the layout {layout}; a strided tensor is needed")
+    if x.is_floating_point() and x.element_size() < 2:
+        raise TypeError(f"{name} is {x.dtype}; numbers of 16 bits or more are needed")
 
 
 def _kind(x: object) -> str:

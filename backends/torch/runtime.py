@@ -60,6 +60,9 @@ def correlate(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...] = ()) -> Ten
 
 def _by_fourier(x: Tensor, y: Tensor, dim: int, gone: tuple[int, ...], conj: bool) -> Tensor:
     n = x.shape[dim]
+    if not x.numel() or not y.numel():  # of which there are no transforms
+        z = x * y
+        return z.sum(gone) if gone else z
     a, b = (torch.fft.rfft(v, 2 * n, dim) for v in (x, y))
     z = a * (b.conj() if conj else b)
     if gone:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from layers import Call, call, distance
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")]
 
 NAMES = ("gated_deltanet", "mamba2", "rg_lru", "mlstm", "s4d")
 CHUNK = 8
@@ -66,6 +66,40 @@ def test_expanded_arguments(package, name: str) -> None:
         assert all(distance(x, y) < 1e-12 for x, y in zip(*grads, strict=True))
 
 
+LAYOUTS = {
+    "one number for all": lambda x: torch.full((), 0.5, dtype=x.dtype).expand(x.shape),
+    "one sequence for all": lambda x: x[:1].expand(x.shape),
+    "turned": lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+    "every other": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    "a view that negates": lambda x: torch.complex(x, -x).conj().imag,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_adjoints_of_any_layout(package, name: str, layout: str) -> None:
+    """First and second derivatives in a direction that is laid out oddly are those in a copy of it."""
+    p, c = package(name), call(name, CHUNK + 2)
+    g = torch.Generator().manual_seed(3)
+    wanted = [x for x in c.arguments if x.requires_grad]
+
+    def odd(like: torch.Tensor) -> torch.Tensor:
+        parts = [LAYOUTS[layout](torch.randn(like.shape, generator=g, dtype=torch.float64)) for _ in range(1 + like.is_complex())]
+        return torch.complex(*parts) if like.is_complex() else parts[0]
+
+    for form in p.FORMS:
+        results = [r for r in c.run(p, form) if r.requires_grad]
+        seeds = [odd(r) for r in results]
+        first = torch.autograd.grad(results, wanted, seeds, create_graph=True, allow_unused=True)
+        plain = torch.autograd.grad(results, wanted, [s.clone(memory_format=torch.contiguous_format) for s in seeds], True, allow_unused=True)
+        assert all((x is None) == (y is None) and (x is None or distance(x, y) < 1e-12) for x, y in zip(first, plain, strict=True)), form
+        again = [x for x in first if x is not None and x.requires_grad]
+        bends = [odd(x) for x in again]
+        copies = [b.clone(memory_format=torch.contiguous_format) for b in bends]
+        second = [torch.autograd.grad(again, wanted, b, retain_graph=True, allow_unused=True) for b in (bends, copies)]
+        assert all(x is None or distance(x, y) < 1e-12 for x, y in zip(*second, strict=True)), form
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_that_is_no_number_stays_in_its_sequence_and_chunk(package, name: str) -> None:
     """Other sequences, and chunks before it, are what they were; token by token so are all tokens before it."""
@@ -83,12 +117,100 @@ def test_a_value_that_is_no_number_stays_in_its_sequence_and_chunk(package, name
             assert torch.isnan(x[0, at]).any(), form
 
 
+@pytest.mark.parametrize("none", ["sequences", "tokens"])
+@pytest.mark.parametrize("name", [*NAMES, "paragru", "titans"])
+def test_calls_without_sequences_or_without_tokens(package, name: str, none: str) -> None:
+    """Outputs without entries; first states are last states; gradients of their shapes, and gradients of these."""
+    p, c = package(name), call(name, CHUNK + 2)
+    rec, k = c.checked.recurrence, len(c.checked.recurrence.outputs)
+    dim = {"sequences": 0, "tokens": 1}[none]
+
+    def shortened(x: torch.Tensor, scope: str) -> torch.Tensor:
+        return x if dim == 1 and scope == "sequence" else x.detach().narrow(dim, 0, 0).requires_grad_(x.requires_grad)
+
+    inputs = tuple(shortened(x, i.scope) for x, i in zip(c.inputs, rec.inputs, strict=True))
+    states = tuple(x if dim == 1 else shortened(x, "") for x in c.states)
+    short = Call(c.checked, c.sizes, inputs, c.params, states, None)
+    for form in p.FORMS:
+        results = short.run(p, form)
+        assert all(not r.numel() for r in results[:k]), form
+        assert all(x.shape == y.shape and distance(x, y) < 1e-12 for x, y in zip(results[k:], states, strict=True)), form
+        wanted = [x for x in short.arguments if x.requires_grad]
+        total = sum(r.abs().square().sum() for r in results if r.requires_grad)
+        first = torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True)
+        assert all(g is None or g.shape == x.shape for g, x in zip(first, wanted, strict=True))
+        again = sum(g.abs().square().sum() for g in first if g is not None and g.requires_grad)
+        if isinstance(again, torch.Tensor):
+            second = torch.autograd.grad(again, wanted, allow_unused=True)
+            assert all(g is None or g.shape == x.shape for g, x in zip(second, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("ends", "error"),
+    [
+        (torch.tensor([0, CHUNK], device="meta"), "cu_seqlens is on meta"),
+        (torch.tensor([0, CHUNK]).to_sparse(), "cu_seqlens has the layout sparse_coo"),
+        (torch.tensor([[0, CHUNK]]), "cu_seqlens is a vector"),
+        (torch.tensor([0, CHUNK], dtype=torch.int16), "cu_seqlens is torch.int16"),
+        (torch.tensor([0, -1, CHUNK]), "cu_seqlens must increase"),
+        (torch.tensor([0, 5, 3, CHUNK]), "cu_seqlens must increase"),
+        (torch.tensor([0, CHUNK - 1]), "cu_seqlens must increase"),
+        (torch.tensor([0, 2**40]), "cu_seqlens must increase"),
+        (torch.tensor([0]), "cu_seqlens must increase"),
+    ],
+    ids=["meta", "sparse", "matrix", "int16", "negative", "decreasing", "short", "long", "no row"],
+)  # fmt: skip
+def test_ends_of_the_wrong_kind(package, name: str, ends: torch.Tensor, error: str) -> None:
+    p, c = package(name), call(name, CHUNK, B=1, grad=False)
+    for form in p.FORMS:
+        with pytest.raises((ValueError, TypeError), match=error):
+            getattr(p, name)(*c.inputs, *c.params, cu_seqlens=ends, form=form)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda x: x.to("meta"), "on meta, but"),
+        (lambda x: x.to_sparse(), "layout sparse_coo"),
+        (lambda x: torch.nested.nested_tensor(list(x)), "layout nested"),
+        (lambda x: x.bool() if x.is_floating_point() else x.to(torch.complex64), "bool|complex64"),
+        (lambda x: x.to(torch.complex128), "complex128"),
+        (lambda x: x.float().to(torch.float8_e4m3fn), "float8_e4m3fn; numbers of 16 bits"),
+        (lambda x: x.numpy(), "is a ndarray"),
+        (lambda x: x[:1], "N = 1"),
+        (lambda x: x[..., None], "shape"),
+    ],
+)
+def test_first_states_of_the_wrong_kind(package, name: str, change, error: str) -> None:
+    """Each state in turn; the message says which."""
+    p, c = package(name), call(name, CHUNK, grad=False)
+    given = c.in_units([part for x in c.states for part in ((x.real, x.imag) if x.is_complex() else (x,))])
+    for i in range(len(given)):
+        states = tuple(change(x) if i == n else x for n, x in enumerate(given))
+        with pytest.raises((ValueError, TypeError), match=error):
+            getattr(p, name)(*c.inputs, *c.params, initial_state=states if len(states) > 1 else (states[0],))
+    for wrong in (3, "S", {"S": given[0]}, (), (*given, given[0])):
+        with pytest.raises((ValueError, TypeError), match="initial_state"):
+            getattr(p, name)(*c.inputs, *c.params, initial_state=wrong)
+
+
+@pytest.mark.parametrize("form", [None, ["chunkwise"], "", 3])
+def test_forms_of_the_wrong_kind(package, form: object) -> None:
+    c = call("gated_deltanet", CHUNK, grad=False)
+    with pytest.raises(ValueError, match="is not in this package"):
+        package("gated_deltanet").gated_deltanet(*c.inputs, form=form)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("change", "error"),
     [
         (lambda x: x.to("meta"), "device|meta"),
         (lambda x: x.to_sparse(), "sparse|layout|strided"),
+        (lambda x: torch.nested.nested_tensor([x, x]), "layout nested"),
+        (lambda x: x.float().to(torch.float8_e4m3fn), "float8_e4m3fn; numbers of 16 bits"),
         (lambda x: x.to(torch.complex128), "complex"),
         (lambda x: x.bool(), "bool"),
         (lambda x: None, "None|required|tensor"),

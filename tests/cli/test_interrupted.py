@@ -39,6 +39,37 @@ def test_no_room(tmp_path: Path, room: int) -> None:
     assert done.returncode == 0 and whole(tmp_path / "out" / "gla")
 
 
+LOAD = """
+import resource, sys
+import torch
+room = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+import seqc
+try:
+    print(seqc.load("gla").FORMS)
+except OSError as error:
+    print("no room", error)
+"""
+
+
+@pytest.mark.slow
+def test_no_room_in_the_cache(tmp_path: Path) -> None:
+    """A package that did not fit is not there, in whole or in part; the next call makes it."""
+
+    def loaded(room: int) -> str:
+        env = {**os.environ, "SEQC_CACHE_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run([sys.executable, "-c", LOAD, str(room)], capture_output=True, text=True, timeout=120, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for room in (0, 2_000, 20_000):
+        assert loaded(room).startswith("no room")
+        assert not [p for p in (tmp_path / "packages").rglob("*") if p.is_file()]
+    assert "chunkwise" in loaded(10**9)
+    (folder,) = (tmp_path / "packages").iterdir()
+    assert whole(folder)
+
+
 @pytest.mark.slow
 def test_killed_at_any_time(tmp_path: Path) -> None:
     """SIGKILL while files are written and renamed: an old package stays whole, or a new one is."""
