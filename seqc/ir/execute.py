@@ -9,8 +9,8 @@ import numpy as np
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, variables, walk
-from seqc.ir.interp import evaluate, remembered
-from seqc.ir.meaning import length
+from seqc.ir.interp import evaluate
+from seqc.ir.meaning import length, remembered
 from seqc.ir.program import CHUNKS, TOKENS, Carry, Map, Program, Solve, Stage, all_sizes, body_roots, iterate, scope, within
 
 

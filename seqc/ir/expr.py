@@ -92,36 +92,35 @@ def make(op: OpDef, args: tuple[Expr, ...] = (), attr: Attr = ()) -> Expr:
 
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every node below the roots once, arguments before their users, in a fixed order. No recursion."""
-    seen: dict[int, Expr] = {}
-    stack = [(root, False) for root in reversed(roots)]
+    seen: set[Expr] = set()
+    stack = [*reversed(roots)]
     while stack:
-        node, ready = stack.pop()
-        if id(node) in seen:
+        node = stack[-1]
+        waiting = [a for a in reversed(node.args) if a not in seen] if node not in seen else []
+        if waiting:
+            stack += waiting
             continue
-        if ready:
-            seen[id(node)] = node
+        stack.pop()
+        if node not in seen:
+            seen.add(node)
             yield node
-        else:
-            stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args) if id(a) not in seen)
 
 
 def rebuild(roots: Iterable[Expr], rule: Callable[[Expr, tuple[Expr, ...]], Expr]) -> tuple[Expr, ...]:
     """Each root with `rule(node, new arguments)` applied bottom-up, each node once."""
     roots = tuple(roots)
-    new: dict[int, Expr] = {}
+    new: dict[Expr, Expr] = {}
     for node in walk(*roots):
-        new[id(node)] = rule(node, tuple(new[id(a)] for a in node.args))
-    return tuple(new[id(r)] for r in roots)
+        new[node] = rule(node, tuple([new[a] for a in node.args]))
+    return tuple(new[r] for r in roots)
 
 
 def substitute(roots: Iterable[Expr], replacements: Mapping[Expr, Expr]) -> tuple[Expr, ...]:
     """The roots with nodes replaced. A replacement is not searched again."""
-    table = {id(k): v for k, v in replacements.items()}
 
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
-        if id(node) in table:
-            return table[id(node)]
+        if node in replacements:
+            return replacements[node]
         return node if args == node.args else node.op.build(args, node.attr)
 
     return rebuild(roots, rule)

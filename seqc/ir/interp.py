@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seqc.diagnostics import InternalError
 from seqc.ir.expr import Expr, Mask, walk
-from seqc.ir.meaning import keeps
+from seqc.ir.meaning import keeps, remembered
 from seqc.ir.recurrence import Fold, Recurrence
 from seqc.ir.rules import extent
 
@@ -116,34 +116,24 @@ class Reals:
 def evaluate(A: Any, roots: Iterable[Expr], leaves: Mapping[str, Any], order: tuple[Expr, ...] | None = None) -> tuple[Any, ...]:
     """The roots' values in an arithmetic, each node once. order: every node below the roots, if that is known from before."""
     roots = tuple(roots)
-    values: dict[int, Any] = {}
+    values: dict[Expr, Any] = {}
     order = tuple(walk(*roots)) if order is None else order
     unknown = {node.attr[0] for node in order if node.op.name == "implicit"} - set(leaves)
     for node in order:
-        if node.op.name == "var":
+        op = node.op
+        if op.name == "var":
             if node.name in leaves:
-                values[id(node)] = leaves[node.name]
+                values[node] = leaves[node.name]
             elif node.name not in unknown:
                 raise InternalError(f"`{node.name}` has no value")
-        elif unknown and node.op.name != "implicit" and any(id(a) not in values for a in node.args):
+        elif unknown and op.name != "implicit" and any(a not in values for a in node.args):
             continue  # inside an implicit value: computed when that is solved
-        elif node.op.name == "implicit":
-            values[id(node)] = _implicit(A, node, leaves)
+        elif op.name == "implicit":
+            values[node] = _implicit(A, node, leaves)
         else:
-            args = tuple(values[id(a)] for a in node.args)
-            values[id(node)] = remembered(A, node, args, partial(node.op.meaning, A, node, args))
-    return tuple(values[id(r)] for r in roots)
-
-
-def remembered(A: Any, what: Any, args: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What is made of the arguments, once for each of them if the arithmetic has a memory: `memo`, which keeps them alive too."""
-    memo = getattr(A, "memo", None)
-    if memo is None:
-        return make()
-    key = (what, *map(id, args))
-    if key not in memo:
-        memo[key] = (args, make())
-    return memo[key][1]
+            args = tuple([values[a] for a in node.args])
+            values[node] = remembered(A, node, args, partial(op.meaning, A, node, args))
+    return tuple(values[r] for r in roots)
 
 
 def _implicit(A: Any, node: Expr, leaves: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ arithmetic), `rational`, `named`, `integers`, `unary`, `binary`, `power`, `compa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -29,23 +29,36 @@ def length(A: Any, axis: str) -> int:
     return extent(A.sizes, axis)
 
 
+def remembered(A: Any, what: Any, args: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What is made of the arguments, once for each of them if the arithmetic has a memory: `memo`, which keeps them alive too."""
+    memo = getattr(A, "memo", None)
+    if memo is None:
+        return make()
+    key = (what, *args)
+    found = memo.get(key)
+    if found is None:
+        found = memo[key] = make()
+    return found
+
+
 def arrange(A: Any, value: Any, have: Axes, want: Axes) -> Any:
     """The value with its dimensions in the order of `want`; axes that it lacks have length 1."""
     if tuple(have) == tuple(want):
         return value
-    order = [have.index(a) for a in want if a in have]
 
     def move(x: Array) -> Array:
+        order = [have.index(a) for a in want if a in have]
         lead = x.ndim - len(have)
         x = x.transpose((*range(lead), *(lead + i for i in order)))
         shape = iter(x.shape[lead:])
         return x.reshape((*x.shape[:lead], *(next(shape) if a in have else 1 for a in want)))
 
-    return A.structural(move, value)
+    return remembered(A, ("arranged", tuple(have), tuple(want)), (value,), lambda: A.structural(move, value))
 
 
 def _aligned(A: Any, e: Expr, args: tuple[Any, ...]) -> list[Any]:
-    return [arrange(A, v, a.axes, e.axes) for v, a in zip(args, e.args, strict=True)]
+    want = e.axes
+    return [v if a.type.axes == want else arrange(A, v, a.axes, want) for v, a in zip(args, e.args, strict=True)]
 
 
 def _at(e: Expr, axis: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from seqc.ir import derivatives, ops, rules, simplify
@@ -13,13 +14,15 @@ from seqc.ir.rules import union
 
 def means(name: str) -> Callable[[Any, Expr, tuple[Any, ...]], Any]:
     """A function of `seqc.ir.meaning`, looked up when it is first run: checking a text needs no NumPy."""
+    return lambda A, e, args: _meaning(name)(A, e, args)
 
-    def run(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
-        from seqc.ir import meaning
 
-        return getattr(meaning, name)(A, e, args)
+@cache
+def _meaning(name: str) -> Callable[[Any, Expr, tuple[Any, ...]], Any]:
+    from seqc.ir import meaning
 
-    return run
+    found: Callable[[Any, Expr, tuple[Any, ...]], Any] = getattr(meaning, name)
+    return found
 
 
 # --- Costs -----------------------------------------------------------------------------------------------------

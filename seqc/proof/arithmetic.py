@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from seqc.ir.expr import Mask
-from seqc.ir.meaning import keeps
+from seqc.ir.meaning import keeps, remembered
 from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
@@ -111,9 +111,18 @@ class Field(Composed[Number]):
 
     def _branch(self, x: Residues) -> Residues:
         """The positive number that stands for x under roots and powers: x itself if it is positive, homogeneous otherwise."""
+        return P.mul(x, self._units()[self.oracles.cosets(x)])
+
+    def _units(self) -> Residues:
+        """What makes a number of each coset positive."""
         shifts = np.concatenate([np.zeros(1, np.uint64), self.oracles.draw("branch", L, (3,))])
         units = np.array([pow(QUARTER, -c, P.value) for c in range(4)], np.uint64)
-        return P.mul(x, P.mul(units, raised(0, shifts))[self.oracles.cosets(x)])
+        return P.mul(units, raised(0, shifts))
+
+    def _root(self, x: Residues) -> Residues:
+        """The square root of the positive number that stands for x; l is odd, so that it is that number to the power of (l + 1) / 2."""
+        units = self.oracles.power(self._units(), (L.value + 1) // 2)
+        return P.mul(P.mul(self.oracles.half_power(x), x), units[self.oracles.cosets(x)])
 
     def _branch_power(self, x: Number, n: Number) -> Number:
         """x^n for an n that is no whole number."""
@@ -131,12 +140,12 @@ class Field(Composed[Number]):
     # --- Elementwise ---------------------------------------------------------------------------------------------
 
     def structural(self, fn: Callable[..., Any], *values: Number) -> Number:
-        wholes = [x.whole for x in values]
-        extra = None
-        if any(x.extra is not None for x in values):
+        whole = extra = None
+        if any([x.extra is not None for x in values]):
             extra = self.structural(fn, *(_zeros(x) if x.extra is None else x.extra for x in values))
-        whole = None if any(w is None for w in wholes) else fn(*wholes)
-        return Number(of(*values), lambda level, *xs: fn(*xs), whole, extra)
+        if all([x.whole is not None for x in values]):
+            whole = fn(*[x.whole for x in values])
+        return Number(values, lambda level, *xs: fn(*xs), whole, extra)
 
     def combine(self, name: str, x: Number, y: Number) -> Number:
         match name:
@@ -148,11 +157,14 @@ class Field(Composed[Number]):
             case "mul":
                 return self._mul(x, y)
             case "div":
-                return self._mul(x, Number(of(self.plain(y)), lambda level, b: MODULI[level].inverse(b)))
+                return self._mul(x, remembered(self, "inverse", (y,), lambda: self._inverse(y)))
             case "modulo":
                 whole = _whole(np.mod, x, y)
                 return self.oracle("modulo", x, y) if whole is None else self.whole(whole)
         raise NoFieldMeaning(name)
+
+    def _inverse(self, x: Number) -> Number:
+        return Number(of(self.plain(x)), self.oracles.inverse)
 
     def _mul(self, x: Number, y: Number) -> Number:
         if x.extra is not None and y.extra is not None:
@@ -209,7 +221,7 @@ class Field(Composed[Number]):
         return Number(lambda level: ((x, REAL if level == REAL else 0),), rule, None, _shifted(self.plain(x), -1))
 
     def _sqrt(self, x: Number) -> Number:
-        return self._keyed("sqrt", lambda value: P.power(self._branch(value), pow(2, -1, L.value)), lambda v: np.sqrt(np.abs(v)), (x, 0))
+        return self._keyed("sqrt", self._root, lambda v: np.sqrt(np.abs(v)), (x, 0))
 
     def _turned(self, exponent: Residues) -> tuple[Residues, Residues]:
         """z = g^(k x) and 1/z: e^(i x) and its conjugate."""
@@ -255,7 +267,7 @@ class Field(Composed[Number]):
         if not part:
             return Number(of(self.plain(x)), lambda level, a: MODULI[level].power(a, steps))
         share = int(L.residue(part))
-        value = lambda base: P.mul(P.power(base, steps), P.power(self._branch(base), share))  # noqa: E731
+        value = lambda base: P.mul(P.power(base, steps), self.oracles.power(self._branch(base), share))  # noqa: E731
         return self._keyed("power", value, lambda base: np.abs(base) ** float(exponent), (x, 0))
 
     # --- Choices -------------------------------------------------------------------------------------------------
@@ -319,8 +331,12 @@ class Field(Composed[Number]):
         return self.structural(lambda a: np.where(keeps(mask, *a.shape[-2:]), a, np.uint64(0)), self._exp(x))
 
     def solve(self, matrix: Number, rhs: Number) -> Number:
-        rule: Rule = lambda level, a, b: elimination.solve(MODULI[level], a, b)  # noqa: E731
-        return Number(of(self.plain(matrix), self.plain(rhs)), rule)
+        inverse = remembered(self, "inverse matrix", (matrix,), lambda: self.inverse_matrix(matrix))
+        return Number(of(inverse, self.plain(rhs)), lambda level, a, b: elimination.matmul(MODULI[level], a, b))
+
+    def inverse_matrix(self, x: Number) -> Number:
+        invert = lambda level: lambda a: elimination.inverse(MODULI[level], a)  # noqa: E731
+        return Number(of(self.plain(x)), lambda level, a: self.oracles.once(("inverse matrix", level), invert(level), a))
 
     def unit_lower_inverse(self, x: Number) -> Number:
         return Number(of(self.plain(x)), lambda level, a: elimination.unit_lower_inverse(MODULI[level], a))

@@ -24,7 +24,7 @@ from seqc.proof.dual import Dual, Duals
 from seqc.proof.field import MODULI, P, Residues
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
-from seqc.proof.trial import Trial, draw, flat, is_chunked, laid_out
+from seqc.proof.trial import Trial, draw, flat, laid_out
 
 STEP = "one token of the text"
 STAGES = ("as lowered", "as printed", "gradient", "gradient of another form", "second gradient")
@@ -78,9 +78,15 @@ class Bench:
         return found
 
     @cached_property
-    def expected(self) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
-        """The recurrence's outputs per token and last states, sequence by sequence."""
-        return self._run(Field(self.oracles, self.sizes), self.draws.values)
+    def steps(self) -> list[tuple[list[dict[str, Dual]], dict[str, Dual]]]:
+        """The recurrence's outputs per token and last states, sequence by sequence, with every input's direction."""
+        values = {n: Dual(x, self.draws.tangents.get(n)) for n, x in self.draws.values.items()}
+        return self._run(Duals(Field(self.oracles, self.sizes)), values)
+
+    @cached_property
+    def expected(self) -> list[tuple[list[dict[str, Number]], dict[str, Number]]]:
+        """Outputs per token and last states, sequence by sequence."""
+        return [([{n: x.value for n, x in o.items()} for o in outputs], {n: x.value for n, x in last.items()}) for outputs, last in self.steps]
 
     @cached_property
     def oracles_per_token(self) -> int:
@@ -93,29 +99,32 @@ class Bench:
 
     def slope(self, names: tuple[str, ...]) -> Residues:
         """<u, J v> per point: u the seeds, v the directions of the named inputs."""
-        A = Duals(Field(self.oracles, self.sizes))
         values = {n: Dual(x, self.draws.tangents.get(n) if n in names else None) for n, x in self.draws.values.items()}
+        return self._along(self._run(Duals(Field(self.oracles, self.sizes)), values))
+
+    @cached_property
+    def slope_of_all(self) -> Residues:
+        return self._along(self.steps)
+
+    def _along(self, steps: list[tuple[list[dict[str, Dual]], dict[str, Dual]]]) -> Residues:
+        """<u, J v> per point, of what a run found in the direction v."""
         seeds = self.draws.seeds
         total = np.zeros(self.trial.points, np.uint64)
-        for i, (outputs, last) in enumerate(self._run(A, values)):
+        for i, (outputs, last) in enumerate(steps):
             pairs = [(x.tangent, seeds[name].p[:, i, :, t]) for t, found in enumerate(outputs) for name, x in found.items()]
             pairs += [(x.tangent, seeds[final(s)].p[:, i]) for s, x in last.items()]
             for tangent, seed in pairs:
                 total = total if tangent is None else P.add(total, dot(tangent, seed))
         return total
 
-    @cached_property
-    def slope_of_all(self) -> Residues:
-        return self.slope(tuple(self.draws.tangents))
-
     # --- The forms -----------------------------------------------------------------------------------------------
 
     def values(self, program: Program) -> dict[str, Residues]:
         """A forward program's results as the text has them: states in their own units."""
         found = self._executed(program, {})
-        A = Field(self.oracles, self.trial.sizes(is_chunked(program)))
+        A = Field(self.oracles, self.trial.sizes_of(program))
         states = self.unscaled(A, {s.name: found[final(s.name)] for s in self.rec.states})
-        return self._flat(program, {**found, **{final(n): x for n, x in states.items()}})
+        return self._flat(program, {n: x.p for n, x in {**found, **{final(n): x for n, x in states.items()}}.items()})
 
     def units(self, form: Candidate) -> dict[str, Number]:
         """e^m at the end, by the name of each state that has a stabiliser m: a form may choose its own."""
@@ -128,21 +137,21 @@ class Bench:
 
     def run(self, program: Program, seeds: Mapping[str, Any]) -> dict[str, Residues]:
         """A program's results at the points, with time as tokens alone."""
-        return self._flat(program, self._executed(program, seeds))
+        return self._flat(program, {n: x.p for n, x in self._executed(program, seeds).items()})
 
     def _executed(self, program: Program, seeds: Mapping[str, Any]) -> dict[str, Number]:
-        sizes = self.trial.sizes(is_chunked(program))
+        sizes = self.trial.sizes_of(program)
         arithmetic: Any = partial(Field, self.oracles, memo=self._memo)
         given = laid_out(Field(self.oracles, sizes, self._memo), {**self.draws.values, **seeds}, program.inputs, self.trial)
         return execute(program, arithmetic, given, sizes)
 
-    def _flat(self, program: Program, found: Mapping[str, Number]) -> dict[str, Residues]:
-        sizes = self.trial.sizes(is_chunked(program))
+    def _flat(self, program: Program, found: Mapping[str, Residues]) -> dict[str, Residues]:
+        sizes = self.trial.sizes_of(program)
 
         def whole(p: Residues, axes: tuple[str, ...]) -> Residues:
-            return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes, self.trial.begins)
+            return flat(np.broadcast_to(p, (self.trial.points, *(extent(sizes, a) for a in axes))), axes, self.trial)
 
-        return {e.name: whole(found[e.name].p, e.value.axes) for e in program.outputs}
+        return {e.name: whole(found[e.name], e.value.axes) for e in program.outputs if e.name in found}
 
     def forget(self) -> None:
         """Drops the values of nodes: the next form shares few. A value knows its arithmetic, which knows them: no count would end them."""
@@ -154,14 +163,33 @@ class Bench:
         """A form's `first` or `second` adjoint at the points."""
         key = (form.name, which)
         if key not in self._adjoints:
-            A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
-            of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
-            seeds = {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+            seeds = self._seeds(form)
             if which == "first":
                 self._adjoints[key] = self.run(form.backward, seeds)
             else:
                 self._adjoints[key] = self.run(form.double_backward, {**seeds, **self._directions(form)})
         return self._adjoints[key]
+
+    def _seeds(self, form: Candidate) -> dict[str, Number]:
+        """The outputs' adjoints, those of last states in the form's units."""
+        A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
+        of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
+        return {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+
+    def bent(self, form: Candidate, names: tuple[str, ...]) -> Residues:
+        """<w, B'(x) v> per point, for a form's backward B of the inputs x: w their directions, v the bends of those named."""
+        program, bends = form.backward, self.draws.bends
+        sizes = self.trial.sizes_of(program)
+        duals: Any = lambda sizes: Duals(Field(self.oracles, sizes, {}))  # noqa: E731
+        values = {n: Dual(x, bends.get(n) if n in names else None) for n, x in self.draws.values.items()}
+        seeds = {n: Dual(x) for n, x in self._seeds(form).items()}
+        found = execute(program, duals, laid_out(duals(sizes), {**values, **seeds}, program.inputs, self.trial), sizes)
+        changes = self._flat(program, {n: x.tangent for n, x in found.items() if x.tangent is not None})
+        total = np.zeros(self.trial.points, np.uint64)
+        for name in form.wrt:
+            if f"d_{name}" in changes:
+                total = P.add(total, dot(changes[f"d_{name}"], self.direction(name)))
+        return total
 
     def _directions(self, form: Candidate) -> dict[str, Any]:
         A = Field(self.oracles, self.sizes)
@@ -210,12 +238,14 @@ def _tangent(x: Dual) -> Residues:
     return np.zeros_like(x.value.p) if x.tangent is None else x.tangent
 
 
-def differences(bench: Bench, form: Candidate, other: Candidate) -> Iterator[tuple[str, str]]:
+def differences(bench: Bench, form: Candidate, other: Candidate | None) -> Iterator[tuple[str, str]]:
     """Stage and output wherever a form and the recurrence, or the other form, are not the same."""
     for stage, program in ((STAGES[0], form.lowered), (STAGES[1], form.forward)):
         yield from ((stage, name) for name in _values_that_differ(bench, bench.values(program)))
     yield from ((STAGES[2], name) for name in _gradients_that_differ(bench, form))
-    if form is not other:
+    if form is other:
+        yield from ((STAGES[4], name) for name in _second_that_differ(bench, form))
+    else:
         yield from ((STAGES[3], name) for name in _adjoints_that_differ(bench, form, other, "first"))
         yield from ((STAGES[4], name) for name in _adjoints_that_differ(bench, form, other, "second"))
 
@@ -257,6 +287,32 @@ def _adjoints_that_differ(bench: Bench, form: Candidate, other: Candidate, which
             differ = bool((x != y).any())
         if differ:
             yield name
+
+
+def _second_that_differ(bench: Bench, form: Candidate) -> Iterator[str]:
+    """The adjoint of the backward B(x, u) = J(x)^T u in the directions w, against derivatives that are taken forward, op by op.
+
+    What belongs to u is J w, the recurrence's own tangents. What belongs to x is y with <y, v> = <w, B'(x) v> for a v of its own.
+    """
+    found = _in_text_units(bench, form, "second")
+    of = {e.name: f"d_{leaf.name}" for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+    for o in bench.rec.outputs:
+        pairs = ((found[of[o.name]][:, i, :, t], x[o.name]) for i, (run, _) in enumerate(bench.steps) for t, x in enumerate(run))
+        if any((x != _tangent(y)).any() for x, y in pairs):
+            yield of[o.name]
+    for s in (s for s in bench.rec.states if s.role != "stabiliser" and not s.integer):
+        name = of[final(s.name)]
+        if any((found[name][:, i] != _tangent(last[s.name])).any() for i, (_, last) in enumerate(bench.steps)):
+            yield name
+
+    def holds(names: tuple[str, ...]) -> bool:
+        total = np.zeros(bench.trial.points, np.uint64)
+        for name in (n for n in names if n in bench.draws.bends):
+            total = P.add(total, dot(found[f"d_{name}"], bench.draws.bends[name]))
+        return bool((total == bench.bent(form, names)).all())
+
+    if not holds(form.wrt):
+        yield from (f"d_{name}" for name in form.wrt if not holds((name,)))
 
 
 def _in_text_units(bench: Bench, form: Candidate, which: str) -> dict[str, Residues]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from seqc.ir.expr import Mask
 from seqc.ir.meaning import keeps
-from seqc.proof import elimination
 from seqc.proof.arithmetic import Field
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import einsum, matmul
@@ -45,7 +44,8 @@ class Duals(Composed[Dual]):
         total = found[0]
         for share in found[1:]:
             total = P.add(total, share)
-        return Dual(value, np.broadcast_to(total, np.broadcast_shapes(total.shape, value.p.shape)))
+        wide = value.p.shape
+        return Dual(value, total if total.shape == wide else np.broadcast_to(total, np.broadcast_shapes(total.shape, wide)))
 
     def shape(self, x: Dual) -> tuple[int, ...]:
         return self.field.shape(x.value)
@@ -73,6 +73,9 @@ class Duals(Composed[Dual]):
             return Dual(value)
         return self._make(value, self._slope(name, x.value, value, x.tangent))
 
+    def _inverse(self, x: Residues) -> Residues:
+        return self.field.oracles.inverse(0, x)
+
     def _slope(self, name: str, x: Number, y: Number, b: Residues) -> Residues:
         """The tangent of y = f(x) for the tangent b of x."""
         match name:
@@ -81,11 +84,11 @@ class Duals(Composed[Dual]):
             case "exp":
                 return P.mul(y.p, b)
             case "log":
-                return P.mul(b, P.inverse(x.p))
+                return P.mul(b, self._inverse(x.p))
             case "tanh":
                 return P.mul(P.sub(np.ones(1, np.uint64), P.mul(y.p, y.p)), b)
             case "sqrt":
-                return P.mul(b, P.inverse(P.add(y.p, y.p)))
+                return P.mul(b, self._inverse(P.add(y.p, y.p)))
             case "sin":
                 return P.mul(self.field.primitive("cos", x).p, b)
             case "cos":
@@ -107,7 +110,7 @@ class Duals(Composed[Dual]):
             case "mul":
                 return self._make(value, _times(a, y.value.p), _times(b, x.value.p))
             case "div":
-                inverse = P.inverse(y.value.p)
+                inverse = self._inverse(y.value.p)
                 through_y = None if b is None else P.neg(P.mul(P.mul(value.p, inverse), b))
                 return self._make(value, _times(a, inverse), through_y)
             case "modulo":
@@ -166,10 +169,10 @@ class Duals(Composed[Dual]):
 
     def solve(self, matrix: Dual, rhs: Dual) -> Dual:
         """M y = r: M y' = r' - M' y."""
-        value = self.field.solve(matrix.value, rhs.value)
+        value, inverse = self.field.solve(matrix.value, rhs.value), self.field.inverse_matrix(matrix.value)
         through = None if matrix.tangent is None else P.neg(matmul(P, matrix.tangent, value.p))
         right = self._make(rhs.value, rhs.tangent, through).tangent
-        return self._make(value, None if right is None else elimination.solve(P, matrix.value.p, right))
+        return self._make(value, None if right is None else matmul(P, inverse.p, right))
 
     def unit_lower_inverse(self, x: Dual) -> Dual:
         """T = (1 + x)^-1: T' = -T x' T."""

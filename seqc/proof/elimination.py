@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -22,24 +24,44 @@ def aligned(x: Residues, have: Sequence[str], want: Sequence[str]) -> Residues:
 
 def einsum(modulus: Modulus, values: Sequence[Residues], axes: Sequence[Sequence[str]], out: Sequence[str]) -> Residues:
     """The product of the values, summed over every axis that is not in `out`: each as soon as nothing later needs it."""
-    groups = [(POINT, *a) for a in axes]
-    total, have = values[0], groups[0]
-    for i, (value, group) in enumerate(zip(values, groups, strict=True)):
-        later = {POINT, *out}.union(*groups[i + 1 :])
-        if i == 0:
-            total, have = _summed(modulus, value, group, later)
-            continue
-        value, group = _summed(modulus, value, group, later.union(have))
+    steps, last = _plan(tuple(map(tuple, axes)), tuple(out))
+    total = values[0]
+    for i, (value, (alone, mine, theirs, after)) in enumerate(zip(values, steps, strict=True)):
+        value = modulus.sum(value, alone) if alone else value
+        total = modulus.mul(_moved(total, theirs), _moved(value, mine)) if i else value
+        total = modulus.sum(total, after) if after else total
+    return _moved(total, last)
+
+
+Move = tuple[tuple[int, ...], tuple[Any, ...]] | None  # an order of dimensions and an index that adds others; None: as it is
+
+
+def _moved(x: Residues, move: Move) -> Residues:
+    return x if move is None else x.transpose(move[0])[move[1]]
+
+
+def _move(have: Sequence[str], want: Sequence[str]) -> Move:
+    """How `aligned` rearranges."""
+    if tuple(have) == tuple(want):
+        return None
+    return tuple(have.index(a) for a in want if a in have), tuple(slice(None) if a in have else None for a in want)
+
+
+@lru_cache(maxsize=4096)
+def _plan(axes: tuple[tuple[str, ...], ...], out: tuple[str, ...]) -> tuple[list[Any], Move]:
+    """For each value the dimensions that it is summed over alone, how it and the product so far are laid beside each other, and the
+    dimensions that their product is summed over; at the end, how the result is laid out."""
+    have: tuple[str, ...] = ()
+    steps: list[Any] = []
+    for i, own in enumerate(axes):
+        group, later = (POINT, *own), {POINT, *out}.union(*axes[i + 1 :])
+        alone = tuple(d for d, a in enumerate(group) if a not in later and a not in have)
+        group = tuple(a for d, a in enumerate(group) if d not in alone)
         union = tuple(dict.fromkeys((*have, *group)))
-        total, have = _summed(modulus, modulus.mul(aligned(total, have, union), aligned(value, group, union)), union, later)
-    return aligned(total, have, (POINT, *out))
-
-
-def _summed(modulus: Modulus, x: Residues, axes: tuple[str, ...], needed: set[str]) -> tuple[Residues, tuple[str, ...]]:
-    gone = tuple(i for i, a in enumerate(axes) if a not in needed)
-    if not gone:
-        return x, axes
-    return modulus.sum(x, gone), tuple(a for a in axes if a in needed)
+        after = tuple(d for d, a in enumerate(union) if a not in later) if i else ()
+        steps.append((alone, _move(group, union), _move(have, union), after))
+        have = tuple(a for d, a in enumerate(union) if d not in after)
+    return steps, _move(have, (POINT, *out))
 
 
 def matmul(modulus: Modulus, x: Residues, y: Residues) -> Residues:
@@ -58,6 +80,11 @@ def solve(modulus: Modulus, matrix: Residues, rhs: Residues) -> Residues:
         work = modulus.sub(work, modulus.mul(work[..., :, k, None], row[..., None, :]))
         work[..., k, :] = row
     return work[..., n:]
+
+
+def inverse(modulus: Modulus, matrix: Residues) -> Residues:
+    """The matrix's inverse over the last two dimensions; of a singular one, something that depends on it alone."""
+    return solve(modulus, matrix, np.broadcast_to(np.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape))
 
 
 def _pivoted(work: Residues, k: int) -> Residues:

@@ -143,6 +143,7 @@ class _Step:
         self.oracles = Oracles(f"facts {seed}", ordered=True)
         self.field = Field(self.oracles, self.sizes)
         self.states = {s.name: s for s in rec.states}
+        self.drawn: dict[str, dict[str, Number]] = {}
         self.given = {i.name: self._drawn(i.name, i.axes, i.domain) for i in rec.inputs}
         self.fixed = {p.name: self._drawn(p.name, p.axes, Domain()) for p in rec.params}
         self.fixed |= {s.name: self._drawn(s.name, s.axes, Domain()) for s in shared}
@@ -154,7 +155,7 @@ class _Step:
                 x, y, z = (self._states(word) for word in "xyz")
                 mixed = {n: self._sum(x[n], y[n], z[n]) if n in claim.by else x[n] for n in self.states}
                 one, two, three = ({n: v if n in claim.by else x[n] for n, v in at.items()} for at in (x, y, z))
-                return self._adds(*(self._next(claim.of, at) for at in (mixed, one, two, three)))
+                return self._adds(*self._next(claim.of, mixed, one, two, three))
             case "linear":
                 return self._linear(claim)
             case "diagonal":
@@ -162,7 +163,7 @@ class _Step:
             case "unread":
                 x, y = self._states("x"), self._states("y")
                 other = {n: y[n] if n in claim.by else x[n] for n in self.states}
-                return _same(self._next(claim.of, x), self._next(claim.of, other))
+                return _same(*self._next(claim.of, x, other))
         assert claim.joined is not None
         return self._joins(claim.joined)
 
@@ -172,7 +173,7 @@ class _Step:
         x, y, z = ({**self._states(w), **{i.name: self._drawn(f"{w} {i.name}", i.axes, Domain()) for i in self.rec.inputs}} for w in "xyz")
         mixed = {n: self._sum(x[n], y[n], z[n]) for n in x}
         nothing = {n: self.field.structural(np.zeros_like, v) for n, v in x.items()}
-        found = [self._next(claim.of, at, outputs) for at in (mixed, x, y, z, nothing)]
+        found = self._next(claim.of, mixed, x, y, z, nothing, more=outputs)
         return self._adds(*found[:4]) and all(not v.p.any() for v in found[4].values())
 
     def _diagonal(self, claim: Claim) -> bool:
@@ -184,7 +185,7 @@ class _Step:
             keep = np.arange(extent(self.sizes, claim.axis)).reshape([-1 if d == at else 1 for d in range(x[name].p.ndim)]) > 0
             return self.field.structural(lambda a, b: np.where(keep, a, b), x[name], y[name])
 
-        before, after = self._next(claim.of, x), self._next(claim.of, {n: first(n) if n in claim.by else x[n] for n in self.states})
+        before, after = self._next(claim.of, x, {n: first(n) if n in claim.by else x[n] for n in self.states})
 
         def rest(name: str, values: Mapping[str, Number]) -> Residues:
             return np.moveaxis(values[name].p, 1 + self.states[name].axes.index(claim.axis), 0)[1:]
@@ -219,20 +220,30 @@ class _Step:
         return within(self.field, domain, [self.oracles.draw(f"{name} {level}", m, shape) for level, m in enumerate(MODULI)])
 
     def _states(self, word: str) -> dict[str, Number]:
+        if word not in self.drawn:
+            self.drawn[word] = self._draw_states(word)
+        return self.drawn[word]
+
+    def _draw_states(self, word: str) -> dict[str, Number]:
         kinds = {n: Domain(0, integer=True) if s.integer else Domain() for n, s in self.states.items()}
         return {n: self._drawn(f"{word} {n}", s.axes, kinds[n]) for n, s in self.states.items()}
 
-    def _next(self, names: Collection[str], at: Values, more: Mapping[str, Expr] | None = None) -> dict[str, Number]:
-        wanted = {n: (self.states[n].next, self.states[n].axes) for n in names}
-        axes = {o.name: o.axes for o in self.rec.outputs}
-        return self._values({**wanted, **{f"output {n}": (e, axes[n]) for n, e in (more or {}).items()}}, at)
+    def _next(self, names: Collection[str], *at: Values, more: Mapping[str, Expr] | None = None) -> list[dict[str, Number]]:
+        """The next values at each setting of what the step reads; in one evaluation, the settings one after the other."""
+        axes = {**{n: s.axes for n, s in self.states.items()}, **{f"output {o.name}": o.axes for o in self.rec.outputs}}
+        wanted = {**{n: self.states[n].next for n in names}, **{f"output {n}": e for n, e in (more or {}).items()}}
+        join = self.field.structural
+        beside = {n: join(lambda x: np.concatenate([x] * len(at)), v) for n, v in {**self.fixed, **self.given}.items() if n not in at[0]}
+        settings = {n: join(lambda *xs: np.concatenate(xs), *(values[n] for values in at)) for n in at[0]}
+        found = self._values({n: (e, axes[n]) for n, e in wanted.items()}, {**beside, **settings}, len(at))
+        return [{n: join(lambda x, i=i: x[i * POINTS : (i + 1) * POINTS], v) for n, v in found.items()} for i in range(len(at))]
 
-    def _values(self, wanted: Mapping[str, tuple[Expr, tuple[str, ...]]], at: Values) -> dict[str, Number]:
+    def _values(self, wanted: Mapping[str, tuple[Expr, tuple[str, ...]]], at: Values, settings: int = 1) -> dict[str, Number]:
         leaves: dict[str, Any] = {**self.fixed, **self.given, **at}
         found = evaluate(self.field, [ops.broadcast(e, axes) for e, axes in wanted.values()], leaves)
 
         def wide(value: Number, axes: tuple[str, ...]) -> Number:
-            shape = (POINTS, *(extent(self.sizes, a) for a in axes))
+            shape = (settings * POINTS, *(extent(self.sizes, a) for a in axes))
             return self.field.structural(lambda x: np.broadcast_to(x, shape), value)
 
         return {n: wide(v, axes) for (n, (_, axes)), v in zip(wanted.items(), found, strict=True)}

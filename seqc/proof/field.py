@@ -23,9 +23,12 @@ Integers = NDArray[np.int64]
 
 _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
-FEW = 24  # residues that are sooner inverted one by one
+FEW = 24  # residues that Python's own integers are sooner done with: powers and inverses
+WHOLE = 8  # residues of 61 bits that a sum of 64 bits holds
+SMALL = 2048  # products up to which the number of passes counts, and not what one of them takes
 WINDOW = 12  # bits of an exponent that are looked up at once
 BLOCK = 8192  # residues of 8 bytes: a product's arrays lie in the first or second cache
+EXTENDED = np.finfo(np.longdouble).nmant == 63  # floating-point numbers that hold 64 bits, by the machine itself
 
 
 def _least(x: Residues, y: Residues) -> Residues:
@@ -44,13 +47,18 @@ class Modulus:
     excess: int
     cofactor: int = 1
 
-    @property
+    @cached_property
     def value(self) -> int:
         return (1 << self.bits) - self.excess
 
-    @property
+    @cached_property
     def prime(self) -> int:
         return self.value // self.cofactor
+
+    @cached_property
+    def _own(self) -> np.uint64:
+        """The modulus as NumPy has it."""
+        return np.uint64(self.value)
 
     def residue(self, value: int | Fraction) -> Residues:
         """A rational number's residue, as an array without dimensions."""
@@ -65,34 +73,50 @@ class Modulus:
         """Any 64-bit numbers, reduced."""
         folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
         # x - modulus wraps around to a huge number where x is below the modulus.
-        return _least(folded, folded - np.uint64(self.value))
+        return _least(folded, folded - self._own)
 
     def add(self, x: Residues, y: Residues) -> Residues:
         total: Residues = x + y
-        return _least(total, total - np.uint64(self.value))
+        return _least(total, total - self._own)
 
     def sub(self, x: Residues, y: Residues) -> Residues:
         difference: Residues = x - y
-        return _least(difference, difference + np.uint64(self.value))
+        return _least(difference, difference + self._own)
 
     def neg(self, x: Residues) -> Residues:
-        return np.where(x == 0, x, np.uint64(self.value) - x)
+        return np.where(x == 0, x, self._own - x)
 
     def mul(self, x: Residues, y: Residues) -> Residues:
-        """By blocks that stay in a near cache: a product takes some thirty passes over its operands."""
-        if x.size * y.size <= BLOCK:  # no more than the product's entries
-            return self._mul(x, y) if x.ndim or y.ndim else self._mul(x[None], y)[0]
-        shape = x.shape if x.shape == y.shape else np.broadcast_shapes(x.shape, y.shape)
-        count = prod(shape)
-        if count <= BLOCK:
+        """By blocks that stay in a near cache: a product takes many passes over its operands."""
+        both = np.broadcast(x, y)
+        if both.size == 1:
+            return np.full(both.shape, x.item() * y.item() % self.value, np.uint64)
+        if EXTENDED and (both.size <= SMALL or x.shape != y.shape):
+            return self._by_quotient(x, y)
+        if both.size <= BLOCK:
             return self._mul(x, y)
-        flat = [np.broadcast_to(v, shape).reshape(-1) for v in (x, y)]
-        out = np.empty(count, np.uint64)
-        for i in range(0, count, BLOCK):
+        flat = [np.broadcast_to(v, both.shape).reshape(-1) for v in (x, y)]
+        out = np.empty(both.size, np.uint64)
+        for i in range(0, both.size, BLOCK):
             out[i : i + BLOCK] = self._mul(*(v[i : i + BLOCK] for v in flat))
-        return out.reshape(shape)
+        return out.reshape(both.shape)
+
+    def _by_quotient(self, x: Residues, y: Residues) -> Residues:
+        """x y less the modulus times a quotient that is x y / modulus or one less: a third of the passes of `_mul`."""
+        quotient = x.astype(np.longdouble)
+        quotient = quotient * y
+        quotient *= self._share
+        rest: Residues = x * y
+        rest -= quotient.astype(np.uint64) * self._own  # modulo 2^64, and below twice the modulus
+        return _least(rest, rest - self._own)
+
+    @cached_property
+    def _share(self) -> Any:
+        """One divided by the modulus, less 2^-62 of it: so roundings to 64 bits never make a quotient too large."""
+        return (1 - np.longdouble(2) ** -62) / np.longdouble(self.value)
 
     def _mul(self, x: Residues, y: Residues) -> Residues:
+        """The same in whole numbers of 32 bits alone, in some thirty passes."""
         x1, x0, y1, y0 = x >> _HALF, x & _LOW, y >> _HALF, y & _LOW
         low: Residues = x0 * y0
         middle: Residues = x0 * y1
@@ -138,10 +162,14 @@ class Modulus:
         return np.minimum(total, over, out=total)
 
     def sum(self, x: Residues, axes: tuple[int, ...]) -> Residues:
-        """The sum over dimensions; halves are summed apart, since 64 bits hold few whole residues."""
+        """The sum over dimensions; of more than 64 bits hold, halves are summed apart."""
+        if prod(x.shape[a] for a in axes) <= WHOLE:
+            return self.reduce(np.asarray(x.sum(axis=axes, dtype=np.uint64)))
         return self._join((x >> _HALF).sum(axis=axes, dtype=np.uint64), (x & _LOW).sum(axis=axes, dtype=np.uint64))
 
     def cumsum(self, x: Residues, axis: int) -> Residues:
+        if x.shape[axis] <= WHOLE:
+            return self.reduce(np.cumsum(x, axis, dtype=np.uint64))
         return self._join(np.cumsum(x >> _HALF, axis, dtype=np.uint64), np.cumsum(x & _LOW, axis, dtype=np.uint64))
 
     def _join(self, high: Residues, low: Residues) -> Residues:
@@ -163,6 +191,8 @@ class Modulus:
         """x^n for one whole exponent, by windows of four bits."""
         if n < 0:
             return self.power(self.inverse(x), -n)
+        if x.size <= FEW:
+            return np.array([pow(i, n, self.value) for i in x.ravel().tolist()], np.uint64).reshape(x.shape)
         digits = [int(d, 16) for d in f"{n:x}"]
         table = [np.ones_like(x), x]
         while len(table) <= max(digits):
@@ -197,13 +227,25 @@ class Modulus:
                 level = np.append(level, np.uint64(1))
             levels.append(level)
             level = self.mul(level[::2], level[1::2])
-        found = np.array([pow(int(i) % self.prime, -1, self.prime) for i in level], np.uint64)
+        found = np.array(self._inverses(level.tolist()), np.uint64)
         for level in reversed(levels):
             found = found[: level.size // 2]
             pairs = np.empty_like(level)
             pairs[::2], pairs[1::2] = self.mul(found, level[1::2]), self.mul(found, level[::2])
             found = pairs
         return np.where(x == 0, np.uint64(0), found[: x.size].reshape(x.shape))
+
+    def _inverses(self, numbers: list[int]) -> list[int]:
+        """Of a few numbers that are not zero: one inversion, of the product of all."""
+        products = [1]
+        for i in numbers:
+            products.append(products[-1] * i % self.prime)
+        below = pow(products[-1], -1, self.prime)
+        found = []
+        for i, before in zip(reversed(numbers), reversed(products[:-1]), strict=True):
+            found.append(below * before % self.prime)
+            below = below * i % self.prime
+        return found[::-1]
 
 
 def _folded(join: Callable[[Residues, Residues], Residues], rows: Residues, empty: Residues) -> Residues:
@@ -286,9 +328,15 @@ def raised(level: int, exponents: Residues) -> Residues:
     return result
 
 
-def cosets(x: Residues) -> Integers:
+def half_power(x: Residues) -> Residues:
+    """x^((l - 1) / 2), of which both x^l, which tells the coset, and the root x^((l + 1) / 2) of a positive x are made."""
+    return P.power(x, (L.value - 1) // 2)
+
+
+def cosets(x: Residues, half: Residues | None = None) -> Integers:
     """Which coset of the powers of 2^4: 0 for themselves (the positive numbers), 2 for their negatives, 1 and 3; -1 for zero."""
-    root = P.power(x, L.value)
+    half = half_power(x) if half is None else half
+    root = P.mul(P.mul(half, half), x)
     out = np.full(x.shape, -1, np.int64)
     for name in range(4):
         out[root == np.uint64(pow(QUARTER, name, P.value))] = name

@@ -15,7 +15,8 @@ from seqc.proof.field import Integers, Residues
 
 LEVELS = 3
 
-Needs = Callable[[int], tuple[tuple["Number | None", int], ...]]  # None: the number itself, so that no number holds itself
+# Of a level: numbers with their levels; None is the number itself, so that no number holds itself. Or numbers, each at that level.
+Needs = Callable[[int], tuple[tuple["Number | None", int], ...]] | tuple["Number", ...]
 Rule = Callable[..., Residues]
 
 
@@ -43,28 +44,33 @@ class Number:
 
     def residue(self, level: int) -> Residues:
         """The residues at a level; computed along the arguments without recursion: a chain is as long as the sequence."""
-        stack: list[tuple[Number, int]] = [] if self._known[level] is not None else [(self, level)]
+        if self._known[level] is None:
+            self._compute(level)
+        found = self._known[level]
+        assert found is not None
+        return found
+
+    def _compute(self, level: int) -> None:
+        stack: list[tuple[Number, int]] = [(self, level)]
         with np.errstate(all="ignore"):  # real numbers may overflow, and are then compared as infinite
             while stack:
                 top, k = stack[-1]
                 if top._known[k] is not None:
                     stack.pop()
                     continue
-                needs = [(top if n is None else n, j) for n, j in top._needs(k)]
-                waiting = [(n, j) for n, j in needs if n._known[j] is None]
+                needs = top._needs
+                pairs = [(n, k) for n in needs] if isinstance(needs, tuple) else [(top if n is None else n, j) for n, j in needs(k)]
+                waiting = [pair for pair in pairs if pair[0]._known[pair[1]] is None]
                 if waiting:
-                    stack.extend(waiting)
+                    stack += waiting
                     continue
-                top._known[k] = top._rule(k, *(n._known[j] for n, j in needs))
                 stack.pop()
-        found = self._known[level]
-        assert found is not None
-        return found
+                top._known[k] = top._rule(k, *[n._known[j] for n, j in pairs])
 
 
 def of(*parts: Number) -> Needs:
     """A rule's needs: its arguments at its own level."""
-    return lambda level: tuple((x, level) for x in parts)
+    return parts
 
 
 def values_of(*parts: Number) -> Needs:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from seqc.proof.field import Integers, Modulus, Residues, cosets
+from seqc.proof.field import MODULI, Integers, Modulus, P, Residues, cosets, half_power
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -34,7 +36,7 @@ class Oracles:
     def __init__(self, seed: str, ordered: bool = False):
         self.seed, self.ordered = seed, ordered
         self.calls: Counter[str] = Counter()
-        self._cosets: dict[bytes, Integers] = {}
+        self._known: dict[Any, Any] = {}
 
     def _key(self, name: str) -> Residues:
         digest = hashlib.sha256(f"{self.seed}\0{name}".encode()).digest()
@@ -54,9 +56,29 @@ class Oracles:
             bits = _mix(bits ^ _mix(x))
         return modulus.reduce(bits)
 
+    def once(self, what: Any, make: Callable[[Residues], Any], x: Residues) -> Any:
+        """What is made of the residues, remembered by their values: all programs, and the recurrence, ask for the same roots and inverses."""
+        key = (what, x.shape, x.tobytes())
+        if key not in self._known:
+            self._known[key] = make(x)
+        return self._known[key]
+
     def cosets(self, x: Residues) -> Integers:
-        """`seqc.proof.field.cosets`, remembered: every program of a form makes the same comparisons."""
-        key = x.tobytes()
-        if key not in self._cosets:
-            self._cosets[key] = cosets(x).ravel()
-        return self._cosets[key].reshape(x.shape)
+        """`seqc.proof.field.cosets`, remembered."""
+        found: Integers = self.once("cosets", lambda x: cosets(x, self.half_power(x)), x)
+        return found
+
+    def half_power(self, x: Residues) -> Residues:
+        """`seqc.proof.field.half_power`, remembered."""
+        found: Residues = self.once("half power", half_power, x)
+        return found
+
+    def inverse(self, level: int, x: Residues) -> Residues:
+        """One divided by them, at a level; remembered."""
+        found: Residues = self.once(("inverse", level), MODULI[level].inverse, x)
+        return found
+
+    def power(self, x: Residues, n: int) -> Residues:
+        """The power mod p, remembered."""
+        found: Residues = self.once(("power", n), lambda x: P.power(x, n), x)
+        return found

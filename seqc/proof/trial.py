@@ -11,7 +11,7 @@ import numpy as np
 
 from seqc.forms.base import SHOWN, VALID, final, initial, state_lead, unseen
 from seqc.ir.expr import Expr, walk
-from seqc.ir.interp import remembered
+from seqc.ir.meaning import remembered
 from seqc.ir.model import Domain
 from seqc.ir.ops import base
 from seqc.ir.program import BATCH, CHUNKS, GROUPS, HEADS, TOKENS, Program
@@ -51,6 +51,11 @@ class Trial:
         c = self.chunks if chunked else 1
         fixed = {BATCH: len(self.lengths), HEADS: self.heads, GROUPS: self.groups, CHUNKS: c, TOKENS: t}
         return {"heads": self.heads, "groups": self.groups, "depth": 3, "depths": 7, **dict(self.axes), **fixed}
+
+    def sizes_of(self, program: Program) -> dict[str, int]:
+        """Those that a program runs at: one without chunks runs for as many tokens as there are."""
+        sizes = self.sizes(is_chunked(program))
+        return sizes if is_chunked(program) else {**sizes, TOKENS: max(self.lengths)}
 
     def shown(self) -> tuple[tuple[str, int], ...]:
         """The sizes as a certificate lists them."""
@@ -98,12 +103,13 @@ def _settle(chosen: dict[str, int], node: Expr, free: set[str]) -> None:
 class Draws:
     """Random residues for a trial, with time as tokens alone: values by the Programs' names of inputs, and directions.
 
-    tangents: a direction for every input that is differentiated. seeds: an adjoint for every output, zero in the padding
+    tangents: a direction for every input that is differentiated. bends: another, for second derivatives. seeds: an adjoint for every output, zero in the padding
     and for whole numbers and stabilisers, which have no gradient.
     """
 
     values: dict[str, Number]
     tangents: dict[str, Residues]
+    bends: dict[str, Residues]
     seeds: dict[str, Number]
 
 
@@ -129,7 +135,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
         values[initial("position")] = field.whole(np.broadcast_to(trial.begins, shape((BATCH,))).astype(np.int64))
     units = {s.name for s in rec.states if s.role == "stabiliser"}
     directions = [n for n, _, domain in leaves if not domain.integer and n not in map(initial, units)]
-    tangents = {n: oracles.draw(f"{label}/direction of {n}", P, values[n].p.shape) for n in directions}
+    tangents, bends = ({n: oracles.draw(f"{label}/{word} of {n}", P, values[n].p.shape) for n in directions} for word in ("direction", "bend"))
     alive = np.arange(sizes[TOKENS]) < np.array(trial.lengths)[:, None]
     seeds = {}
     for o in rec.outputs:
@@ -142,7 +148,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     if hidden := unseen(rec):
         values[SHOWN] = field.given(residues(SHOWN, ("0", *hidden)))
     values[VALID] = field.whole(alive.astype(np.int64)[None])
-    return Draws(values, tangents, seeds)
+    return Draws(values, tangents, bends, seeds)
 
 
 def _timed(scope: str) -> tuple[str, ...]:
@@ -179,10 +185,15 @@ def _inside(domain: Domain, x: Any) -> Any:
 
 
 def laid_out(A: Any, values: Mapping[str, Any], leaves: Iterable[Expr], trial: Trial) -> dict[str, Any]:
-    """The values as a Program's inputs want them: its axes in its order, tokens split into chunks where the leaf has them."""
+    """The values as a Program's inputs want them: its axes in its order, tokens split into chunks where the leaf has them.
+
+    Where it has none, tokens that no sequence has are left out.
+    """
 
     def fitted(x: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
         have = _time_last(axes)
+        if TOKENS in axes and CHUNKS not in axes:
+            x = x.take(range(A.sizes[TOKENS]), 1 + have.index(TOKENS))
         if CHUNKS in axes:
             at = 1 + have.index(CHUNKS)
             x = _moved(x, trial.begins, 1 + have.index(BATCH), at) if trial.begins else x
@@ -201,15 +212,18 @@ def _moved(x: np.ndarray, by: Iterable[int], batch: int, time: int) -> np.ndarra
     return np.concatenate(rows, batch) if x.shape[batch] > 1 else rows[0]
 
 
-def flat(p: Residues, axes: tuple[str, ...], begins: tuple[int, ...] = ()) -> Residues:
-    """A Program's result as draws are laid out, with chunks of tokens as tokens alone."""
+def flat(p: Residues, axes: tuple[str, ...], trial: Trial) -> Residues:
+    """A Program's result as draws are laid out, with chunks of tokens as tokens alone; zero for tokens that it did not see."""
     want = _time_last(axes)
     p = p.transpose(0, *(1 + axes.index(a) for a in want))
-    if CHUNKS not in axes:
+    if CHUNKS in axes:
+        at = 1 + want.index(CHUNKS)
+        p = p.reshape((*p.shape[:at], -1, *p.shape[at + 2 :]))
+        return _moved(p, (-n for n in trial.begins), 1 + want.index(BATCH), at) if trial.begins else p
+    if TOKENS not in axes:
         return p
-    at = 1 + want.index(CHUNKS)
-    p = p.reshape((*p.shape[:at], -1, *p.shape[at + 2 :]))
-    return _moved(p, (-n for n in begins), 1 + want.index(BATCH), at) if begins else p
+    wide = [(0, trial.sizes(chunked=False)[TOKENS] - n if a == TOKENS else 0) for a, n in zip(want, p.shape[1:], strict=True)]
+    return np.pad(p, [(0, 0), *wide])
 
 
 def _time_last(axes: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,6 +19,7 @@ from seqc.ir.expr import Expr, Mask, rebuild, walk
 from seqc.ir.ops import TABLE, OpDef
 from seqc.ir.program import Carry, Equation, Map, Program, Stage, body_roots
 from seqc.ir.recurrence import Recurrence
+from seqc.passes.differentiate import differentiate
 from seqc.proof.candidate import Candidate, candidate
 from seqc.proof.prove import Certificate, prove
 
@@ -66,6 +67,18 @@ def test_a_gap_is_visible() -> None:
     certificate = prove(rec, lowered(ERASE), "seed")
     assert not certificate.ok and not certificate.forms
     assert {g.form for g in certificate.gaps} == {"recurrent", "chunkwise"} and "`complex`" in certificate.gaps[0].reason
+
+
+def test_a_form_may_have_a_gap_and_a_failure() -> None:
+    """Both are said: what is wrong as lowered, at its smallest sizes, and what could not be examined as printed."""
+    form = candidate("chunkwise", lowered(ERASE)["chunkwise"])
+    wrong = mutated(form.lowered, WRONG["signs are swapped"])
+    unknown = mutated(form.forward, at("exp", lambda x: ops.unary("re", ops.complex_(x, x))))
+    certificate = certify(ERASE.name, chunkwise=printed(replace(form, lowered=wrong), forward=unknown))
+    assert certificate.forms == ("recurrent",) and not certificate.ok
+    assert {(f.form, f.stage) for f in certificate.failures} == {("chunkwise", "as lowered")}
+    assert all(dict(f.sizes)["tokens"] <= 4 for f in certificate.failures)
+    assert [g.form for g in certificate.gaps] == ["chunkwise"] and "`complex`" in certificate.gaps[0].reason
 
 
 # --- Wrong lowerings ---------------------------------------------------------------------------------------------------
@@ -214,6 +227,17 @@ def test_a_wrong_second_adjoint_is_caught() -> None:
     assert {(f.stage, f.output) for f in found.failures} == {("second gradient", "d_v")}
 
 
+@pytest.mark.parametrize("output", ["d_q", "d_k", "d_beta", "d_S@0", "d_d_o"])
+def test_a_wrong_second_adjoint_of_a_form_alone_is_caught(output: str) -> None:
+    """Where no other form is there to compare with, derivatives taken forward tell."""
+    form = candidate("recurrent", lowered(ERASE)["recurrent"])
+    assert output in {e.name for e in form.double_backward.outputs}
+    broken = printed(form, double_backward=with_outputs(form.double_backward, negated(output)))
+    assert prove(ERASE, {"recurrent": printed(form)}, "seed").ok
+    found = prove(ERASE, {"recurrent": broken}, "seed")
+    assert {(f.form, f.stage, f.output) for f in found.failures} == {("recurrent", "second gradient", output)}
+
+
 # --- Wrong derivative rules --------------------------------------------------------------------------------------------
 
 
@@ -268,14 +292,13 @@ def test_a_wrong_derivative_rule_is_caught(what: str) -> None:
     assert prove(rec, lowered(rec), "seed", points=4).ok
 
 
-def _ops(rec: Recurrence) -> set[str]:
-    """The ops with a derivative that occur in the forms."""
-    stages = [s for form in lowered(rec).values() for s in form.program.stages]
-    roots = (e for s in stages for e in (body_roots(s) if isinstance(s, Carry) else tuple(x.value for x in s.equations)))
+def ops_of(stages: Iterable[Stage]) -> set[str]:
+    """The ops with a derivative that occur in stages."""
+    roots = (e for s in stages for e in (body_roots(s) if isinstance(s, Carry) else tuple(x.value for x in s.equations)))  # type: ignore[union-attr]
     return {node.op.name for node in walk(*roots) if node.args and node.type.dtype == "real"}
 
 
-MET = {name: _ops(rec) for name, rec in RECURRENCES.items()}
+MET = {name: ops_of([s for form in lowered(rec).values() for s in form.program.stages]) for name, rec in RECURRENCES.items()}
 
 
 @pytest.mark.parametrize("op", sorted(set().union(*MET.values())))
@@ -291,6 +314,32 @@ def test_every_derivative_rule_matters(op: str) -> None:
             if any(f.stage == "gradient" for f in prove(rec, lowered(rec), "seed", points=2).failures):
                 return
     pytest.fail(f"no recurrence shows that the derivative of {op} is wrong")
+
+
+def _in_backwards(rec: Recurrence) -> set[str]:
+    programs = [p for form in lowered(rec).values() for p in (candidate("", form).backward,)]
+    return {op for p in programs for op in ops_of(p.stages)}
+
+
+SECOND = {name: _in_backwards(RECURRENCES[name]) for name in (ERASE.name, BY_KEY.name)}
+
+
+@pytest.mark.parametrize("op", sorted(set().union(*SECOND.values())))
+def test_every_derivative_rule_matters_in_second_adjoints(op: str) -> None:
+    """Each op's adjoints doubled where a backward is differentiated, in both forms alike: they agree, and derivatives taken forward do not."""
+    right = TABLE[op].vjp
+
+    def again(form: Candidate) -> Program:
+        with rule_of(op, lambda e, g: tuple(None if x is None else ops.mul(ops.number(2), x) for x in right(e, g))):
+            return differentiate(form.backward, [leaf.name for leaf in form.backward.inputs if leaf.name != VALID])
+
+    for name in (name for name, met in SECOND.items() if op in met):
+        rec = RECURRENCES[name]
+        forms = {n: candidate(n, form) for n, form in lowered(rec).items()}
+        wrong = {n: printed(form, double_backward=again(form)) for n, form in forms.items()}
+        if any(f.stage == "second gradient" for f in prove(rec, wrong, "seed", points=2).failures):
+            return
+    pytest.fail(f"no second adjoint shows that the derivative of {op} is wrong")
 
 
 def test_rows_are_shared_by_nodes() -> None:
