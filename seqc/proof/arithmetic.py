@@ -141,9 +141,9 @@ class Field(Composed[Number]):
 
     def structural(self, fn: Callable[..., Any], *values: Number) -> Number:
         whole = extra = None
-        if any([x.extra is not None for x in values]):
+        if any(x.extra is not None for x in values):
             extra = self.structural(fn, *(_zeros(x) if x.extra is None else x.extra for x in values))
-        if all([x.whole is not None for x in values]):
+        if all(x.whole is not None for x in values):
             whole = fn(*[x.whole for x in values])
         return Number(values, lambda level, *xs: fn(*xs), whole, extra)
 

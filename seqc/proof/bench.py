@@ -86,7 +86,11 @@ class Bench:
     @cached_property
     def expected(self) -> list[tuple[list[dict[str, Number]], dict[str, Number]]]:
         """Outputs per token and last states, sequence by sequence."""
-        return [([{n: x.value for n, x in o.items()} for o in outputs], {n: x.value for n, x in last.items()}) for outputs, last in self.steps]
+
+        def values(found: Mapping[str, Dual]) -> dict[str, Number]:
+            return {n: x.value for n, x in found.items()}
+
+        return [([values(o) for o in outputs], values(last)) for outputs, last in self.steps]
 
     @cached_property
     def oracles_per_token(self) -> int:
@@ -238,7 +242,7 @@ def _tangent(x: Dual) -> Residues:
     return np.zeros_like(x.value.p) if x.tangent is None else x.tangent
 
 
-def differences(bench: Bench, form: Candidate, other: Candidate | None) -> Iterator[tuple[str, str]]:
+def differences(bench: Bench, form: Candidate, other: Candidate) -> Iterator[tuple[str, str]]:
     """Stage and output wherever a form and the recurrence, or the other form, are not the same."""
     for stage, program in ((STAGES[0], form.lowered), (STAGES[1], form.forward)):
         yield from ((stage, name) for name in _values_that_differ(bench, bench.values(program)))

@@ -57,7 +57,7 @@ class Oracles:
         return modulus.reduce(bits)
 
     def once(self, what: Any, make: Callable[[Residues], Any], x: Residues) -> Any:
-        """What is made of the residues, remembered by their values: all programs, and the recurrence, ask for the same roots and inverses."""
+        """What is made of the residues, remembered by their values: programs and the recurrence ask for the same roots and inverses."""
         key = (what, x.shape, x.tobytes())
         if key not in self._known:
             self._known[key] = make(x)

@@ -51,7 +51,6 @@ def prove(
     trials = _trials(rec, axes, points, _block(rec, lowered))
     if not any(is_chunked(c.forward) for c in candidates):
         trials = trials[:1]
-    other = _other(candidates)
     rewritten = text is not None and text != rec
     gaps: dict[str, Gap] = {}
     failures: dict[tuple[str, str, str], Failure] = {}
@@ -61,10 +60,10 @@ def prove(
             bench = Bench(rec, trial, seed)
             for output in _step(bench, text, gaps) if text is not None and rewritten else ():
                 failures.setdefault((STEP, STEP, output), Failure(STEP, STEP, output, trial.shown()))
-            for form in sorted(candidates, key=lambda c: c is not other):  # all values of the one that others ask for, while they are known
+            for form in sorted(candidates, key=lambda c: c.name != RECURRENT.name):  # first the one that others are compared with
                 try:
                     oracles = oracles or bench.oracles_per_token
-                    for stage, output in differences(bench, form, other):
+                    for stage, output in differences(bench, form, _other(candidates)):
                         failures.setdefault((form.name, stage, output), Failure(form.name, stage, output, trial.shown()))
                 except NoFieldMeaning as e:
                     gaps.setdefault(form.name, Gap(form.name, str(e)))
@@ -126,9 +125,9 @@ def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int, blo
     return first, replace(first, lengths=(2,))
 
 
-def _other(candidates: list[Candidate]) -> Candidate | None:
+def _other(candidates: list[Candidate]) -> Candidate:
     """The form that others are compared with: the recurrent one, or the first."""
-    return next((c for c in candidates if c.name == RECURRENT.name), next(iter(candidates), None))
+    return next((c for c in candidates if c.name == RECURRENT.name), candidates[0])
 
 
 def _smallest(

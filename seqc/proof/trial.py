@@ -103,8 +103,8 @@ def _settle(chosen: dict[str, int], node: Expr, free: set[str]) -> None:
 class Draws:
     """Random residues for a trial, with time as tokens alone: values by the Programs' names of inputs, and directions.
 
-    tangents: a direction for every input that is differentiated. bends: another, for second derivatives. seeds: an adjoint for every output, zero in the padding
-    and for whole numbers and stabilisers, which have no gradient.
+    tangents: a direction for every input that is differentiated. bends: another, for second derivatives. seeds: an adjoint for every
+    output, zero in the padding and for whole numbers and stabilisers, which have no gradient.
     """
 
     values: dict[str, Number]
@@ -135,7 +135,10 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
         values[initial("position")] = field.whole(np.broadcast_to(trial.begins, shape((BATCH,))).astype(np.int64))
     units = {s.name for s in rec.states if s.role == "stabiliser"}
     directions = [n for n, _, domain in leaves if not domain.integer and n not in map(initial, units)]
-    tangents, bends = ({n: oracles.draw(f"{label}/{word} of {n}", P, values[n].p.shape) for n in directions} for word in ("direction", "bend"))
+
+    def ways(word: str) -> dict[str, Residues]:
+        return {n: oracles.draw(f"{label}/{word} of {n}", P, values[n].p.shape) for n in directions}
+
     alive = np.arange(sizes[TOKENS]) < np.array(trial.lengths)[:, None]
     seeds = {}
     for o in rec.outputs:
@@ -148,7 +151,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     if hidden := unseen(rec):
         values[SHOWN] = field.given(residues(SHOWN, ("0", *hidden)))
     values[VALID] = field.whole(alive.astype(np.int64)[None])
-    return Draws(values, tangents, bends, seeds)
+    return Draws(values, ways("direction"), ways("bend"), seeds)
 
 
 def _timed(scope: str) -> tuple[str, ...]:

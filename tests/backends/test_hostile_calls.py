@@ -91,7 +91,8 @@ def test_adjoints_of_any_layout(package, name: str, layout: str) -> None:
         results = [r for r in c.run(p, form) if r.requires_grad]
         seeds = [odd(r) for r in results]
         first = torch.autograd.grad(results, wanted, seeds, create_graph=True, allow_unused=True)
-        plain = torch.autograd.grad(results, wanted, [s.clone(memory_format=torch.contiguous_format) for s in seeds], True, allow_unused=True)
+        copied = [s.clone(memory_format=torch.contiguous_format) for s in seeds]
+        plain = torch.autograd.grad(results, wanted, copied, retain_graph=True, allow_unused=True)
         assert all((x is None) == (y is None) and (x is None or distance(x, y) < 1e-12) for x, y in zip(first, plain, strict=True)), form
         again = [x for x in first if x is not None and x.requires_grad]
         bends = [odd(x) for x in again]

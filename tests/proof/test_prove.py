@@ -294,7 +294,7 @@ def test_a_wrong_derivative_rule_is_caught(what: str) -> None:
 
 def ops_of(stages: Iterable[Stage]) -> set[str]:
     """The ops with a derivative that occur in stages."""
-    roots = (e for s in stages for e in (body_roots(s) if isinstance(s, Carry) else tuple(x.value for x in s.equations)))  # type: ignore[union-attr]
+    roots = (e for s in stages for e in (body_roots(s) if isinstance(s, Carry) else tuple(x.value for x in s.equations)))
     return {node.op.name for node in walk(*roots) if node.args and node.type.dtype == "real"}
 
 
@@ -326,7 +326,7 @@ SECOND = {name: _in_backwards(RECURRENCES[name]) for name in (ERASE.name, BY_KEY
 
 @pytest.mark.parametrize("op", sorted(set().union(*SECOND.values())))
 def test_every_derivative_rule_matters_in_second_adjoints(op: str) -> None:
-    """Each op's adjoints doubled where a backward is differentiated, in both forms alike: they agree, and derivatives taken forward do not."""
+    """Each op's adjoints doubled where a backward is differentiated, in both forms alike: only derivatives taken forward show it."""
     right = TABLE[op].vjp
 
     def again(form: Candidate) -> Program:
