@@ -335,8 +335,10 @@ class Field(Composed[Number]):
         return Number(of(inverse, self.plain(rhs)), lambda level, a, b: elimination.matmul(MODULI[level], a, b))
 
     def inverse_matrix(self, x: Number) -> Number:
-        invert = lambda level: lambda a: elimination.inverse(MODULI[level], a)  # noqa: E731
-        return Number(of(self.plain(x)), lambda level, a: self.oracles.once(("inverse matrix", level), invert(level), a))
+        def once(level: int, a: Residues) -> Residues:
+            return self.oracles.once(("inverse matrix", level), lambda m: elimination.inverse(MODULI[level], m), a)
+
+        return Number(of(self.plain(x)), once)
 
     def unit_lower_inverse(self, x: Number) -> Number:
         return Number(of(self.plain(x)), lambda level, a: elimination.unit_lower_inverse(MODULI[level], a))
