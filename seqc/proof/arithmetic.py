@@ -336,7 +336,8 @@ class Field(Composed[Number]):
 
     def inverse_matrix(self, x: Number) -> Number:
         def once(level: int, a: Residues) -> Residues:
-            return self.oracles.once(("inverse matrix", level), lambda m: elimination.inverse(MODULI[level], m), a)
+            found: Residues = self.oracles.once(("inverse matrix", level), lambda m: elimination.inverse(MODULI[level], m), a)
+            return found
 
         return Number(of(self.plain(x)), once)
 
