@@ -93,9 +93,9 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
         for leaf in _made(launch, s.leaves):
             if leaf.name in w.pointers and leaf.name not in names:
                 names[leaf.name] = namer(leaf.name)
-                native = leaf.name in s.results and TOKENS in leaf.axes
+                native = leaf.name in s.results and TOKENS in leaf.axes and (s.chunk > 0 or launch.place == TOKENS)
                 dtype = types[leaf.name] if native else "rows.dtype" if leaf.name in narrow else ""
-                made = f"tiles.made(rows, {_shape(leaf, native, sizes)}{f', {dtype}' if dtype else ''})"
+                made = f"tiles.made(rows, {_shape(leaf, native, launch.place, sizes)}{f', {dtype}' if dtype else ''})"
                 if leaf.name in over:
                     made = f"into[{over[leaf.name]}] if into else {made}"
                 body.append(f"{indent}{names[leaf.name]} = {made}")
@@ -155,9 +155,8 @@ def _programs(launch: Launch, sizes: Sizes) -> str:
     return product([*(["rows.places"] if joined else []), *(f"n_{sizes.word(a)}" for a in axes)]) or "1"
 
 
-def _shape(leaf: Expr, native: bool, sizes: Sizes) -> str:
+def _shape(leaf: Expr, native: bool, place: str, sizes: Sizes) -> str:
     """Of a tensor that a kernel makes: with tokens as the caller wants it, or place by place."""
-    place = CHUNKS if CHUNKS in leaf.axes else TOKENS
     joined = {place, BATCH} <= {*leaf.axes}
     axes = [a for a in leaf.axes if not (joined and a in (place, BATCH)) and not (native and a == TOKENS)]
     lead = ["*rows.shape"] if native else ["rows.places"] if joined else []
@@ -197,12 +196,12 @@ def _exponents(nodes: list[Expr], launch: Launch) -> set[str]:
 
 def _lengths(s: Setting, names: Mapping[str, str], sizes: Sizes, body: str) -> list[str]:
     """The lengths of axes that the body names: of rows and places, the chunk's, and those that the inputs show."""
-    place = CHUNKS if s.chunk else TOKENS
+    place = flat(s.launches)[0].place
     shown = {BATCH: "rows.count", place: "rows.most"} | ({TOKENS: str(s.chunk)} if s.chunk else {})
     for leaf in s.program.inputs:
         if leaf.name == VALID:
             continue
-        native = TOKENS in leaf.axes
+        native = leaf.name in s.given
         axes = [BATCH, TOKENS, *(a for a in leaf.axes if a not in (BATCH, TOKENS, CHUNKS))] if native else list(leaf.axes)
         for i, a in enumerate(axes):
             shown.setdefault(ops.base(a), f"{names[leaf.name]}.shape[{i}]")

@@ -256,9 +256,12 @@ SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def exact() -> str:
-    """How a GPU composes products of float32 that lose no bits: AMD's multiplies them as they are."""
-    interpreted = triton.knobs.runtime.interpret
-    return "ieee" if not interpreted and triton.runtime.driver.active.get_current_target().backend == "hip" else "tf32x3"
+    """How products of float32 that lose no bits are composed: AMD's GPUs multiply them as they are."""
+    try:
+        backend = triton.runtime.driver.active.get_current_target().backend
+    except RuntimeError:  # no GPU: the interpreter
+        return "tf32x3"
+    return "ieee" if backend == "hip" else "tf32x3"
 
 
 def made(rows: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -148,49 +146,3 @@ def test_what_it_says_of_backends(package_of_torch: ModuleType) -> None:
 def package_of_torch(tmp_path: Path) -> ModuleType:
     write_package(seqc.compile("retnet").files, tmp_path / "retnet")
     return import_package(tmp_path / "retnet", "without_triton")
-
-
-# --- A real compiler ---------------------------------------------------------------------------------------------------
-
-
-def compiled(kernel: object, sizes: dict[str, int]) -> SimpleNamespace:
-    """A kernel compiled for sm_90: registers, bytes of stack and of shared memory."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    known = sizes | {f"b_{n[2:]}": triton.next_power_of_2(max(x, 1)) for n, x in sizes.items()}
-    constants = {p.name: known[p.name] for p in kernel.params if p.is_constexpr}  # type: ignore[attr-defined]
-    types = {n: "constexpr" if n in constants else "*fp32" if n.startswith("p_") else "i32" for n in kernel.arg_names}  # type: ignore[attr-defined]
-    made = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32))
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
-        f.write(made.asm["cubin"])
-        f.flush()
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-        text = subprocess.run([str(tool), "-res-usage", f.name], capture_output=True, text=True, check=True).stdout
-    registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", text)[0])
-    return SimpleNamespace(registers=registers, stack=stack, shared=made.metadata.shared)
-
-
-@pytest.mark.parametrize(
-    ("name", "form"), (("retnet", "chunkwise"), ("gla", "chunkwise"), pytest.param("ema", "scan", marks=pytest.mark.slow))
-)
-def test_kernels_compile_for_a_gpu(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kernel of a form with axes of 64, forward and backward, by the host's own launches: it fits into a block. States that lie
-    in three axes with the tokens spill nothing: one of the axes is the grid's."""
-    p = package(name, 16)
-    module = importlib.import_module(f"{p.__name__}.triton_{form}")
-    found: dict[str, SimpleNamespace] = {}
-
-    def launch(kernel: object, programs: int, tensors: tuple[torch.Tensor, ...], **sizes: int) -> None:
-        found[kernel.__name__] = compiled(kernel, sizes)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(module.tiles, "launch", launch)
-    signature, _ = p.ops.OPERATOR.triton[form]
-    lead = {"BTH": (2, 1, 2, 16), "NH": (1, 2), "H": (2,)}
-    given = [torch.zeros(*lead[v.lead], *(64 for _ in v.axes)) for v in (*signature.arguments, *signature.outputs, *signature.states)]
-    n = len(signature.arguments)
-    module.forward(*given[:n], torch.ones(2, 1, 16))
-    module.backward(*given[:n], torch.ones(2, 1, 16), *given[n:])
-    assert len(found) >= 6
-    assert all(x.shared <= 227 * 1024 and 0 < x.registers <= 255 for x in found.values()), found
-    assert form != "scan" or not any(x.stack for x in found.values()), found

@@ -29,6 +29,7 @@ from test_printed_ops import BATCHES, LEADS, UNPRINTED, spread_over  # noqa: E40
 
 from seqc import compiler  # noqa: E402
 from seqc.analysis.chain import Refusal  # noqa: E402
+from seqc.backends.torch.triton_rows import Rows  # noqa: E402
 from seqc.backends.triton import cuts, launches, tiles  # noqa: E402
 from seqc.backends.triton.package import HEAD, functions  # noqa: E402
 from seqc.emit.write import write_package  # noqa: E402
@@ -36,7 +37,7 @@ from seqc.ir.execute import execute  # noqa: E402
 from seqc.ir.expr import Expr, variables, walk  # noqa: E402
 from seqc.ir.interp import Reals  # noqa: E402
 from seqc.ir.ops import var  # noqa: E402
-from seqc.ir.program import LEAD, TOKENS, Equation, Map, Program  # noqa: E402
+from seqc.ir.program import BATCH, CHUNKS, LEAD, TOKENS, Equation, Map, Program  # noqa: E402
 from seqc.ir.rules import extent  # noqa: E402
 from seqc.options import Options  # noqa: E402
 from seqc.proof.certificate import Certificate  # noqa: E402
@@ -139,7 +140,10 @@ def one_op(folder: Path, name: str, e: Expr, given: dict[str, np.ndarray]) -> fl
     text = "\n\n".join([HEAD.format(form="one"), *functions(program, "compute", {}, LEAD, order)])
     (folder / f"{name}.py").write_text(text, "utf-8")
     compute = importlib.import_module(f"triton_ops.{name}").compute
-    (found,) = compute(*(torch.as_tensor(given[v.name], dtype=torch.float32) for v in inputs))
+    values = [torch.as_tensor(given[v.name], dtype=torch.float32) for v in inputs]
+    count, most = sizes.get(BATCH, 1), sizes.get(CHUNKS, 1)
+    even = Rows(values[0].new_empty(0), True, count, count * most, most, 1, (count, 1), torch.float32, torch.float32, values[0].device)
+    (found,) = compute(*values, even)
     (wanted,) = execute(program, Reals, given, sizes).values()
     want = np.broadcast_to(np.asarray(wanted, float), found.shape).copy()
     return 0.0 if np.array_equal(want, found.numpy()) else distance(found, want)  # infinity is itself

@@ -177,6 +177,15 @@ def test_forms_without_kernels() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "form"), (("retnet", "chunkwise"), ("gla", "chunkwise"), ("ema", "scan")))
+def test_kernels_of_layers(name: str, form: str) -> None:
+    """They fit into a block of sm_90. States that lie in three axes with the tokens spill nothing: one of the axes is the grid's."""
+    kernels = [k for k in document(name, "--form", form, "-T", "64")["kernels"] if k["kind"] == "triton"]
+    assert len(kernels) >= 5 and all(k["fits"] and 0 < k["registers"] <= 255 for k in kernels)
+    assert form != "scan" or not any(k["stack"] for k in kernels)
+
+
+@pytest.mark.slow
 def test_a_form_that_iterates() -> None:
     """What an iteration launches is counted for as many as there are of values that nobody computed: at least one."""
     data = document("paragru", "--target", "sm_90", "--form", "newton", "-T", "64")
