@@ -37,7 +37,7 @@ hostile: $(VENV)/.dev
 	$(BIN)/python tests/frontend/hostile.py --count 20000 --commands 200
 
 kernels: $(VENV)/.dev
-	SEQC_ALL_KERNELS=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py
+	SEQC_ALL_KERNELS=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py tests/backends/test_one_file.py
 
 random: $(VENV)/.dev
 	$(MAKE) --jobs 2 --keep-going random-0 random-1

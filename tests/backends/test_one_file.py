@@ -28,7 +28,9 @@ from seqc.emit.single_file import single_file
 from seqc.forms.base import unseen
 
 FAST = "gated_deltanet"
-every = pytest.mark.parametrize("name", [n if n == FAST else pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED])
+# `make kernels` takes all layers, `make test` a few.
+NAMES = SHIPPED if os.environ.get("SEQC_ALL_KERNELS") else (FAST, "ttt_mlp", "paragru", "mamba3", "s5", "swla", "moneta_linear")
+every = pytest.mark.parametrize("name", [n if n == FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 
 
 def written(folder: Path) -> list[GeneratedFile]:
