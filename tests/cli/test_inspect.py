@@ -134,7 +134,7 @@ def test_a_kernel_beyond_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TARGETS, "tiny", replace(TARGETS["sm_90"], name="tiny", shared=256))
     result = run("linear_attention", "--target", "tiny", *SMALL)
     assert result.exit_code == 1
-    assert re.search(r"_forward_1 .* [\d,]+ ! ", result.stdout) and "forward: " in result.stdout
+    assert re.search(r"_(forward|backward)_\d+ .* [\d,]+ ! ", result.stdout) and "forward: " in result.stdout
     assert re.search(r"error\[too-much-shared-memory\]: the kernel `\w+` needs \S+ KiB .*; a block of tiny has 0.25 KiB", result.stderr)
     data = document("linear_attention", "--target", "tiny", *SMALL, code=1)
     beyond = [k for k in data["kernels"] if not k["fits"]]
@@ -181,7 +181,7 @@ def test_forms_without_kernels() -> None:
 def test_kernels_of_layers(name: str, form: str) -> None:
     """They fit into a block of sm_90. States that lie in three axes with the tokens spill nothing: one of the axes is the grid's."""
     kernels = [k for k in document(name, "--form", form, "-T", "64")["kernels"] if k["kind"] == "triton"]
-    assert len(kernels) >= 5 and all(k["fits"] and 0 < k["registers"] <= 255 for k in kernels)
+    assert len(kernels) >= 3 and all(k["fits"] and 0 < k["registers"] <= 255 for k in kernels)
     assert form != "scan" or not any(k["stack"] for k in kernels)
 
 

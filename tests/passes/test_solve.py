@@ -71,7 +71,7 @@ def run(p: Program, values: list[Array]) -> list[Array]:
     fitted = laid_out(Reals(sizes), {leaf.name: x[None] for leaf, x in zip(p.inputs, values, strict=True)}, p.inputs, TRIAL)
     found = execute(p, Reals, {n: x[0] for n, x in fitted.items()}, sizes)
     wide = [np.broadcast_to(found[e.name], [extent(sizes, a) for a in e.value.axes]) for e in p.outputs]
-    return [alive(laid_flat(x[None], e.value.axes)[0]) for e, x in zip(p.outputs, wide, strict=True)]  # type: ignore[arg-type]
+    return [alive(laid_flat(x[None], e.value.axes, TRIAL)[0]) for e, x in zip(p.outputs, wide, strict=True)]  # type: ignore[arg-type]
 
 
 def alive(x: Array) -> Array:
