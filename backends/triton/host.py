@@ -170,7 +170,12 @@ def _made(launch: Launch, leaves: Mapping[str, Expr]) -> list[Expr]:
 
 
 def _narrow(s: Setting) -> set[str]:
-    """What kernels hand on as matrices: it is stored in the type of the factors of products, unless it is an exponent's."""
+    """What kernels hand on as matrices: it is stored in the type of the factors of products, unless it is an exponent's.
+
+    Token by token there are no products of matrices, whose factors are rounded anyway: there nothing is.
+    """
+    if not s.chunk:
+        return set()
     made = {leaf.name for launch in flat(s.launches) for leaf in _made(launch, s.leaves)} - {*s.results}
     found, exponents = set[str](), set[str]()
     for launch in flat(s.launches):
