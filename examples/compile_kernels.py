@@ -1,0 +1,113 @@
+"""Compiles the Triton kernels of every layer for GPUs that are not there, and tables what they need.
+
+    python examples/compile_kernels.py                        all layers, all targets, K = V = 64, 128, 256: hours
+    python examples/compile_kernels.py gla --target sm_90     some of it
+    python examples/compile_kernels.py --records found.jsonl  what is found, a line each; what is there already is not done again
+
+Every form that has kernels, forward and backward, in bfloat16, at the default length of chunks. A layer with sizes K and V has them at
+64, 128 and 256; other layers have their own sizes, memories that are networks an inner size of at most 64. Registers and stack (bytes
+that a thread spills) are the largest of a form's kernels, shared memory is the largest of a block. A kernel that does not compile, or
+needs more shared memory than a block of the target has, is shown as failed, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import seqc
+from seqc.backends.triton.targets import TARGETS
+from seqc.diagnostics import SpecError
+from seqc.inspection import Call, inspected
+from seqc.options import Options
+from seqc.terminal import Terminal
+
+SPECS = Path(__file__).parents[1] / "specs"
+SIZES = (64, 128, 256)
+INNER = 64  # of memories that are networks
+
+
+def asked(name: str) -> list[dict[str, int]]:
+    """The sizes at which a layer is compiled."""
+    own = {s.name: s.formula or "" for s in seqc.check(name).model.sizes}
+    keys = [n for n in ("K", "V") if n in own and own[n] != "K"]
+    if keys:
+        return [dict.fromkeys(keys, n) for n in SIZES]
+    return [{"E": INNER} if own.get("E", "").endswith("* D") else {}]
+
+
+def forms_of(name: str) -> tuple[str, ...]:
+    forms: tuple[str, ...] = seqc.load(name, backend="triton").MANIFEST["triton"]["forms"]
+    return tuple(forms)
+
+
+def compiled(name: str, form: str, target: str, sizes: dict[str, int]) -> dict[str, Any]:
+    """What the kernels of one form need."""
+    began, found = time.monotonic(), {"layer": name, "form": form, "target": target, "sizes": sizes}
+    options = Options(sizes=tuple(sizes.items()), backend="triton")
+    try:
+        checked = seqc.check(name, sizes=sizes)
+        said = inspected(Terminal("inspect", json=True, color="never"), name, checked, options, Call(target, form, heads=None))
+    except SpecError as error:
+        return {**found, "failed": error.diagnostics[0].message}
+    kernels = [k for k in said.kernels if k.kind == "triton"]
+    beyond = [k.name for k in kernels if not k.fits]
+    numbers = {what: max(getattr(k, what) or 0 for k in kernels) for what in ("registers", "stack", "shared")}
+    spilling = len({k.name for k in kernels if k.stack})
+    failed = {"failed": f"{', '.join(beyond)}: {numbers['shared']} bytes of shared memory"} if beyond else {}
+    return {**found, **numbers, "kernels": len({k.name for k in kernels}), "spilling": spilling, **failed,
+            "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+
+
+def key(record: dict[str, Any]) -> str:
+    return json.dumps([record[x] for x in ("layer", "form", "target", "sizes")])
+
+
+def every(layers: list[str], targets: list[str]) -> Iterator[dict[str, Any]]:
+    for name in layers:
+        for form in forms_of(name):
+            for sizes in asked(name):
+                for target in targets:
+                    yield {"layer": name, "form": form, "target": target, "sizes": sizes}
+
+
+def shown(record: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{a} = {n}" for a, n in record["sizes"].items())
+    head = f"| {record['layer']} | {record['form']} | {sizes} | {record['target']} |"
+    if "kernels" not in record:
+        return f"{head} | | | | failed: {record['failed']} |"
+    spills = f"{record['stack']} ({record['spilling']})" if record["stack"] else "0"
+    numbers = f"{record['kernels']} | {record['registers']} | {spills} | {record['shared'] // 1024} KiB"
+    return f"{head} {numbers} |{' failed: ' + record['failed'] + ' |' if 'failed' in record else ''}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layers", nargs="*", metavar="LAYER")
+    parser.add_argument("--target", action="append", choices=tuple(TARGETS))
+    parser.add_argument("--records", type=Path, help="a file of results, to which new ones are added")
+    options = parser.parse_args()
+    layers = options.layers or sorted(p.stem for p in SPECS.glob("*.seq"))
+    there: dict[str, dict[str, Any]] = {}
+    if options.records and options.records.exists():
+        there = {key(r): r for r in map(json.loads, options.records.read_text().splitlines())}
+    print("| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|", flush=True)
+    failed = total = 0
+    for one in every(layers, options.target or list(TARGETS)):
+        record = there.get(key(one)) or compiled(one["layer"], one["form"], one["target"], one["sizes"])
+        if options.records and key(one) not in there:
+            with options.records.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        print(shown(record), flush=True)
+        total, failed = total + 1, failed + ("failed" in record)
+    print(f"\n{failed} of {total} failed.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
