@@ -30,6 +30,7 @@ from seqc.terminal import Terminal
 SPECS = Path(__file__).parents[1] / "specs"
 SIZES = (64, 128, 256)
 INNER = 64  # of memories that are networks
+HEAD = "| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|"
 
 
 def asked(name: str) -> list[dict[str, int]]:
@@ -96,7 +97,7 @@ def main() -> int:
     there: dict[str, dict[str, Any]] = {}
     if options.records and options.records.exists():
         there = {key(r): r for r in map(json.loads, options.records.read_text().splitlines())}
-    print("| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|", flush=True)
+    print(HEAD, flush=True)
     failed = total = 0
     for one in every(layers, options.target or list(TARGETS)):
         record = there.get(key(one)) or compiled(one["layer"], one["form"], one["target"], one["sizes"])
