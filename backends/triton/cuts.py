@@ -15,6 +15,7 @@ from seqc.ir.expr import Attr, Expr, Mask, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Solve, Stage, defined, roots
 
 LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
+BEHIND = 6  # products of matrices that a loop computes behind its own at a step
 FULL = 3  # tensors as large as a value from which it is rather computed than read
 
 
@@ -31,10 +32,10 @@ class Cuts:
 
 def cut(stages: Iterable[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> Cuts:
     """outputs: names that must be in memory."""
-    sunk = _sunk(list(stages), outputs, lead)
-    folded = _folded(sunk, outputs, lead)
-    kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in sunk]
-    fused, behind = _fused(kept, folded)
+    inside = sunk(list(stages), outputs, lead)
+    folded = _folded(inside, outputs, lead)
+    kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in inside]
+    fused, behind = _fused(kept, folded, lead)
     left = [i for i, s in enumerate(fused) if not isinstance(s, Map) or s.equations]
     return Cuts(outputs, tuple(fused[i] for i in left), folded, {left.index(i): es for i, es in behind.items()})
 
@@ -90,7 +91,7 @@ def _readers(stages: list[Stage]) -> dict[str, list[int]]:
     return found
 
 
-def _sunk(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> list[Stage]:
+def sunk(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> list[Stage]:
     """Products that one later Map alone reads, inside it."""
     stages = list(stages)
     for i in range(len(stages)):
@@ -160,7 +161,9 @@ def _of_text(axes: list[str]) -> set[str]:
     return {ops.base(a) for a in axes if not a.startswith("@")}
 
 
-def _fused(stages: list[Stage], folded: Mapping[str, Expr]) -> tuple[list[Stage], dict[int, tuple[Equation, ...]]]:
+def _fused(
+    stages: list[Stage], folded: Mapping[str, Expr], lead: tuple[str, ...]
+) -> tuple[list[Stage], dict[int, tuple[Equation, ...]]]:  # fmt: skip
     """Equations behind a loop that need its stacked values of one step only, as equations of the loop."""
     behind: dict[int, tuple[Equation, ...]] = {}
     for i, s in enumerate(stages):
@@ -175,7 +178,8 @@ def _fused(stages: list[Stage], folded: Mapping[str, Expr]) -> tuple[list[Stage]
         states = [e for e in s.equations if sum(not a.startswith("@") for a in e.value.axes) > 1]
         grid = {s.axis, *(a for e in s.equations for a in e.value.axes if a in LEAD)}
         alike = all({a for a in e.value.axes if a in (s.axis, *LEAD)} == grid for e in moved)
-        if states and alike and all(_at_one_step(e, s.axis, known, folded) for e in moved):
+        few = sum(is_work(n, lead) for n in walk(*expanded((e.value for e in moved), folded))) <= BEHIND
+        if states and alike and few and all(_at_one_step(e, s.axis, known, folded) for e in moved):
             behind[i] = tuple(moved)
             stages = list(stages)
             stages[readers[0]] = Map(tuple(e for e in later.equations if e not in moved))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.cuts import is_product
 from seqc.backends.triton.kernel import print_launch
-from seqc.backends.triton.launches import Iteration, Launch, copied, flat, result
+from seqc.backends.triton.launches import Iteration, Launch, apart, copied, flat, result
 from seqc.backends.triton.meanings import meaning, needs
 from seqc.backends.triton.text import product
 from seqc.backends.triton.writer import Given, Namer, Sizes, Writer
@@ -49,7 +49,8 @@ def print_functions(
     name: str, setting: Setting, hints: Mapping[Expr, str], sizes: Sizes, printed: dict[str, str] | None = None
 ) -> list[str]:  # fmt: skip
     """The kernels, how their tiles lie, and the function that launches them. printed: names of kernels by text, those of earlier calls."""
-    given = {**setting.given, **{n: Given() for n in setting.results if TOKENS in setting.leaves[n].axes and setting.chunk}}
+    native = [*setting.results, *_each(setting)]
+    given = {**setting.given, **{n: Given() for n in native if TOKENS in setting.leaves[n].axes and setting.chunk}}
     writers = [Writer(launch, setting.leaves, given, hints, sizes, needs, meaning) for launch in flat(setting.launches)]
     texts = [print_launch(w) + "\n\n" + _cut(w) for w in writers]
     known = printed if printed is not None else {}
@@ -84,16 +85,17 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     names = {leaf.name: namer(leaf.name) for leaf in s.program.inputs if leaf.name != VALID}
     types = {r: f"{names[leaf.name]}.dtype" if s.like_inputs else "rows.result"
              for r, leaf in zip(s.results, s.program.inputs, strict=False) if leaf.name != VALID or not s.like_inputs}  # fmt: skip
-    body, own = list[str](), iter(writers)
+    body, own, each = list[str](), iter(writers), _each(s)
+    types |= {own_each: f"{types[whole]} if {_one_head(s, whole, sizes)} else tiles.FULL" for own_each, whole in each.items()}
     last = _last_states(s)
     over = {name: i for i, name in enumerate(last) if _overwrites(s, name)}
 
-    def launched(launch: Launch, indent: str = "") -> None:
+    def launched(launch: Launch, indent: str = "", named: Container[str] = ()) -> None:
         w = next(own)
         for leaf in _made(launch, s.leaves):
-            if leaf.name in w.pointers and leaf.name not in names:
-                names[leaf.name] = namer(leaf.name)
-                native = leaf.name in s.results and TOKENS in leaf.axes and (s.chunk > 0 or launch.place == TOKENS)
+            if leaf.name in w.pointers and (leaf.name not in names or leaf.name in named):
+                names[leaf.name] = names.get(leaf.name) or namer(leaf.name)
+                native = leaf.name in types and TOKENS in leaf.axes and (s.chunk > 0 or launch.place == TOKENS)
                 dtype = types[leaf.name] if native else "rows.dtype" if leaf.name in narrow else ""
                 made = f"tiles.made(rows, {_shape(leaf, native, launch.place, sizes)}{f', {dtype}' if dtype else ''})"
                 if leaf.name in over:
@@ -105,7 +107,13 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
 
     for x in s.launches:
         if isinstance(x, Launch):
-            launched(x)
+            sums = {whole: own_each for own_each, whole in each.items() for e in x.equations if e.name == whole}
+            if sums:
+                names |= {whole: namer(whole) for whole in sums}
+                body.append(f"if {_one_head(s, next(iter(sums)), sizes)}:")
+                body.append(f"    {', '.join(names[n] for n in sums)} = {', '.join(names[n] for n in sums.values())}")
+                body.append("else:")
+            launched(x, "    " if sums else "", sums)
             continue
         for unknown, first, _, _ in x.found:
             names[unknown] = namer(unknown)
@@ -129,6 +137,19 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     iterates = any(isinstance(x, Iteration) for x in s.launches)
     lines.append(f"    return {_tuple([*(names[n] for n in s.results), *(['solver'] if iterates else [])])}")
     return "\n".join(lines) + "\n"
+
+
+def _each(s: Setting) -> dict[str, str]:
+    """Values of every head that are summed over those of each group, and nothing else is done with the sums: the result of each."""
+    found = [e for x in flat(s.launches) for e in x.equations if e.value.op.name == "collect"]
+    return {e.value.args[0].name: e.name for e in found if e.value.args[0].op.name == "var" and e.value.args[0].name == apart(e.name)}
+
+
+def _one_head(s: Setting, whole: str, sizes: Sizes) -> str:
+    """Whether each group has one head."""
+    value = next(e.value for x in flat(s.launches) for e in x.equations if e.name == whole)
+    groups, heads = value.attr
+    return f"n_{sizes.word(str(groups))} == n_{sizes.word(str(heads))}"
 
 
 def _last_states(s: Setting) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seqc.backends.triton import memory
+from seqc.backends.triton import memory, sums
+from seqc.backends.triton.cuts import expanded
 from seqc.backends.triton.writer import WIDTH, Block, Env, Scope, Tile, Writer
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
@@ -15,9 +16,10 @@ def print_launch(w: Writer) -> str:
     env: dict[str, str] = {a: f"i_{w.sizes.word(a)}" for a in launch.grid}
     env |= {a: Block(w.namer(f"at_{w.sizes.word(a)}")) for a in launch.split}
     if launch.loop is None:
-        sets = dict.fromkeys(tuple(a for a in launch.walked if a in e.value.axes) for e in launch.equations)
-        for walked in sets:
+        orders = dict.fromkeys(tuple(a for a in launch.walked if a in e.value.axes) for e in launch.equations)
+        for walked in orders:
             own = [e for e in launch.equations if tuple(a for a in launch.walked if a in e.value.axes) == walked]
+            w.wanted = tuple(walk(*expanded([e.value for e in own], launch.folded)))
             _stores(w, own, env, w.root, walked)
     else:
         _loop(w, env)
@@ -30,12 +32,20 @@ def print_launch(w: Writer) -> str:
 
 
 def _stores(w: Writer, equations: list[Equation], env: Env, scope: Scope, walked: tuple[str, ...]) -> None:
-    """Equations into memory, block by block along axes that are walked."""
-    if walked:
-        w.each(scope, walked[0], env, lambda child, i: _stores(w, equations, {**env, walked[0]: i}, child, walked[1:]))
+    """Equations into memory, block by block along axes that are walked. What other equations sum along the axis is summed in the walk."""
+    if not walked:
+        for e in equations:
+            memory.store(w, ops.var(e.name, e.value.axes, e.value.type.dtype), w.tile(e.value, env), env, scope)
         return
-    for e in equations:
-        memory.store(w, ops.var(e.name, e.value.axes, e.value.type.dtype), w.tile(e.value, env), env, scope)
+    axis = walked[0]
+    names = sums.begun(w, sums.beside(w, [e.value for e in equations], env, axis), env) if scope is w.root else {}
+
+    def block(child: Scope, i: str) -> None:
+        _stores(w, equations, {**env, axis: i}, child, walked[1:])
+        sums.added(w, names, {**env, axis: i}, axis, child)
+
+    w.each(scope, axis, env, block)
+    sums.given(w, names, env)
 
 
 def _grid(w: Writer, env: Env) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from seqc.backends.triton.cuts import Cuts, cut, expanded, is_work, lost, words
+from seqc.backends.triton.cuts import Cuts, cut, expanded, is_work, lost, sunk, words
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of
@@ -13,7 +13,8 @@ from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
 DIMENSIONS = 2  # of a tile, where axes can be had for the grid
-WORK = 4  # products of matrices in one kernel
+WORK = 6  # products of matrices in one kernel
+LONG = 64  # the length of an axis where values are compared
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ def leading(chunked: bool) -> tuple[str, ...]:
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
     """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
     program = binary_program(program)
-    results = tuple(replace(e, name=result(e.name)) for e in copied(program))
-    stages = _prepared((*program.stages, *([Map(results)] if results else [])), lead, "@part")
+    here, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
     named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
+    named |= {e.value.args[0].name for e in collected}
+    every = sunk([*program.stages, *(Map(es) for es in (here, collected) if es)], named, lead)
+    stages = _prepared(every, lead, "@part")
     cuts = cut(stages, named | {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}, lead)
     found, count = list[Launch | Iteration](), 0
     for i, stage in enumerate(cuts.stages):
@@ -202,18 +205,34 @@ def _summed_later(found: Iterable[Stage], lead: tuple[str, ...]) -> list[Stage]:
     return stages
 
 
+def _collected_later(equations: list[Equation]) -> tuple[tuple[Equation, ...], tuple[Equation, ...]]:
+    """Sums over the heads of a group as values of every head, and the sums: there is nothing to do for them where a group has one head."""
+    here, sums = list[Equation](), list[Equation]()
+    for e in equations:
+        parts = e.value.args if e.value.op.name == "add" else (e.value,)
+        if all(x.op.name == "collect" and x.attr == parts[0].attr for x in parts):
+            values = [x.args[0] for x in parts]
+            each = Equation(apart(e.name), values[0] if len(values) == 1 else ops.add(values[0], values[1]))
+            here.append(each)
+            sums.append(replace(e, value=ops.collect(ops.var(each.name, each.value.axes, each.value.type.dtype), *parts[0].attr)))
+        else:
+            here.append(e)
+    return tuple(here), tuple(sums)
+
+
 def _parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
     """A Map with many products as several, each with a few: what later ones need of a product is written to memory, the rest is computed
     again. All products in one kernel would need more registers than there are."""
     work = [n for n in walk(*(e.value for e in equations)) if is_work(n, lead)]
     if len(work) <= WORK:
         return [Map(equations)]
-    first = {id(n) for n in work[:WORK]}
     later = {id(n) for n in work[WORK:]}
     rest = [e for e in equations if any(id(n) in later for n in walk(e.value))]
     here = [e for e in equations if e not in rest]
     named = {e.value: e for e in here}
-    for node in _met(rest, first):
+    first = {id(n) for n in work[:WORK]}
+    crossing = min((_met(rest, first), _met(rest, _of_these(rest, first, later))), key=lambda found: _entries(found, lead))
+    for node in crossing:
         if node not in named:
             named[node] = Equation(f"{name}_{len(named)}", node)
             here.append(named[node])
@@ -224,6 +243,22 @@ def _parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) ->
 
     moved = tuple(replace(e, value=v) for e, v in zip(rest, rebuild((e.value for e in rest), rule), strict=True))
     return [Map(tuple(here)), *_parts(moved, lead, f"{name}'")]
+
+
+def _of_these(equations: list[Equation], first: set[int], later: set[int]) -> set[int]:
+    """The nodes that need some of the first products and none of the later ones."""
+    needs, reaches = set[int](), set[int]()
+    for n in walk(*(e.value for e in equations)):
+        if id(n) in later or any(id(a) in reaches for a in n.args):
+            reaches.add(id(n))
+        elif id(n) in first or any(id(a) in needs for a in n.args):
+            needs.add(id(n))
+    return needs
+
+
+def _entries(nodes: list[Expr], lead: tuple[str, ...]) -> int:
+    """What some values take in memory, in vectors as long as an axis is."""
+    return sum(LONG ** sum(a not in lead for a in n.axes) for n in nodes)
 
 
 def _met(equations: list[Equation], nodes: set[int]) -> list[Expr]:
@@ -263,6 +298,11 @@ def _sums(value: Expr, states: set[str], lead: tuple[str, ...]) -> list[Expr]:
 def result(name: str) -> str:
     """The name of a tensor that holds an output which no stage names."""
     return f"@out.{name}"
+
+
+def apart(name: str) -> str:
+    """The name of a result's values of every head, which the result sums."""
+    return f"{name}@each"
 
 
 def _grids(name: str, equations: tuple[Equation, ...], lead: tuple[str, ...], before: int, folded: Mapping[str, Expr]) -> list[Launch]:

@@ -26,28 +26,49 @@ def contract(w: Writer, e: Expr, env: Env) -> Tile:
 
 
 def _together(w: Writer, e: Expr, env: Env, axis: str) -> Tile:
-    """One walk along an axis for all sums over it that need none of each other."""
-    sums = [e, *(n for n in w.peers(e) if _same_walk(w, n, env, axis) and w.find(n, _of(n, env)) is None)]
+    """One walk along an axis for all sums over it that need none of each other, of those that what is being written needs."""
+    sums = [e, *(n for n in w.wanted if n is not e and w.depth(n) == w.depth(e) and _same_walk(w, n, env, axis))]
+    names = begun(w, sums, env)
+    w.each(w.root, axis, env, lambda scope, i: added(w, names, {**env, axis: i}, axis, scope))
+    given(w, names, env)
+    found = w.find(e, _of(e, env))
+    assert found is not None
+    return found
+
+
+def beside(w: Writer, values: list[Expr], env: Env, axis: str) -> list[Expr]:
+    """The sums over an axis that a walk along it can find which has some values: they need no more other walks than those do."""
+    most = max(map(w.depth, values))
+    return [n for n in w.nodes() if w.depth(n) <= most + 1 and _same_walk(w, n, env, axis)]
+
+
+def begun(w: Writer, sums: list[Expr], env: Env) -> dict[Expr, str]:
+    """Each sum's name, which is zero before the walk."""
     names = {n: w.namer(w.hints.get(n, "total")) for n in sums}
     w.root.lines += [f"{acc} = {w.whole(Tile('0.0', (), True), w.dims(n, _of(n, env)))}" for n, acc in names.items()]
+    return names
 
-    def one(scope: Scope, i: str) -> None:
-        for n, acc in names.items():
-            at = {**env, axis: i}
-            t = _product(w, n, _of(n, at), [(a, w.tile(a, within(w, n, a, at))) for a in n.args])
-            scope.lines.append(f"{acc} += {w.widen(t.text, t.dims, w.dims(n, _of(n, env)))}")
 
-    w.each(w.root, axis, env, one)
+def added(w: Writer, names: dict[Expr, str], at: Env, axis: str, scope: Scope) -> None:
+    """What one block adds to each sum."""
     for n, acc in names.items():
-        if n is not e:
-            w.give(n, _of(n, env), Tile(acc, w.dims(n, _of(n, env))))
-    return Tile(names[e], w.dims(e, env))
+        own = {**_of(n, at), axis: at[axis]}
+        t = _product(w, n, own, [(a, w.tile(a, within(w, n, a, at))) for a in n.args])
+        scope.lines.append(f"{acc} += {w.widen(t.text, t.dims, w.dims(n, _of(n, at)))}")
+
+
+def given(w: Writer, names: dict[Expr, str], env: Env) -> None:
+    for n, acc in names.items():
+        w.give(n, _of(n, env), Tile(acc, w.dims(n, _of(n, env))))
 
 
 def _same_walk(w: Writer, e: Expr, env: Env, axis: str) -> bool:
-    """Whether a sum can be found in a walk along the axis that begins where this one does."""
-    seen = all(a in env for a in union(tuple(x.type for x in e.args)) if a in w.launch.lead)
-    return walked_over(w, e) == [axis] and seen and not summed_over(w, e, env) and w.home(e, _of(e, env)) is w.root
+    """Whether a sum is not found yet, and can be in a walk along the axis that begins where this one does."""
+    if e.op.name != "contract" or walked_over(w, e) != [axis] or summed_over(w, e, env):
+        return False
+    every = union(tuple(x.type for x in e.args))
+    seen = all(a in env for a in every if a in w.launch.lead) and not any(a in w.launch.walked for a in e.axes if a not in env)
+    return seen and w.home(e, _of(e, env)) is w.root and w.find(e, _of(e, env)) is None
 
 
 def _of(e: Expr, env: Env) -> Env:

@@ -237,7 +237,7 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], 
             b[max(long, key=b.__getitem__)] //= 2
     largest = max(map(numbers, cut.shapes), default=1)
     blocks = prod(-(-n[a] // b[a]) for a in cut.split)
-    return {f"b_{a}": x for a, x in b.items()}, blocks, 8 if largest > LARGEST else 4
+    return {f"b_{a}": x for a, x in b.items()}, blocks, 8 if largest >= LARGEST else 4
 
 
 def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], rows: Any, **sizes: int) -> None:
@@ -252,6 +252,7 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
             kernel[(programs * blocks,)](*tensors, **sizes, **given, num_warps=warps)
 
 
+FULL = torch.float32
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -264,7 +265,7 @@ def exact() -> str:
     return "ieee" if backend == "hip" else "tf32x3"
 
 
-def made(rows: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def made(rows: Any, shape: tuple[int, ...], dtype: torch.dtype = FULL) -> torch.Tensor:
     """A tensor that a kernel fills."""
     return torch.empty(shape, dtype=dtype, device=rows.device)
 

@@ -116,6 +116,7 @@ class Writer:
         self.whole_axes: dict[str, None] = {}  # words of axes of which a tile has all
         self.extra: dict[str, None] = {}  # other arguments
         self.depths: dict[Expr, int] = {}  # of nodes, how many sums over axes that are cut stand behind each other
+        self.wanted: tuple[Expr, ...] = ()  # what the equations need that are being written
         self.body: Scope = self.root
         self.inner: dict[int, Scope] = {}  # nodes that change from step to step of a loop over a tile or the launch's
         self.loop_index = ""
@@ -217,14 +218,19 @@ class Writer:
             self.scopes[name] = scope
         return scope.known[key].text
 
-    def peers(self, e: Expr) -> list[Expr]:
-        """Other sums over axes that are cut, behind as many such sums as this one."""
+    def nodes(self) -> list[Expr]:
+        """All that is computed."""
         if not self.depths:
             for node in walk(*self.launch.values):
                 inner = max((self.depths[a] for a in node.args), default=0)
                 lost = {a for x in node.args for a in x.axes if a in self.launch.walked} - {*node.axes}
                 self.depths[node] = inner + bool(lost)
-        return [n for n, d in self.depths.items() if d == self.depths[e] and n is not e and n.op.name == "contract"]
+        return list(self.depths)
+
+    def depth(self, e: Expr) -> int:
+        """How many sums over axes that are cut stand behind each other in a value."""
+        self.nodes()
+        return self.depths[e]
 
     # --- Values ---------------------------------------------------------------------------------------------------------
 

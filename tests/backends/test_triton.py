@@ -82,6 +82,13 @@ def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_nothing_behind_the_end_of_an_axis_is_summed(tmp_path: Path) -> None:
+    """K = 33 and V = 40 in blocks of 16, of factors that are nowhere zero."""
+    found = [line for line in worker("../tests/backends/full_sums", str(tmp_path), "9", "", "16", "33,40", "16") if "distances" in line]
+    assert found and all(map(near, found)), found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("gated_deltanet", "gla", "mamba2"))
 def test_factors_of_16_bits(name: str, tmp_path: Path) -> None:
     """float16, which the interpreter multiplies as a GPU does (bfloat16 it does not): every row of outputs, last states and gradients."""

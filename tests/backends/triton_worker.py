@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from conftest import import_package  # noqa: E402
-from layers import Call, call, distance, gradients, interpreted, steady  # noqa: E402
+from layers import Call, call, checked, distance, gradients, interpreted, steady  # noqa: E402
 from op_examples import EXAMPLES  # noqa: E402
 from printing import NAMED, like  # noqa: E402
 from test_printed_ops import BATCHES, LEADS, UNPRINTED, spread_over  # noqa: E402
@@ -50,9 +50,10 @@ def package(name: str, folder: Path, chunk_size: int = CHUNK) -> ModuleType:
     """The layer's package with Triton kernels. Its proof is other tests' business, and takes longer than all else here."""
     compiler.prove = lambda *_, **__: Certificate(name, "", 0, (), (), (), 0, 0.0, (), ())  # type: ignore[assignment]
     options = Options(chunk_size=chunk_size, backend="triton")
-    checked = compiler.check_file(ROOT.parent / "specs" / f"{name}.seq", options)
-    write_package(compiler.compile_checked(checked, options).files, folder / name)
-    return import_package(folder / name, f"triton_{name}")
+    place = folder / Path(name).name
+    text = compiler.check_file(ROOT.parent / "specs" / f"{name}.seq", options)
+    write_package(compiler.compile_checked(text, options).files, place)
+    return import_package(place, f"triton_{place.name}")
 
 
 def in_float32(c: Call) -> Call:
@@ -205,7 +206,7 @@ def cut_otherwise(text: Path, folder: Path) -> None:
     """A layer whose kernels are cut in four ways: by default, then at every product, with nothing folded, with nothing behind loops."""
     changes = (
         ("default", ()),
-        ("products apart", ((launches, "WORK", 1), (cuts, "_sunk", lambda stages, *_: stages))),
+        ("products apart", ((launches, "WORK", 1), (launches, "sunk", lambda stages, *_: stages), (cuts, "sunk", lambda stages, *_: stages))),
         ("nothing folded", ((cuts, "_folded", lambda *_: {}),)),
         ("nothing behind", ((cuts, "_fused", lambda stages, *_: (stages, {})),)),
     )
@@ -234,6 +235,8 @@ def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_siz
     for form, reason in about["refused"].items():
         print(json.dumps({"form": form, "refused": reason}), flush=True)
     calls = {f"T={T}": {"T": T} for T in lengths}
+    if any(i.scope == "group" for i in checked(name).recurrence.inputs):
+        calls["groups of one head"] = {"T": lengths[-1], "groups": 2}
     if rows:
         calls[f"rows {rows}"] = {"T": rows[-1], "ends": tuple(rows)}
     for what, arguments in calls.items():
