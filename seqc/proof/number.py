@@ -23,19 +23,20 @@ Rule = Callable[..., Residues]
 class Number:
     """Values at several points, which are the first dimension.
 
-    whole: the numbers themselves if they are small and whole. extra: where the value has a logarithm in it, log(s) + x,
+    whole: the numbers themselves if they are small and whole. known: whether the value is made of such numbers and constants
+    alone, so that it can be rounded as it is. extra: where the value has a logarithm in it, log(s) + x,
     the number s - 1: the exponential is s times that of x. It is kept minus one so that zero stands for the value zero in
     all parts, and whatever fills with zeros (a shift, a mask) needs no exception.
 
     Residues are computed when they are first asked for: few values ever stand in an exponent.
     """
 
-    __slots__ = ("_known", "_needs", "_rule", "extra", "whole")
+    __slots__ = ("_found", "_needs", "_rule", "extra", "known", "whole")
 
-    def __init__(self, needs: Needs, rule: Rule, whole: Integers | None = None, extra: Number | None = None):
+    def __init__(self, needs: Needs, rule: Rule, whole: Integers | None = None, extra: Number | None = None, known: bool = False):
         self._needs, self._rule = needs, rule
-        self._known: list[Residues | None] = [None] * (LEVELS + 1)
-        self.whole, self.extra = whole, extra
+        self._found: list[Residues | None] = [None] * (LEVELS + 1)
+        self.whole, self.extra, self.known = whole, extra, known or whole is not None
 
     @property
     def p(self) -> Residues:
@@ -44,9 +45,9 @@ class Number:
 
     def residue(self, level: int) -> Residues:
         """The residues at a level; computed along the arguments without recursion: a chain is as long as the sequence."""
-        if self._known[level] is None:
+        if self._found[level] is None:
             self._compute(level)
-        found = self._known[level]
+        found = self._found[level]
         assert found is not None
         return found
 
@@ -55,17 +56,17 @@ class Number:
         with np.errstate(all="ignore"):  # real numbers may overflow, and are then compared as infinite
             while stack:
                 top, k = stack[-1]
-                if top._known[k] is not None:
+                if top._found[k] is not None:
                     stack.pop()
                     continue
                 needs = top._needs
                 pairs = [(n, k) for n in needs] if isinstance(needs, tuple) else [(top if n is None else n, j) for n, j in needs(k)]
-                waiting = [pair for pair in pairs if pair[0]._known[pair[1]] is None]
+                waiting = [pair for pair in pairs if pair[0]._found[pair[1]] is None]
                 if waiting:
                     stack += waiting
                     continue
                 stack.pop()
-                top._known[k] = top._rule(k, *[n._known[j] for n, j in pairs])
+                top._found[k] = top._rule(k, *[n._found[j] for n, j in pairs])
 
 
 def of(*parts: Number) -> Needs:
