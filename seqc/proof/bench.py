@@ -49,6 +49,7 @@ class Bench:
         self.draws = draw(rec, trial, self.oracles)
         self._adjoints: dict[tuple[str, str], dict[str, Residues]] = {}
         self._units: dict[str, dict[str, Number]] = {}
+        self._given_seeds: dict[str, dict[str, Number]] = {}
         self._memo: dict[Any, dict[Any, Any]] = {}
         self.scaled = {s.name: s for s in rec.states if s.stabiliser is not None}
 
@@ -187,15 +188,17 @@ class Bench:
 
     def _seeds(self, form: Candidate) -> dict[str, Number]:
         """The outputs' adjoints, those of last states in the form's units."""
-        A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
-        of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
-        return {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+        if form.name not in self._given_seeds:
+            A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
+            of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
+            self._given_seeds[form.name] = {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+        return self._given_seeds[form.name]
 
     def bent(self, form: Candidate, names: tuple[str, ...]) -> Residues:
         """<w, B'(x) v> per point, for a form's backward B of the inputs x: w their directions, v the bends of those named."""
         program, bends = form.backward, self.draws.bends
         sizes = self.trial.sizes_of(program)
-        duals: Any = lambda sizes: Duals(Field(self.oracles, sizes, {}))  # noqa: E731
+        duals: Any = lambda sizes: Duals(Field(self.oracles, sizes, self._memo))  # noqa: E731
         values = {n: Dual(x, bends.get(n) if n in names else None) for n, x in self.draws.values.items()}
         seeds = {n: Dual(x) for n, x in self._seeds(form).items()}
         found = execute(program, duals, laid_out(duals(sizes), {**values, **seeds}, program.inputs, self.trial), sizes)
