@@ -22,10 +22,9 @@ from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
 from seqc.proof.field import MODULI, QUARTER, REAL, Integers, L, P, Residues, raised
-from seqc.proof.number import LEVELS, Number, Rule, of, values_of
+from seqc.proof.number import LEVELS, WHOLE_LIMIT, Number, Rule, of, on_whole, values_of, whole_contraction
 from seqc.proof.oracles import Oracles
 
-WHOLE_LIMIT = 2**31  # products of smaller ones fit in 64 bits
 NEAR = 2.0**-20  # real numbers that are nearer to a whole one are it
 
 
@@ -153,10 +152,10 @@ class Field(Composed[Number]):
         match name:
             case "add":
                 extra = self._joined(x.extra, y.extra)
-                return Number(of(x, y), lambda level, a, b: MODULI[level].add(a, b), _whole(np.add, x, y), extra, known)
+                return Number(of(x, y), lambda level, a, b: MODULI[level].add(a, b), on_whole(np.add, x, y), extra, known)
             case "sub":
                 extra = self._joined(x.extra, None if y.extra is None else _inverted(y.extra))
-                return Number(of(x, y), lambda level, a, b: MODULI[level].sub(a, b), _whole(np.subtract, x, y), extra, known)
+                return Number(of(x, y), lambda level, a, b: MODULI[level].sub(a, b), on_whole(np.subtract, x, y), extra, known)
             case "mul":
                 return self._mul(x, y)
             case "div":
@@ -166,7 +165,7 @@ class Field(Composed[Number]):
         raise NoFieldMeaning(name)
 
     def _modulo(self, x: Number, y: Number) -> Number:
-        whole = _whole(np.mod, x, y)
+        whole = on_whole(np.mod, x, y)
         if whole is not None:
             return self.whole(whole)
         if not (x.known and y.known):
@@ -182,7 +181,7 @@ class Field(Composed[Number]):
             x, y = self.plain(x), self.plain(y)
         extra = self._raised_extra(x.extra, y) if x.extra is not None else self._raised_extra(y.extra, x) if y.extra is not None else None
         known = x.known and y.known
-        return Number(of(x, y), lambda level, a, b: MODULI[level].mul(a, b), _whole(np.multiply, x, y), extra, known)
+        return Number(of(x, y), lambda level, a, b: MODULI[level].mul(a, b), on_whole(np.multiply, x, y), extra, known)
 
     def _joined(self, x: Number | None, y: Number | None) -> Number | None:
         """s t - 1 for s - 1 and t - 1."""
@@ -329,7 +328,7 @@ class Field(Composed[Number]):
         values = tuple(values)
         if any(x.extra is not None for x in values):
             return self._summed_product(values, axes, out)
-        whole = _whole_contraction(values, axes, out)
+        whole = whole_contraction(values, axes, out)
         return Number(of(*values), lambda level, *xs: einsum(MODULI[level], xs, axes, out), whole)
 
     def _summed_product(self, values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
@@ -388,21 +387,3 @@ def _product(level: int, factors: Residues, axes: tuple[int, ...]) -> Residues:
     for axis in sorted((a % factors.ndim for a in axes), reverse=True):
         factors = MODULI[level].prod(factors, axis)
     return factors
-
-
-def _whole(op: Callable[..., Any], x: Number, y: Number) -> Integers | None:
-    """The op on the numbers themselves, while they stay small."""
-    if x.whole is None or y.whole is None:
-        return None
-    found = np.asarray(op(x.whole, y.whole))
-    return found if not found.size or np.abs(found).max() < WHOLE_LIMIT else None
-
-
-def _whole_contraction(values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Integers | None:
-    """The contraction of the numbers themselves: masks and positions stay what they are."""
-    wholes = [x.whole for x in values]
-    if any(w is None for w in wholes):
-        return None
-    names = {a: i for i, a in enumerate(dict.fromkeys(a for group in axes for a in group), start=1)}
-    operands: list[Any] = [x for w, group in zip(wholes, axes, strict=True) for x in (w, [0, *(names[a] for a in group)])]
-    return np.asarray(np.einsum(*operands, [0, *(names[a] for a in out)]))

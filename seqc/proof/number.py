@@ -8,12 +8,14 @@ at each level, and exp takes the one below. Behind the levels stands the real nu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from seqc.proof.field import Integers, Residues
 
 LEVELS = 3
+WHOLE_LIMIT = 2**31  # of small whole numbers: products of smaller ones fit in 64 bits
 
 # Of a level: numbers with their levels; None is the number itself, so that no number holds itself. Or numbers, each at that level.
 Needs = Callable[[int], tuple[tuple["Number | None", int], ...]] | tuple["Number", ...]
@@ -77,3 +79,21 @@ def of(*parts: Number) -> Needs:
 def values_of(*parts: Number) -> Needs:
     """A rule's needs: its arguments' residues mod p, whatever the level."""
     return lambda level: tuple((x, 0) for x in parts)
+
+
+def on_whole(op: Callable[..., Any], x: Number, y: Number) -> Integers | None:
+    """The op on the numbers themselves, while they stay small."""
+    if x.whole is None or y.whole is None:
+        return None
+    found = np.asarray(op(x.whole, y.whole))
+    return found if not found.size or np.abs(found).max() < WHOLE_LIMIT else None
+
+
+def whole_contraction(values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Integers | None:
+    """The contraction of the numbers themselves: masks and positions stay what they are."""
+    wholes = [x.whole for x in values]
+    if any(w is None for w in wholes):
+        return None
+    names = {a: i for i, a in enumerate(dict.fromkeys(a for group in axes for a in group), start=1)}
+    operands: list[Any] = [x for w, group in zip(wholes, axes, strict=True) for x in (w, [0, *(names[a] for a in group)])]
+    return np.asarray(np.einsum(*operands, [0, *(names[a] for a in out)]))
