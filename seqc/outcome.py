@@ -22,18 +22,23 @@ def import_line(path: Path, model: Model) -> str:
 
 def certificate_line(c: Certificate) -> str:
     """A certificate that is ok, in one line."""
-    return f"proved: {_listed(c.forms)}, with {_also(c)}, at {c.points} points of a prime field; {_chance(c)}"
+    sides = f"; choices met on one side only: {len(c.one_sided)}, which `seqc prove` lists" if c.one_sided else ""
+    return f"proved: {_listed(c.forms)}, with {_also(c)}, at {c.points} points of a prime field; {_chance(c)}{sides}"
 
 
 def certificate_page(c: Certificate) -> Iterator[str]:
     """A certificate that is ok, in full."""
     yield f"{c.name}: {_listed(c.forms)} {'is' if len(c.forms) == 1 else 'are'} equal to the recurrence"
     yield f"  compared    {', '.join(c.stages)}"
-    yield f"  points      {c.points} random points of a prime field at each of {len(c.sizes)} sizes, without tolerance"
+    yield f"  points      {c.points} random points of a prime field, first states too, at each of {len(c.sizes)} sizes, without tolerance"
     for sizes in c.sizes:
         yield f"  sizes       {', '.join(f'{name} = {n}' for name, n in sizes)}"
+    if len(c.sizes) > 1:  # some form has chunks
+        yield f"  tokens      a chunk {_lengths(c)}"
     for fact in c.facts:
         yield f"  fact        {_listed(tuple(f'`{n}`' for n in fact.states))}: {fact.words}"
+    for one in c.one_sided:
+        yield f"  one side    {one}"
     if c.oracles:
         yield f"  functions   {c.oracles} values per token pass through functions that a field does not have: any function in their place"
     yield f"  error       {_chance(c)}"
@@ -55,6 +60,18 @@ def certificate_said(c: Certificate) -> Iterator[str]:
 
 def _listed(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "nothing"
+
+
+def _lengths(c: Certificate) -> str:
+    """How the lengths of sequences lie to chunks."""
+    pairs = {(n, dict(s)["chunk"]) for s in c.sizes for name, n in s if name in ("tokens", "shortest")}
+    kinds = {
+        "divides": sorted({n for n, chunk in pairs if not n % chunk}),
+        "does not divide": sorted({n for n, chunk in pairs if n % chunk and n > chunk}),
+        "is longer than": sorted({n for n, chunk in pairs if n < chunk}),
+    }
+    said = tuple(f"{words} {_listed(tuple(map(str, lengths)))}" for words, lengths in kinds.items() if lengths)
+    return _listed(said)
 
 
 def _also(c: Certificate) -> str:

@@ -30,10 +30,14 @@ def length(A: Any, axis: str) -> int:
 
 
 def remembered(A: Any, what: Any, args: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What is made of the arguments, once for each of them if the arithmetic has a memory: `memo`, which keeps them alive too."""
+    """What is made of the arguments, once for each of them if the arithmetic has a memory: `memo`, which keeps them alive too.
+
+    An arithmetic that remembers parts of what it makes has a `remembered` of its own.
+    """
     memo = getattr(A, "memo", None)
     if memo is None:
-        return make()
+        own = getattr(A, "remembered", None)
+        return make() if own is None else own(what, args, make)
     key = (what, *args)
     found = memo.get(key)
     if found is None:

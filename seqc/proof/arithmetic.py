@@ -22,10 +22,10 @@ from seqc.proof import elimination
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
 from seqc.proof.field import MODULI, QUARTER, REAL, Integers, L, P, Residues, raised
-from seqc.proof.number import LEVELS, Number, Rule, of, values_of
+from seqc.proof.number import LEVELS, WHOLE_LIMIT, Number, Rule, of, on_whole, values_of, whole_contraction
 from seqc.proof.oracles import Oracles
 
-WHOLE_LIMIT = 2**31  # products of smaller ones fit in 64 bits
+NEAR = 2.0**-20  # real numbers that are nearer to a whole one are it
 
 
 class Field(Composed[Number]):
@@ -63,7 +63,7 @@ class Field(Composed[Number]):
     def rational(self, value: Fraction) -> Number:
         if value.denominator == 1 and abs(value.numerator) < WHOLE_LIMIT:
             return self.whole(np.array([value.numerator]))
-        return Number(of(), lambda level: MODULI[level].residue(value)[None])
+        return Number(of(), lambda level: MODULI[level].residue(value)[None], known=True)
 
     def named(self, name: str) -> Number:
         residues = [self.oracles.draw(f"{name} {level}", MODULI[level], (1,)) for level in range(LEVELS)]
@@ -145,32 +145,43 @@ class Field(Composed[Number]):
             extra = self.structural(fn, *(_zeros(x) if x.extra is None else x.extra for x in values))
         if all(x.whole is not None for x in values):
             whole = fn(*[x.whole for x in values])
-        return Number(values, lambda level, *xs: fn(*xs), whole, extra)
+        return Number(values, lambda level, *xs: fn(*xs), whole, extra, all(x.known for x in values))
 
     def combine(self, name: str, x: Number, y: Number) -> Number:
+        known = x.known and y.known
         match name:
             case "add":
-                return Number(of(x, y), lambda level, a, b: MODULI[level].add(a, b), _whole(np.add, x, y), self._joined(x.extra, y.extra))
+                extra = self._joined(x.extra, y.extra)
+                return Number(of(x, y), lambda level, a, b: MODULI[level].add(a, b), on_whole(np.add, x, y), extra, known)
             case "sub":
                 extra = self._joined(x.extra, None if y.extra is None else _inverted(y.extra))
-                return Number(of(x, y), lambda level, a, b: MODULI[level].sub(a, b), _whole(np.subtract, x, y), extra)
+                return Number(of(x, y), lambda level, a, b: MODULI[level].sub(a, b), on_whole(np.subtract, x, y), extra, known)
             case "mul":
                 return self._mul(x, y)
             case "div":
                 return self._mul(x, remembered(self, "inverse", (y,), lambda: self._inverse(y)))
             case "modulo":
-                whole = _whole(np.mod, x, y)
-                return self.oracle("modulo", x, y) if whole is None else self.whole(whole)
+                return self._modulo(x, y)
         raise NoFieldMeaning(name)
 
+    def _modulo(self, x: Number, y: Number) -> Number:
+        whole = on_whole(np.mod, x, y)
+        if whole is not None:
+            return self.whole(whole)
+        if not (x.known and y.known):
+            return self.oracle("modulo", x, y)
+        times = self._rounded("floor", self.combine("div", x, y))
+        return self.combine("sub", x, self._mul(times, y))
+
     def _inverse(self, x: Number) -> Number:
-        return Number(of(self.plain(x)), self.oracles.inverse)
+        return Number(of(self.plain(x)), self.oracles.inverse, known=x.known)
 
     def _mul(self, x: Number, y: Number) -> Number:
         if x.extra is not None and y.extra is not None:
             x, y = self.plain(x), self.plain(y)
         extra = self._raised_extra(x.extra, y) if x.extra is not None else self._raised_extra(y.extra, x) if y.extra is not None else None
-        return Number(of(x, y), lambda level, a, b: MODULI[level].mul(a, b), _whole(np.multiply, x, y), extra)
+        known = x.known and y.known
+        return Number(of(x, y), lambda level, a, b: MODULI[level].mul(a, b), on_whole(np.multiply, x, y), extra, known)
 
     def _joined(self, x: Number | None, y: Number | None) -> Number | None:
         """s t - 1 for s - 1 and t - 1."""
@@ -185,7 +196,7 @@ class Field(Composed[Number]):
 
     def _neg(self, x: Number) -> Number:
         extra = None if x.extra is None else _inverted(x.extra)
-        return Number(of(x), lambda level, a: MODULI[level].neg(a), None if x.whole is None else -x.whole, extra)
+        return Number(of(x), lambda level, a: MODULI[level].neg(a), None if x.whole is None else -x.whole, extra, x.known)
 
     def _exp(self, x: Number) -> Number:
         extra, ends = x.extra, self.oracles.ordered  # the exponential of -inf is 0, where real numbers say that it is one
@@ -249,7 +260,13 @@ class Field(Composed[Number]):
         return self._keyed("tanh", value, np.tanh, (self.plain(x), 1))
 
     def _rounded(self, name: str, x: Number) -> Number:
-        return self.oracle(name, x) if x.whole is None else x
+        """Of what is known, by the real number; a quotient that is whole comes out a little beside it."""
+        if x.whole is not None:
+            return x
+        if not x.known:
+            return self.oracle(name, x)
+        real = x.residue(REAL)
+        return self.whole((np.floor(real + NEAR) if name == "floor" else np.ceil(real - NEAR)).astype(np.int64))
 
     def _trailing_zeros(self, x: Number) -> Number:
         if x.whole is None:
@@ -273,7 +290,7 @@ class Field(Composed[Number]):
     # --- Choices -------------------------------------------------------------------------------------------------
 
     def compare(self, relation: str, x: Number, y: Number) -> Number:
-        """1 or 0: by the numbers if they are whole, else by the coset of the difference, half of which are positive.
+        """1 or 0: by the numbers if they are known, else by the coset of the difference, half of which are positive.
 
         Cosets know no transitive order. Where one is needed, comparisons go by the real numbers behind the residues.
         """
@@ -281,7 +298,7 @@ class Field(Composed[Number]):
             order = np.sign(x.whole - y.whole)
         elif relation == "eq":
             order = (x.p != y.p).astype(np.int64)
-        elif self.oracles.ordered:
+        elif self.oracles.ordered or (x.known and y.known):
             order = np.where(x.p == y.p, 0, np.sign(np.nan_to_num(x.residue(REAL) - y.residue(REAL)))).astype(np.int64)
         else:
             order = np.array([1, 1, -1, -1, 0])[self.oracles.cosets(P.sub(x.p, y.p))]
@@ -311,7 +328,7 @@ class Field(Composed[Number]):
         values = tuple(values)
         if any(x.extra is not None for x in values):
             return self._summed_product(values, axes, out)
-        whole = _whole_contraction(values, axes, out)
+        whole = whole_contraction(values, axes, out)
         return Number(of(*values), lambda level, *xs: einsum(MODULI[level], xs, axes, out), whole)
 
     def _summed_product(self, values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
@@ -370,21 +387,3 @@ def _product(level: int, factors: Residues, axes: tuple[int, ...]) -> Residues:
     for axis in sorted((a % factors.ndim for a in axes), reverse=True):
         factors = MODULI[level].prod(factors, axis)
     return factors
-
-
-def _whole(op: Callable[..., Any], x: Number, y: Number) -> Integers | None:
-    """The op on the numbers themselves, while they stay small."""
-    if x.whole is None or y.whole is None:
-        return None
-    found = np.asarray(op(x.whole, y.whole))
-    return found if not found.size or np.abs(found).max() < WHOLE_LIMIT else None
-
-
-def _whole_contraction(values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Integers | None:
-    """The contraction of the numbers themselves: masks and positions stay what they are."""
-    wholes = [x.whole for x in values]
-    if any(w is None for w in wholes):
-        return None
-    names = {a: i for i, a in enumerate(dict.fromkeys(a for group in axes for a in group), start=1)}
-    operands: list[Any] = [x for w, group in zip(wholes, axes, strict=True) for x in (w, [0, *(names[a] for a in group)])]
-    return np.asarray(np.einsum(*operands, [0, *(names[a] for a in out)]))

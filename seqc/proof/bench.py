@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,9 +13,10 @@ from seqc.analysis.monoid import by_order
 from seqc.forms.base import final, initial, state_lead
 from seqc.ir import ops
 from seqc.ir.execute import execute
+from seqc.ir.expr import Expr
 from seqc.ir.interp import evaluate
 from seqc.ir.program import Program
-from seqc.ir.recurrence import Recurrence
+from seqc.ir.recurrence import Output, Recurrence
 from seqc.ir.rules import extent
 from seqc.proof import reference
 from seqc.proof.arithmetic import Field
@@ -24,6 +26,7 @@ from seqc.proof.dual import Dual, Duals
 from seqc.proof.field import MODULI, P, Residues
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
+from seqc.proof.reach import choices
 from seqc.proof.trial import Trial, draw, flat, laid_out
 
 STEP = "one token of the text"
@@ -39,10 +42,14 @@ class Bench:
     def __init__(self, rec: Recurrence, trial: Trial, seed: str):
         self.rec, self.trial = rec, trial
         self.sizes = trial.sizes(chunked=False)
+        self.choices = {f"@{i}": e for i, e in enumerate(choices(rec))}
+        asked = (Output(n, e.axes, ops.where(e, ops.number(1), ops.number(0)), rec.span) for n, e in self.choices.items())
+        self.watched = replace(rec, outputs=(*rec.outputs, *asked))  # the recurrence that also says how its choices come out
         self.oracles = Oracles(seed, by_order(rec, self.sizes))
         self.draws = draw(rec, trial, self.oracles)
         self._adjoints: dict[tuple[str, str], dict[str, Residues]] = {}
         self._units: dict[str, dict[str, Number]] = {}
+        self._given_seeds: dict[str, dict[str, Number]] = {}
         self._memo: dict[Any, dict[Any, Any]] = {}
         self.scaled = {s.name: s for s in rec.states if s.stabiliser is not None}
 
@@ -73,7 +80,7 @@ class Bench:
     def _run(self, A: Any, values: Mapping[str, Any]) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
         found = []
         for i, n in enumerate(self.trial.lengths):
-            outputs, last = reference.run(A, self.rec, self._given(values), self.trial.points, i, n)
+            outputs, last = reference.run(A, self.watched, self._given(values), self.trial.points, i, n)
             found.append((outputs, self.unscaled(A, last, one=True)))
         return found
 
@@ -91,6 +98,11 @@ class Bench:
             return {n: x.value for n, x in found.items()}
 
         return [([values(o) for o in outputs], values(last)) for outputs, last in self.steps]
+
+    def outcomes(self) -> dict[Expr, set[bool]]:
+        """In which ways each choice comes out."""
+        steps = [x for outputs, _ in self.steps for x in outputs]
+        return {e: {bool(v) for x in steps for v in np.unique(x[n].value.p)} for n, e in self.choices.items()}
 
     @cached_property
     def oracles_per_token(self) -> int:
@@ -115,7 +127,7 @@ class Bench:
         seeds = self.draws.seeds
         total = np.zeros(self.trial.points, np.uint64)
         for i, (outputs, last) in enumerate(steps):
-            pairs = [(x.tangent, seeds[name].p[:, i, :, t]) for t, found in enumerate(outputs) for name, x in found.items()]
+            pairs = [(x[o.name].tangent, seeds[o.name].p[:, i, :, t]) for t, x in enumerate(outputs) for o in self.rec.outputs]
             pairs += [(x.tangent, seeds[final(s)].p[:, i]) for s, x in last.items()]
             for tangent, seed in pairs:
                 total = total if tangent is None else P.add(total, dot(tangent, seed))
@@ -176,15 +188,17 @@ class Bench:
 
     def _seeds(self, form: Candidate) -> dict[str, Number]:
         """The outputs' adjoints, those of last states in the form's units."""
-        A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
-        of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
-        return {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+        if form.name not in self._given_seeds:
+            A, units = Field(self.oracles, self.sizes), {final(n): u for n, u in self.units(form).items()}
+            of = {n: A.combine("mul", x, units[n]) if n in units else x for n, x in self.draws.seeds.items()}
+            self._given_seeds[form.name] = {leaf.name: of[e.name] for leaf, e in zip(form.seeds, form.forward.outputs, strict=True)}
+        return self._given_seeds[form.name]
 
     def bent(self, form: Candidate, names: tuple[str, ...]) -> Residues:
         """<w, B'(x) v> per point, for a form's backward B of the inputs x: w their directions, v the bends of those named."""
         program, bends = form.backward, self.draws.bends
         sizes = self.trial.sizes_of(program)
-        duals: Any = lambda sizes: Duals(Field(self.oracles, sizes, {}))  # noqa: E731
+        duals: Any = lambda sizes: Duals(Field(self.oracles, sizes, self._memo))  # noqa: E731
         values = {n: Dual(x, bends.get(n) if n in names else None) for n, x in self.draws.values.items()}
         seeds = {n: Dual(x) for n, x in self._seeds(form).items()}
         found = execute(program, duals, laid_out(duals(sizes), {**values, **seeds}, program.inputs, self.trial), sizes)

@@ -43,11 +43,25 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class OneSided:
+    """What the text, in `line`, chooses by and comes out in one way at all points, so that what it chooses otherwise is not examined."""
+
+    condition: str
+    always: bool
+    line: int
+
+    def __str__(self) -> str:
+        found = "true" if self.always else "false"
+        return f"`{self.condition}` (line {self.line}) is {found} at all points; the other side is not examined"
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The outcome of a proof. Equal inputs and seeds give equal certificates.
 
     forms: those proved. sizes: of every trial. oracles: nodes of one token's step that stand for a random function.
     log2_error: of the bound on the chance that one point hides a difference. facts: of the analysis, on which forms rely.
+    one_sided: choices of the text of which only one side was met.
     """
 
     name: str
@@ -61,6 +75,7 @@ class Certificate:
     gaps: tuple[Gap, ...]
     failures: tuple[Failure, ...]
     facts: tuple[Fact, ...] = ()
+    one_sided: tuple[OneSided, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -72,5 +87,6 @@ class Certificate:
         data = asdict(self)
         data["sizes"] = [dict(s) for s in self.sizes]
         data["failures"] = [{**asdict(f), "sizes": dict(f.sizes)} for f in self.failures]
+        data["one_sided"] = [asdict(x) for x in self.one_sided]
         data["facts"] = [{**asdict(f), "states": list(f.states)} for f in self.facts]
         return {"ok": self.ok, **data, "forms": list(self.forms), "stages": list(self.stages), "gaps": [asdict(g) for g in self.gaps]}

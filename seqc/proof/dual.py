@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,20 @@ class Duals(Composed[Dual]):
     def __init__(self, field: Field):
         self.field, self.sizes = field, field.sizes
 
-    def _make(self, value: Number, *shares: Residues | None) -> Dual:
-        """The value with the sum of its tangent's shares, as wide as the value."""
-        found = [s for s in shares if s is not None]
-        if not found:
+    def remembered(self, what: Any, args: tuple[Dual, ...], make: Callable[[], Dual]) -> Dual:
+        """A value that the field has computed, in a run without tangents, is not computed again; values are so when they are asked for."""
+        made, memo = make(), self.field.memo
+        if memo is None:
+            return made
+        known: Number = memo.setdefault((what, *(x.value for x in args)), made.value)
+        return made if known is made.value else Dual(known, made.tangent)
+
+    def _make(self, value: Number, *shares: Residues | None, like: tuple[Number, ...] = ()) -> Dual:
+        """The value with the sum of its tangent's shares, as wide as the value. like: its arguments, if it is as wide as all of them."""
+        total = _summed(*shares)
+        if total is None:
             return Dual(value)
-        total = found[0]
-        for share in found[1:]:
-            total = P.add(total, share)
-        wide = value.p.shape
+        wide = np.broadcast_shapes(*(x.p.shape for x in like or (value,)))
         return Dual(value, total if total.shape == wide else np.broadcast_to(total, np.broadcast_shapes(total.shape, wide)))
 
     def shape(self, x: Dual) -> tuple[int, ...]:
@@ -71,7 +77,7 @@ class Duals(Composed[Dual]):
         value = self.field.primitive(name, x.value)
         if x.tangent is None or name in ("floor", "ceil", "trailing_zeros"):
             return Dual(value)
-        return self._make(value, self._slope(name, x.value, value, x.tangent))
+        return self._make(value, self._slope(name, x.value, value, x.tangent), like=(x.value,))
 
     def _inverse(self, x: Residues) -> Residues:
         return self.field.oracles.inverse(0, x)
@@ -101,20 +107,20 @@ class Duals(Composed[Dual]):
 
     def combine(self, name: str, x: Dual, y: Dual) -> Dual:
         value = self.field.combine(name, x.value, y.value)
-        a, b = x.tangent, y.tangent
+        a, b, like = x.tangent, y.tangent, (x.value, y.value)
         match name:
             case "add":
-                return self._make(value, a, b)
+                return self._make(value, a, b, like=like)
             case "sub":
-                return self._make(value, a, None if b is None else P.neg(b))
+                return self._make(value, a, None if b is None else P.neg(b), like=like)
             case "mul":
-                return self._make(value, _times(a, y.value.p), _times(b, x.value.p))
+                return self._make(value, _times(a, y.value.p), _times(b, x.value.p), like=like)
             case "div":
                 inverse = self._inverse(y.value.p)
                 through_y = None if b is None else P.neg(P.mul(P.mul(value.p, inverse), b))
-                return self._make(value, _times(a, inverse), through_y)
+                return self._make(value, _times(a, inverse), through_y, like=like)
             case "modulo":
-                return self._make(value, a)
+                return self._make(value, a, like=like)
         raise NoFieldMeaning(name)
 
     def power(self, x: Dual, n: Dual, exponent: Fraction | None) -> Dual:
@@ -139,7 +145,8 @@ class Duals(Composed[Dual]):
         if x.tangent is None and y.tangent is None:
             return Dual(value)
         zero = np.zeros(1, np.uint64)
-        return self._make(value, np.where(chosen != 0, zero if x.tangent is None else x.tangent, zero if y.tangent is None else y.tangent))
+        tangent = np.where(chosen != 0, zero if x.tangent is None else x.tangent, zero if y.tangent is None else y.tangent)
+        return self._make(value, tangent, like=(condition.value, x.value, y.value))
 
     def sum(self, x: Dual, axes: tuple[int, ...]) -> Dual:
         return Dual(self.field.sum(x.value, axes), None if x.tangent is None else P.sum(x.tangent, axes))
@@ -160,7 +167,7 @@ class Duals(Composed[Dual]):
             return einsum(P, [tangent if i == j else p for j, p in enumerate(residues)], axes, out)
 
         shares = [share(i, x.tangent) for i, x in enumerate(values) if x.tangent is not None]
-        return self._make(self.field.contract([x.value for x in values], axes, out), *shares)
+        return Dual(self.field.contract([x.value for x in values], axes, out), _summed(*shares))
 
     def exp_masked(self, x: Dual, mask: Mask) -> Dual:
         value = self.field.exp_masked(x.value, mask)
@@ -178,6 +185,11 @@ class Duals(Composed[Dual]):
         """T = (1 + x)^-1: T' = -T x' T."""
         value = self.field.unit_lower_inverse(x.value)
         return self._make(value, None if x.tangent is None else P.neg(matmul(P, matmul(P, value.p, x.tangent), value.p)))
+
+
+def _summed(*shares: Residues | None) -> Residues | None:
+    found = [s for s in shares if s is not None]
+    return reduce(P.add, found) if found else None
 
 
 def _times(tangent: Residues | None, factor: Residues) -> Residues | None:

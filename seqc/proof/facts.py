@@ -33,6 +33,7 @@ from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.field import MODULI, P, Residues
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
+from seqc.proof.reach import reach
 from seqc.proof.trial import small_axes, within
 
 POINTS = 16
@@ -142,6 +143,7 @@ class _Step:
         self.sizes = {"heads": 2, "groups": 1, "depth": 3, "depths": 7, **dict(small_axes(rec, (), sizes))}
         self.oracles = Oracles(f"facts {seed}", ordered=True)
         self.field = Field(self.oracles, self.sizes)
+        self.met = reach(rec, ordered=True)
         self.states = {s.name: s for s in rec.states}
         self.drawn: dict[str, dict[str, Number]] = {}
         self.given = {i.name: self._drawn(i.name, i.axes, i.domain) for i in rec.inputs}
@@ -217,7 +219,7 @@ class _Step:
 
     def _drawn(self, name: str, axes: tuple[str, ...], domain: Domain) -> Number:
         shape = (POINTS, *(extent(self.sizes, a) for a in axes))
-        return within(self.field, domain, [self.oracles.draw(f"{name} {level}", m, shape) for level, m in enumerate(MODULI)])
+        return within(self.field, domain, [self.oracles.draw(f"{name} {level}", m, shape) for level, m in enumerate(MODULI)], self.met)
 
     def _states(self, word: str) -> dict[str, Number]:
         if word not in self.drawn:

@@ -25,6 +25,7 @@ from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.field import MODULI, REAL
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
+from seqc.proof.reach import reach
 from seqc.proof.trial import small_axes, within
 
 POINTS = 16
@@ -63,6 +64,7 @@ class _Laws:
         self.sizes = {"heads": 2, "groups": 1, "depth": 3, "depths": 7, **dict(small_axes(rec, (), sizes))}
         self.oracles = Oracles(f"laws of {rec.name}", ordered=True)
         self.field = Field(self.oracles, self.sizes)
+        self.met = reach(rec, ordered=True)
         self.states = {f.state: next(s for s in rec.states if s.name == f.state) for f in folds}
         roots = [*(f.operator for f in folds), *(s.init for s in self.states.values())]
         known = {*self.states, *(f.leaf.name for f in folds)}
@@ -94,7 +96,7 @@ class _Laws:
 
     def _drawn(self, name: str, axes: tuple[str, ...], domain: Domain) -> Number:
         shape = (POINTS, *(extent(self.sizes, a) for a in axes))
-        return within(self.field, domain, [self.oracles.draw(f"{name} {level}", m, shape) for level, m in enumerate(MODULI)])
+        return within(self.field, domain, [self.oracles.draw(f"{name} {level}", m, shape) for level, m in enumerate(MODULI)], self.met)
 
     def _element(self, name: str, inside: bool) -> Element:
         """Random parts; of an operand's sign, where that is known."""

@@ -8,12 +8,14 @@ at each level, and exp takes the one below. Behind the levels stands the real nu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from seqc.proof.field import Integers, Residues
 
 LEVELS = 3
+WHOLE_LIMIT = 2**31  # of small whole numbers: products of smaller ones fit in 64 bits
 
 # Of a level: numbers with their levels; None is the number itself, so that no number holds itself. Or numbers, each at that level.
 Needs = Callable[[int], tuple[tuple["Number | None", int], ...]] | tuple["Number", ...]
@@ -23,19 +25,20 @@ Rule = Callable[..., Residues]
 class Number:
     """Values at several points, which are the first dimension.
 
-    whole: the numbers themselves if they are small and whole. extra: where the value has a logarithm in it, log(s) + x,
+    whole: the numbers themselves if they are small and whole. known: whether the value is made of such numbers and constants
+    alone, so that it can be rounded as it is. extra: where the value has a logarithm in it, log(s) + x,
     the number s - 1: the exponential is s times that of x. It is kept minus one so that zero stands for the value zero in
     all parts, and whatever fills with zeros (a shift, a mask) needs no exception.
 
     Residues are computed when they are first asked for: few values ever stand in an exponent.
     """
 
-    __slots__ = ("_known", "_needs", "_rule", "extra", "whole")
+    __slots__ = ("_found", "_needs", "_rule", "extra", "known", "whole")
 
-    def __init__(self, needs: Needs, rule: Rule, whole: Integers | None = None, extra: Number | None = None):
+    def __init__(self, needs: Needs, rule: Rule, whole: Integers | None = None, extra: Number | None = None, known: bool = False):
         self._needs, self._rule = needs, rule
-        self._known: list[Residues | None] = [None] * (LEVELS + 1)
-        self.whole, self.extra = whole, extra
+        self._found: list[Residues | None] = [None] * (LEVELS + 1)
+        self.whole, self.extra, self.known = whole, extra, known or whole is not None
 
     @property
     def p(self) -> Residues:
@@ -44,9 +47,9 @@ class Number:
 
     def residue(self, level: int) -> Residues:
         """The residues at a level; computed along the arguments without recursion: a chain is as long as the sequence."""
-        if self._known[level] is None:
+        if self._found[level] is None:
             self._compute(level)
-        found = self._known[level]
+        found = self._found[level]
         assert found is not None
         return found
 
@@ -55,17 +58,17 @@ class Number:
         with np.errstate(all="ignore"):  # real numbers may overflow, and are then compared as infinite
             while stack:
                 top, k = stack[-1]
-                if top._known[k] is not None:
+                if top._found[k] is not None:
                     stack.pop()
                     continue
                 needs = top._needs
                 pairs = [(n, k) for n in needs] if isinstance(needs, tuple) else [(top if n is None else n, j) for n, j in needs(k)]
-                waiting = [pair for pair in pairs if pair[0]._known[pair[1]] is None]
+                waiting = [pair for pair in pairs if pair[0]._found[pair[1]] is None]
                 if waiting:
                     stack += waiting
                     continue
                 stack.pop()
-                top._known[k] = top._rule(k, *[n._known[j] for n, j in pairs])
+                top._found[k] = top._rule(k, *[n._found[j] for n, j in pairs])
 
 
 def of(*parts: Number) -> Needs:
@@ -76,3 +79,21 @@ def of(*parts: Number) -> Needs:
 def values_of(*parts: Number) -> Needs:
     """A rule's needs: its arguments' residues mod p, whatever the level."""
     return lambda level: tuple((x, 0) for x in parts)
+
+
+def on_whole(op: Callable[..., Any], x: Number, y: Number) -> Integers | None:
+    """The op on the numbers themselves, while they stay small."""
+    if x.whole is None or y.whole is None:
+        return None
+    found = np.asarray(op(x.whole, y.whole))
+    return found if not found.size or np.abs(found).max() < WHOLE_LIMIT else None
+
+
+def whole_contraction(values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Integers | None:
+    """The contraction of the numbers themselves: masks and positions stay what they are."""
+    wholes = [x.whole for x in values]
+    if any(w is None for w in wholes):
+        return None
+    names = {a: i for i, a in enumerate(dict.fromkeys(a for group in axes for a in group), start=1)}
+    operands: list[Any] = [x for w, group in zip(wholes, axes, strict=True) for x in (w, [0, *(names[a] for a in group)])]
+    return np.asarray(np.einsum(*operands, [0, *(names[a] for a in out)]))

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from seqc.forms.base import Lowered
 from seqc.forms.recurrent import RECURRENT
+from seqc.ir.expr import Expr
 from seqc.ir.recurrence import Recurrence
 from seqc.proof.bench import STAGES, STEP, Bench, differences, step_differs
 from seqc.proof.bound import log2_error
@@ -21,9 +22,11 @@ from seqc.proof.candidate import Built, Candidate, candidate
 from seqc.proof.certificate import Certificate, Failure, Gap
 from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.facts import examine
+from seqc.proof.reach import one_sided
 from seqc.proof.trial import Trial, is_chunked, small_axes
 
 POINTS = 16
+Axes = tuple[tuple[str, int], ...]
 SHORT = 4  # tokens of a block up to which a run over three blocks is short
 SMALLEST = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (4, 3))  # tokens and chunk lengths that failures are looked for at
 
@@ -46,15 +49,16 @@ def prove(
     sizes: the layer's sizes. Those that a form has compiled in are kept, all others are made small.
     """
     lowered = [form if isinstance(form, Lowered) else form.lowered for form in forms.values()]
-    axes = small_axes(rec, {a for x in lowered for a in x.fixed}, sizes or {})
+    fixed = {a for x in lowered for a in x.fixed}
+    axes, other = (small_axes(rec, fixed, sizes or {}, first) for first in (2, 3))
     candidates = [candidate(name, form) for name, form in forms.items()]
-    trials = _trials(rec, axes, points, _block(rec, lowered))
+    trials = _trials(rec, axes, other, points, _block(rec, lowered))
     if not any(is_chunked(c.forward) for c in candidates):
         trials = trials[:1]
     rewritten = text is not None and text != rec
     gaps: dict[str, Gap] = {}
     failures: dict[tuple[str, str, str], Failure] = {}
-    oracles = 0
+    oracles, outcomes = 0, dict[Expr, set[bool]]()
     with without_collection():
         for trial in trials:
             bench = Bench(rec, trial, seed)
@@ -68,18 +72,19 @@ def prove(
                 except NoFieldMeaning as e:
                     gaps.setdefault(form.name, Gap(form.name, str(e)))
                 bench.forget()
+            with suppress(NoFieldMeaning):
+                outcomes = {e: outcomes.get(e, set()) | found for e, found in bench.outcomes().items()}
     facts, more = examine(rec, sizes or {}, seed, forms)
     gaps |= {g.form: g for g in more}
     stages = (STEP, *STAGES) if rewritten else STAGES
     found = _smallest(rec, candidates, seed, trials[0], failures) if failures else ()
     wrong = {f.form for f in found} | set(gaps)
-    first = trials[0]
-    begin = first.begins[0] if first.begins else None
-    error = log2_error(rec, max(first.lengths), first.sizes(chunked=False), begin)
+    error = max(log2_error(rec, max(t.lengths), t.sizes(chunked=False), t.begins[0] if t.begins else None) for t in trials)
     return Certificate(
         name=rec.name, seed=seed, points=points, forms=tuple(n for n in forms if n not in wrong), stages=stages,
         sizes=tuple(t.shown() for t in trials), oracles=oracles,
         log2_error=error, gaps=tuple(gaps.values()), failures=found, facts=facts,
+        one_sided=one_sided(rec, outcomes),
     )  # fmt: skip
 
 
@@ -111,18 +116,20 @@ def _block(rec: Recurrence, lowered: Iterable[Lowered]) -> int | None:
     return next((x.block for x in lowered if x.block is not None), short)
 
 
-def _trials(rec: Recurrence, axes: tuple[tuple[str, int], ...], points: int, block: int | None) -> tuple[Trial, ...]:
-    """Lengths that no chunk divides, a sequence that ends chunks before another, and, for forms with chunks, one shorter than a chunk.
+def _trials(rec: Recurrence, axes: Axes, other: Axes, points: int, block: int | None) -> tuple[Trial, ...]:
+    """Lengths that no chunk divides, with a sequence that ends chunks before another; for forms with chunks, at other sizes, one that a
+    chunk divides and one that is shorter than a chunk.
 
-    Where chunks are blocks of the text: a sequence that ends one block, has one whole and begins a third, and others that stand in one.
+    Where chunks are blocks of the text: a sequence that ends one block, has one whole and begins a third, one that is a block, and one
+    that ends with a block.
     """
     scopes = {x.scope for values in (rec.inputs, rec.params, rec.states) for x in values}
     heads, groups = (4, 2) if "group" in scopes else (2, 1)
     if block is not None:
-        first = Trial((block + 2, min(2, block)), block, heads, groups, points, axes, (block - 1, 0))
-        return first, replace(first, lengths=(min(2, block),), begins=(min(1, block - 1),))
+        first = Trial((block + 2, block), block, heads, groups, points, axes, (block - 1, 0))
+        return first, replace(first, lengths=(min(2, block),), begins=(min(1, block - 1),), axes=other)
     first = Trial((7, 2), 3, heads, groups, points, axes)
-    return first, replace(first, lengths=(2,))
+    return first, replace(first, lengths=(3, 2), axes=other)
 
 
 def _other(candidates: list[Candidate]) -> Candidate:

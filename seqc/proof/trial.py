@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from math import isfinite, prod
 from typing import Any
 
@@ -21,8 +22,10 @@ from seqc.proof.arithmetic import Field
 from seqc.proof.field import MODULI, REAL, L, P, Residues, raised
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
+from seqc.proof.reach import NOWHERE, Reach, equalled, reach, scaled, whole_numbers
 
 TIMES = (BATCH, HEADS, GROUPS, CHUNKS, TOKENS)
+LISTED = 14  # the largest index for whose sake an axis is made longer
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,22 @@ class Trial:
 
     def shown(self) -> tuple[tuple[str, int], ...]:
         """The sizes as a certificate lists them."""
-        own = {"sequences": len(self.lengths), "heads": self.heads, "groups": self.groups, "tokens": max(self.lengths), "chunk": self.chunk}
-        begins = {"position": max(self.begins)} if self.begins else {}
-        return (*own.items(), *begins.items(), *self.axes)
+        own = {"sequences": len(self.lengths), "heads": self.heads, "groups": self.groups, "tokens": max(self.lengths)}
+        shortest = {"shortest": min(self.lengths)} if len(self.lengths) > 1 else {}
+        begins = {"begins": max(self.begins)} if self.begins else {}
+        return (*own.items(), *shortest.items(), ("chunk", self.chunk), *begins.items(), *self.axes)
 
 
-def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """Every axis that the recurrence names: its own size if that is compiled in, else 2 or 3, by turns."""
+def small_axes(rec: Recurrence, fixed: Iterable[str], sizes: Mapping[str, int], first: int = 2) -> tuple[tuple[str, int], ...]:
+    """Every axis that the recurrence names: its own size if that is compiled in, else 2 or 3, by turns. first: of these."""
     nodes = tuple(walk(*(s.next for s in rec.states), *(o.value for o in rec.outputs)))
     own = {n for values in (rec.inputs, rec.params, rec.states, rec.outputs) for x in values for a in x.axes for n in _counted(a)}
     own |= {n for node in nodes for a in node.axes for n in _counted(a)} | {str(node.attr) for node in nodes if node.op.name == "size"}
     known = {**{s.name: int(s.default) for s in rec.sizes if s.default is not None}, **dict(rec.values), **sizes}
     kept = {**dict(rec.values), **{a: known[a] for a in fixed}}
     free = sorted(own - set(kept) - {*TIMES, "heads", "groups", "depth", "depths"})
-    chosen = {**{a: 2 + i % 2 for i, a in enumerate(free)}, **{a: kept[a] for a in sorted(own & set(kept))}}
-    for node in nodes:
+    chosen = {**{a: 2 + (i + first) % 2 for i, a in enumerate(free)}, **{a: kept[a] for a in sorted(own & set(kept))}}
+    for node in (*nodes, *nodes):  # what is settled last may be part of what was settled first
         _settle(chosen, node, set(free))
     return tuple(sorted(chosen.items()))
 
@@ -84,9 +88,13 @@ def _counted(axis: str) -> list[str]:
 
 
 def _settle(chosen: dict[str, int], node: Expr, free: set[str]) -> None:
-    """Sizes that follow from others: of an axis that joins axes, of one whose entries are taken by number."""
+    """Sizes that follow from others: of an axis that joins axes, of one whose entries are taken by number, or compared with one."""
     attr: Any = node.attr
     match node.op.name:
+        case "compare":
+            for axis in free & {base(a) for n in walk(node) if n.op.name == "iota" for a in n.axes}:
+                chosen[axis] = max(chosen[axis], _entries_told_apart(node))
+            return
         case "select" | "place":
             new, count = attr[0], max(extent(chosen, attr[0]), attr[1] + 1)
         case "flatten" | "unflatten":
@@ -97,6 +105,14 @@ def _settle(chosen: dict[str, int], node: Expr, free: set[str]) -> None:
             return
     if base(new) in free:
         chosen[base(new)] = count
+
+
+def _entries_told_apart(comparison: Expr) -> int:
+    """How many entries an axis needs so that both outcomes of a comparison of its indices occur; around an end, so that ways differ."""
+    inside = tuple(walk(comparison))
+    numbers = [int(n.attr) for n in inside if n.op.name == "const" and Fraction(n.attr).denominator == 1]
+    around = any(n.op.name == "modulo" and n.args[1].op.name == "size" for n in inside)
+    return max(5 if around else 2, *(n + 2 for n in numbers if n <= LISTED), 2)
 
 
 @dataclass(frozen=True)
@@ -125,14 +141,19 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     def residues(name: str, axes: tuple[str, ...]) -> list[Residues]:
         return [oracles.draw(f"{label}/{name} {level}", modulus, shape(axes)) for level, modulus in enumerate(MODULI)]
 
-    values: dict[str, Number] = {}
+    values, met = {}, reach(rec, oracles.ordered)
     leaves = [(i.name, (*_timed(i.scope), *i.axes), i.domain) for i in rec.inputs]
     leaves += [(p.name, (*param_axes(p.scope), *p.axes), Domain()) for p in rec.params]
     leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
-        values[name] = within(field, domain, residues(name, axes))
-    if trial.begins:
-        values[initial("position")] = field.whole(np.broadcast_to(trial.begins, shape((BATCH,))).astype(np.int64))
+        values[name] = within(field, domain, residues(name, axes), met)
+        if others := (met.equal or {}).get(name.removesuffix("@0")):
+            which = oracles.draw(f"{label}/where {name} is equal", P, shape(axes))
+            values[name] = equalled(field, values[name], domain, others, which)
+    if trial.begins:  # in any block, at that place of it
+        at = values[initial("position")].whole
+        assert at is not None
+        values[initial("position")] = field.whole(at - at % trial.chunk + np.array(trial.begins))
     units = {s.name for s in rec.states if s.role == "stabiliser"}
     directions = [n for n, _, domain in leaves if not domain.integer and n not in map(initial, units)]
 
@@ -164,26 +185,25 @@ def param_axes(scope: str) -> tuple[str, ...]:
     return {"head": (HEADS,), "group": (GROUPS,), "layer": ()}[scope]
 
 
-def within(field: Field, domain: Domain, drawn: list[Residues]) -> Number:
-    """A value of the domain's sign: positive numbers are the generator's powers. Whole numbers are small ones.
+def within(field: Field, domain: Domain, drawn: list[Residues], met: Reach = NOWHERE) -> Number:
+    """A value of the domain's sign: positive numbers are the generator's powers. Whole numbers are those that the text may tell apart.
 
     drawn: residues by level, and real numbers behind them, which come to lie inside the domain.
     """
     if domain.integer:
-        low = int(domain.low) if domain.low > float("-inf") else 0
-        high = int(domain.high) if domain.high < low + 8 else low + 7
-        return field.whole(low + (drawn[0] % np.uint64(max(high - low + 1, 1))).astype(np.int64))
+        return field.whole(whole_numbers(drawn[0], domain, met))
     if domain.low >= 0:
         drawn = [raised(0, drawn[0] % np.uint64(L.value)), *drawn[1:]]
     elif domain.high <= 0:
         drawn = [P.neg(raised(0, drawn[0] % np.uint64(L.value))), *drawn[1:]]
-    return field.given([*drawn[:REAL], _inside(domain, drawn[REAL])])
+    return field.given([*drawn[:REAL], _inside(domain, drawn[REAL], met)])
 
 
-def _inside(domain: Domain, x: Any) -> Any:
-    """Real numbers of (-2, 2), moved into the domain."""
+def _inside(domain: Domain, x: Any, met: Reach) -> Any:
+    """Real numbers of (-2, 2), scaled where the domain has room for it, moved into the domain."""
     if isfinite(domain.low) and isfinite(domain.high):
         return domain.low + (domain.high - domain.low) * (x + 2) / 4
+    x = scaled(x, met)
     return domain.low + np.abs(x) if isfinite(domain.low) else domain.high - np.abs(x) if isfinite(domain.high) else x
 
 

@@ -40,6 +40,8 @@ LAYERS = (
 BFLOAT = 1e-2  # what a comparison of 16-bit results commonly allows, relative and absolute
 POINTS = 100  # random points of float64 at which a mutant may show
 
+STAGES = ("forward", "backward", "double_backward")
+
 Change = Callable[[Expr, tuple[Expr, ...]], Expr | None]
 
 
@@ -175,7 +177,7 @@ class Subject:
 @dataclass(frozen=True)
 class Mutant:
     subject: Subject
-    which: str  # `forward` or `backward`
+    which: str  # of `STAGES`
     what: str
     program: Program
     node: str = ""
@@ -194,8 +196,8 @@ def subjects(layers: tuple[str, ...]) -> Iterator[Subject]:
 
 
 def mutants(subject: Subject, count: int, rng: random.Random) -> Iterator[Mutant]:
-    """Random mutants of a form's forward and backward programs: first a node, then a way to be wrong."""
-    for which in ("forward", "backward"):
+    """Random mutants of a form's programs: first a node, then a way to be wrong."""
+    for which in STAGES:
         program: Program = getattr(subject.built, which)
         every = [(node, what, change) for node in nodes(program) for what, change in changes(node)]
         rng.shuffle(every)
@@ -231,6 +233,12 @@ class Numbers:
         # Whole numbers and stabilisers have no adjoints: none is given for their last values, and none of their first is looked at.
         without = [s.name for s in rec.states if s.integer or s.role == "stabiliser"]
         self.silent, self.ignored = {f"d_{n}@T" for n in without}, {f"d_{n}@0" for n in without}
+        # In the adjoint of the backward, no direction of their gradients is given, and the adjoint of what was not given is not looked at.
+        built = subject.built
+        self.seeds = {leaf.name for leaf in built.backward.inputs[len(built.forward.inputs) :]}
+        again = dict(zip((e.name for e in built.backward.outputs), built.double_backward.inputs[len(built.backward.inputs) :], strict=True))
+        self.silent |= {leaf.name for name, leaf in again.items() if name in self.ignored}
+        self.ignored |= {f"d_d_{n}@T" for n in without}
 
     def inputs(self, program: Program, seed: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -245,6 +253,8 @@ class Numbers:
                 found[leaf.name] = np.full(shape, 2.0)
             else:
                 found[leaf.name] = self._inside(leaf.name, rng, shape)
+            if leaf.name in self.seeds:  # what an output would be in the padding is no part of its meaning
+                found[leaf.name] = self._alive(found[leaf.name], leaf.axes)
         return found
 
     def _inside(self, name: str, rng: np.random.Generator, shape: list[int]) -> np.ndarray:
@@ -271,13 +281,15 @@ class Numbers:
         out = {}
         for e in (e for e in program.outputs if e.name not in self.ignored):
             shape = [extent(self.sizes, a) for a in e.value.axes]
-            x = np.broadcast_to(found[e.name], shape)
-            if TOKENS in e.value.axes:
-                kept = [a for a in e.value.axes if a in (BATCH, CHUNKS, TOKENS)]
-                alive = self._valid(tuple(kept))
-                x = x * alive.reshape([n if a in kept else 1 for a, n in zip(e.value.axes, shape, strict=True)])
-            out[e.name] = x
+            out[e.name] = self._alive(np.broadcast_to(found[e.name], shape), e.value.axes)
         return out
+
+    def _alive(self, x: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+        """Zero where there is no token."""
+        if TOKENS not in axes:
+            return x
+        kept = [a for a in axes if a in (BATCH, CHUNKS, TOKENS)]
+        return x * self._valid(tuple(kept)).reshape([n if a in kept else 1 for a, n in zip(axes, x.shape, strict=True)])
 
 
 def _apart(x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray], relative: float, absolute: float) -> bool:
@@ -322,7 +334,7 @@ def fate(m: Mutant, numbers: Numbers, seed: int = 0) -> Fate:
             break
     x, y = numbers.run(m.program, seed), numbers.run(right, seed)
     built = m.subject.built
-    parts = (m.program if m.which == w else getattr(built, w) for w in ("forward", "backward", "double_backward"))
+    parts = (m.program if m.which == w else getattr(built, w) for w in STAGES)
     changed = _Changed(built.lowered, *parts)
     c = m.subject.checked
     forms: dict[str, Any] = {built.form.name: changed}
@@ -348,7 +360,7 @@ def report(fates: list[Fate]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--each", type=int, default=10, help="mutants of each program (forward and backward of every form)")
+    parser.add_argument("--each", type=int, default=10, help="mutants of each program; every form has three")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("layers", nargs="*", default=LAYERS)
     options = parser.parse_args()
