@@ -150,10 +150,10 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     """One call of the script: the layer's kernels pass, a spec that is none fails by name."""
     pytest.importorskip("triton")
     (tmp_path / "wrong.seq").write_text("seqc 1\n", "utf-8")
-    command = [sys.executable, str(SCRIPT), "ema", "wrong.seq", "--interpret", "--jobs", "1"]
+    command = [sys.executable, str(SCRIPT), "retnet", "wrong.seq", "--interpret", "--jobs", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEQC_CACHE_DIR": os.environ.get("SEQC_TEST_CACHE", str(tmp_path))}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert [row[:2] for row in table[1:]] == [["ema", "conv"], ["ema", "scan"], ["ema", "recurrent"], ["wrong", ""]], done
+    assert [row[:2] for row in table[1:]] == [["retnet", "chunkwise"], ["retnet", "recurrent"], ["wrong", ""]], done
     assert all(1e-5 < float(x) < 5e-3 for row in table[1:-1] for x in row[2:5]) and "SpecError" in table[-1][5]
     assert done.returncode == 1 and "Above 0.005, or failed: wrong of 2 layers." in done.stdout
