@@ -5,6 +5,7 @@ Products and sums are in float32 throughout.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
@@ -248,6 +249,8 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         tiles, blocks, warps = plan(cut, tuple((a, n) for a, n in lengths.items() if a in inside))
         extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": SHORT.get(rows.dtype) or exact(), **tiles}
         given = {name: x for name, x in extra.items() if name in kernel.arg_names}
+        if TRITON < RIGHT:
+            warps = min(warps, most_warps(target(), TRITON))
         with torch.cuda.device_of(tensors[0]):
             kernel[(programs * blocks,)](*tensors, **sizes, **given, num_warps=warps)
 
@@ -256,13 +259,32 @@ FULL = torch.float32
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
+def target() -> tuple[str, int | str]:
+    """Of the GPU, Triton's names of its kind and architecture; of none, the interpreter."""
+    try:
+        found = triton.runtime.driver.active.get_current_target()
+    except RuntimeError:
+        return "interpreter", 0
+    return found.backend, found.arch
+
+
 def exact() -> str:
     """How products of float32 that lose no bits are composed: AMD's GPUs multiply them as they are."""
-    try:
-        backend = triton.runtime.driver.active.get_current_target().backend
-    except RuntimeError:  # no GPU: the interpreter
-        return "tf32x3"
-    return "ieee" if backend == "hip" else "tf32x3"
+    return "ieee" if target()[0] == "hip" else "tf32x3"
+
+
+# NVIDIA's GPUs by major compute capability; the version of Triton before which kernels like these were known to be miscompiled there, and
+# the most warps that were not.
+MISCOMPILED = ((9, (3, 7, 1), 4), (10, (3, 8, 0), 2))
+RIGHT = max(before for _, before, _ in MISCOMPILED)
+TRITON = tuple(int(x) for x in re.findall(r"\d+", triton.__version__)[:3])
+
+
+def most_warps(target: tuple[str, int | str], version: tuple[int, ...]) -> int:
+    """How many warps a program may have."""
+    kind, architecture = target
+    known = [most for major, before, most in MISCOMPILED if kind == "cuda" and int(architecture) // 10 == major and version < before]
+    return min(known, default=8)
 
 
 def made(rows: Any, shape: tuple[int, ...], dtype: torch.dtype = FULL) -> torch.Tensor:

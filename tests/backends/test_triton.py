@@ -112,6 +112,15 @@ def test_where_a_program_is_cut_changes_no_result(tmp_path: Path) -> None:
     assert all(float(line["apart"]) < TOLERANCE for line in lines), lines  # type: ignore[arg-type]
 
 
+def test_versions_of_triton_that_miscompile_get_fewer_warps() -> None:
+    from seqc.backends.triton.tiles import most_warps
+
+    hopper, blackwell = ("cuda", 90), ("cuda", 100)
+    assert [most_warps(hopper, v) for v in ((3, 6, 0), (3, 7, 0), (3, 7, 1), (3, 9, 0))] == [4, 4, 8, 8]
+    assert [most_warps(blackwell, v) for v in ((3, 7, 1), (3, 8, 0))] == [2, 8]
+    assert most_warps(("cuda", 80), (3, 6, 0)) == most_warps(("hip", "gfx942"), (3, 6, 0)) == most_warps(("interpreter", 0), (3, 6, 0)) == 8
+
+
 # --- The package -------------------------------------------------------------------------------------------------------
 
 
