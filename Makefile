@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint typecheck mutants hostile kernels random random-0 random-1 golden bench clean
+.PHONY: demo test check lint typecheck mutants hostile kernels compiles random random-0 random-1 golden bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/seqc explain specs/deltaproduct.seq
@@ -38,6 +38,9 @@ hostile: $(VENV)/.dev
 
 kernels: $(VENV)/.dev
 	SEQC_ALL_KERNELS=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py tests/backends/test_one_file.py
+
+compiles: $(VENV)/.dev
+	$(BIN)/python examples/compile_kernels.py --records .compiled.jsonl
 
 random: $(VENV)/.dev
 	$(MAKE) --jobs 2 --keep-going random-0 random-1
