@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import commands
 import pytest
-from typer.testing import CliRunner
 
 import seqc
 from seqc.bench import Run, draw
-from seqc.cli import app
 from seqc.proof.certificate import Certificate
 
 pytestmark = pytest.mark.slow  # not part of `make check`
 
+run, document = partial(commands.run, "bench"), partial(commands.document, "bench")
 ROOT = Path(__file__).parents[2]
 SMALL = ("--tokens", "40", "--repeat", "1", "--threads", "1", "--device", "cpu")
 
@@ -31,19 +31,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQC_CACHE_DIR", cache)
     return tmp_path
-
-
-def run(*arguments: str) -> Any:
-    result = CliRunner().invoke(app, ["bench", *arguments])
-    assert "Traceback" not in result.output
-    return result
-
-
-def document(*arguments: str) -> dict[str, Any]:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    data: dict[str, Any] = json.loads(result.stdout)
-    return data
 
 
 def test_the_table_has_every_form() -> None:

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import document, run
 from conftest import every
 from typer.testing import CliRunner
 
@@ -20,7 +20,6 @@ from seqc.proof.certificate import Certificate, Failure
 
 ROOT = Path(__file__).parents[2]
 GROWING = ROOT / "tests/language/softmax_attention.seq"
-ENVELOPE = {"schema", "seqc", "command", "ok", "exit", "error", "diagnostics"}
 
 
 @pytest.fixture(autouse=True)
@@ -29,21 +28,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEQC_CACHE_DIR", os.environ.get("SEQC_TEST_CACHE", str(tmp_path / "cache")))
     monkeypatch.delenv("SEQC_COLOR", raising=False)
     return tmp_path
-
-
-def run(*arguments: str, stdin: str | None = None) -> Any:
-    result = CliRunner().invoke(app, list(arguments), input=stdin)
-    assert "Traceback" not in result.output
-    return result
-
-
-def document(*arguments: str, code: int = 0) -> dict[str, Any]:
-    result = run(*arguments, "--json")
-    assert result.exit_code == code, result.output
-    data: dict[str, Any] = json.loads(result.stdout)
-    assert set(data) >= ENVELOPE
-    assert (data["command"], data["exit"], data["ok"]) == (arguments[0], code, code == 0)
-    return data
 
 
 def process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
-from typer.testing import CliRunner
 
 pytest.importorskip("triton")
 
 from triton.runtime import JITFunction
 
 from seqc.backends.triton.targets import TARGETS
-from seqc.cli import app
 
+run, document = partial(commands.run, "inspect"), partial(commands.document, "inspect")
 ROOT = Path(__file__).parents[2]
 B, T, H, D = 2, 70, 3, 16
 SMALL = ("-B", str(B), "-T", str(T), "-H", str(H), "-s", f"K={D}", "-s", f"V={D}", "--chunk-size", "16")
@@ -39,19 +39,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQC_CACHE_DIR", cache)
     return tmp_path
-
-
-def run(*arguments: str) -> Any:
-    result = CliRunner().invoke(app, ["inspect", *arguments])
-    assert "Traceback" not in result.output
-    return result
-
-
-def document(*arguments: str, code: int = 0) -> dict[str, Any]:
-    result = run(*arguments, "--json")
-    assert result.exit_code == code, result.output
-    data: dict[str, Any] = json.loads(result.stdout)
-    return data
 
 
 @pytest.fixture
@@ -100,7 +87,7 @@ def test_numbers(dtype: str, launched: list[tuple[str, int]]) -> None:
         mine = [k for k in data["kernels"] if k["phase"] == phase]
         assert data[phase]["bytes"] == pytest.approx(sum(k["bytes"] for k in mine)) and data[phase]["bytes"] > data[phase]["ideal"]
         assert data[phase]["torch"] == sum(k["launches"] for k in mine if k["kind"] == "torch")
-    explained = json.loads(CliRunner().invoke(app, ["explain", "linear_attention", *SMALL[6:], "--json"]).stdout)
+    explained = commands.document("explain", "linear_attention", *SMALL[6:])
     (form,) = (f for f in explained["forms"] if f["form"] == "chunkwise")
     assert [data[p]["flops"] for p in ("forward", "backward")] == [form["flops"], form["backward_flops"]]
 
