@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from seqc.backends.torch.package import COPIED as FILES
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"seqc": ROOT / "seqc", "seqc.backends": ROOT / "backends", "seqc.grammar": ROOT / "grammar", "seqc.specs": ROOT / "specs"}
 
@@ -41,7 +43,8 @@ LAYERS = (
 )
 
 # Files that are copied into packages, and run there.
-RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in ("runtime", "sequence", "operators", "base", "rtrl", "triton_rows", "decoding"))
+COPIED = (*(name.removesuffix(".py") for name in FILES), "triton_rows")
+RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in COPIED)
 DRY = tuple(f"seqc.backends.triton.{name}" for name in ("binaries", "dry", "operations"))  # it runs host code without a GPU
 TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench", "seqc.timing")  # which time what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sequence import Kernels, Signature, compute_dtype, output_dtype, shape, sizes_of
+from .signature import Kernels, Signature, compute_dtype, output_dtype, shape, sizes_of
 
 Tensors = tuple[Tensor, ...]
 

@@ -27,7 +27,10 @@ from seqc.schedule.linear import axis_order, linearise
 
 VERSION = "0.1.0"
 WHICH = ("forward", "backward", "double_backward")
-COPIED = ("runtime.py", "sequence.py", "operators.py", "decoding.py", "base.py", "rtrl.py")
+COPIED = (
+    "runtime.py", "signature.py", "packing.py", "sequence.py", "checks.py", "registration.py", "operators.py", "decoding.py", "base.py",
+    "rtrl.py",
+)  # fmt: skip
 PARAM_LEADS = {"head": "H", "group": "G", "layer": ""}
 STATE_LEADS = {"head": "NH", "group": "NG", "layer": "N"}
 LEADS = {"head": "BTH", "group": "BTG", "layer": "BT", "sequence": "NH"}
@@ -167,7 +170,8 @@ def _operator(layer: Layer, triton: Triton | None) -> str:
         f"from . import {', '.join(sorted([*forms, *(['runtime'] if 'runtime.' in first else []), *walks]))}",
         "from . import reference as _reference",
         "from .operators import Operator",
-        f"from .sequence import Kernels, Signature, Value{', later' if triton is not None and triton.forms else ''}",
+        *(["from .sequence import later"] if triton is not None and triton.forms else []),
+        "from .signature import Kernels, Signature, Value",
         "",
         f'NAMESPACE = "seqc_{rec.name}_{layer.digest[:12]}"',
         f"CHUNK_SIZE = {layer.options.chunk_size}",

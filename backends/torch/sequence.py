@@ -13,63 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .packing import Span, packed_rows
+from .signature import Kernels, Signature, Value, boundaries, compute_dtype, output_dtype, shape, sizes_of
+
 FLOOR = 1e-30  # a decay given as a number: smaller ones forget as much
 ROWS = 64  # batch x heads x chunks of one slab: what stays in a processor's cache
 WRITTEN = 2**18  # numbers of a state that is written out at every token of a slab
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of the interface: its name, its leading axes (BTH, BTG, BT, NH, H, G or none) and the axes of the text."""
-
-    name: str
-    lead: str
-    axes: tuple[str, ...] = ()
-    repeat: bool = False  # behind the end stands the last token again, not zero: what is defined for it is defined there
-    positive: bool = False  # declared above zero: kept off zero by FLOOR, so that its logarithm exists
-    whole: bool = False  # whole numbers: handed over as int64
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All axes; the leading ones with a mark that no text can spell."""
-        return (*(f"@{a}" for a in self.lead), *self.axes)
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What one form's kernels take and give, in order. chunk: tokens per chunk, 0 for a form without chunks.
-
-    blocks: chunks are blocks of the text: a sequence begins in its first chunk where the state `position` says, behind padding.
-    sizes: the numbers that the kernels were compiled for, as (axis, number). written: the kernels write out states at every token.
-    """
-
-    inputs: tuple[Value, ...]
-    params: tuple[Value, ...]
-    states: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    chunk: int
-    sizes: tuple[tuple[str, int], ...] = ()
-    written: bool = False
-    blocks: bool = False
-
-    @property
-    def arguments(self) -> tuple[Value, ...]:
-        return (*self.inputs, *self.params, *self.states)
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """forward(arguments, valid) -> outputs, last states; backward(arguments, valid, their adjoints) -> adjoints of the arguments;
-    double_backward is backward's own backward.
-
-    instead: the kernels of a form without chunks, for slabs where these, which iterate, do not come to an end. Such kernels return the
-    account of their iteration behind their results.
-    """
-
-    forward: Callable[..., tuple[Any, ...]]
-    backward: Callable[..., tuple[Any, ...]]
-    double_backward: Callable[..., tuple[Any, ...]]
-    instead: Kernels | None = None
 
 
 class Report:
@@ -109,71 +58,6 @@ def later(package: str, module: str, name: str) -> Callable[..., tuple[Tensor, .
     return call
 
 
-# --- Shapes ------------------------------------------------------------------------------------------------------
-
-
-def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
-    """The length of every axis. Raises ValueError where two tensors disagree or a tensor has other axes than declared."""
-    sizes: dict[str, int] = dict(signature.sizes)
-    owner = dict.fromkeys(sizes, "the compiled size")
-    for value, x in zip(signature.arguments, tensors, strict=True):
-        names = value.names
-        if x.dim() != len(names):
-            raise ValueError(f"`{value.name}` has shape {list(x.shape)}; it is declared as [{', '.join(names).replace('@', '')}]")
-        if not x.is_floating_point():
-            raise TypeError(f"`{value.name}` is {x.dtype}; a floating-point tensor is needed")
-        for axis, n in zip(names, x.shape, strict=True):
-            if sizes.setdefault(axis, n) != n:
-                raise ValueError(f"`{value.name}` has {axis.strip('@')} = {n}, but {owner[axis]} has {axis.strip('@')} = {sizes[axis]}")
-            owner.setdefault(axis, f"`{value.name}`")
-    sizes.setdefault("@H", sizes.get("@G", 1))
-    sizes.setdefault("@G", sizes["@H"])
-    if cu_seqlens is not None and (cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0):
-        raise ValueError("cu_seqlens is a vector of the N + 1 ends of N sequences")
-    rows = sizes["@B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    if sizes.setdefault("@N", rows) != rows:
-        raise ValueError(f"{rows} sequences, but {owner['@N']} has N = {sizes['@N']}")
-    if cu_seqlens is not None and sizes["@B"] != 1:
-        raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['@B']}")
-    if sizes["@G"] == 0 or sizes["@H"] % sizes["@G"]:
-        raise ValueError(f"{sizes['@H']} heads are no multiple of {sizes['@G']} groups")
-    return sizes
-
-
-def partial_sizes(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
-    """The sizes from inputs and params alone."""
-    return sizes_of(replace(signature, states=()), tensors, cu_seqlens)
-
-
-def boundaries(cu_seqlens: Tensor, tokens: int) -> list[int]:
-    """The packed rows' ends as numbers. Raises ValueError if they are not increasing from 0 to the number of tokens."""
-    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise ValueError("cu_seqlens is a vector of int32 or int64")
-    ends = cu_seqlens.tolist()
-    if not ends or ends[0] != 0 or ends[-1] != tokens or any(a > b for a, b in pairwise(ends)):
-        raise ValueError(f"cu_seqlens must increase from 0 to {tokens}; it is {ends[:8]}{'...' if len(ends) > 8 else ''}")
-    return ends
-
-
-def compute_dtype(tensors: tuple[Tensor, ...]) -> torch.dtype:
-    """float64 if any argument is, else float32."""
-    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
-
-
-def output_dtype(signature: Signature, tensors: tuple[Tensor, ...]) -> torch.dtype:
-    """The widest type among the inputs given at every token that have axes of their own."""
-    given = [x.dtype for v, x in zip(signature.inputs, tensors, strict=False) if "T" in v.lead and v.axes]
-    given = given or [x.dtype for x in tensors[: len(signature.inputs)]] or [torch.float32]
-    dtype = given[0]
-    for other in given[1:]:
-        dtype = torch.promote_types(dtype, other)
-    return dtype
-
-
-def shape(value: Value, sizes: dict[str, int]) -> tuple[int, ...]:
-    return tuple(sizes[a] for a in value.names)
-
-
 def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     """Tokens that a kernel takes at once."""
     rows = ROWS
@@ -189,7 +73,6 @@ def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> in
     return 0 if packed or sizes["@T"] <= 1 else torch.sym_max(1, -(-sizes["@T"] // slab_tokens(signature, sizes)) - 1)
 
 
-Span = tuple[Tensor, Tensor]  # of a batch of sequences: where each begins and ends
 # --- Slabs ---------------------------------------------------------------------------------------------------------
 
 
@@ -327,68 +210,7 @@ def _backward_rows(
     return grads + _apart(d_states, seeds_of_states)
 
 
-# --- Packed sequences ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The sequences of a packed row: where each ends, and how much padding stands before each, none if its first chunk begins with it."""
-
-    ends: list[int]
-    begins: list[int]
-
-    def length(self, r: int) -> int:
-        return self.ends[r + 1] - self.ends[r]
-
-    def batches(self) -> list[list[int]]:
-        """Sequences with tokens, in batches of similar length, so that padding at most doubles the work."""
-        found: dict[int, list[int]] = {}
-        for r in range(len(self.begins)):
-            if self.length(r):
-                found.setdefault((self.length(r) + self.begins[r] - 1).bit_length(), []).append(r)
-        return [found[k] for k in sorted(found)]
-
-    def sizes(self, sizes: dict[str, int], rows: list[int]) -> dict[str, int]:
-        return {**sizes, "@B": len(rows), "@N": len(rows), "@T": max(self.begins[r] + self.length(r) for r in rows)}
-
-    def span(self, rows: list[int], device: torch.device) -> Span:
-        begin = torch.tensor([self.begins[r] for r in rows], device=device)
-        return begin, begin + torch.tensor([self.length(r) for r in rows], device=device)
-
-    def gather(self, value: Value, x: Tensor, rows: list[int]) -> Tensor:
-        """A batch of sequences, padded on both sides."""
-        if value.lead.startswith("N"):
-            return x[rows]
-        if "T" not in value.lead:
-            return x
-        longest = max(self.begins[r] + self.length(r) for r in rows)
-        if value.repeat:
-            place = torch.arange(longest, device=x.device)
-            return x[0, torch.stack([self.ends[r] + (place - self.begins[r]).clamp(0, self.length(r) - 1) for r in rows])]
-        out = x.new_zeros((len(rows), longest, *x.shape[2:]))
-        for i, r in enumerate(rows):
-            out[i, self.begins[r] : self.begins[r] + self.length(r)] = x[0, self.ends[r] : self.ends[r + 1]]
-        return out
-
-    def scatter(self, value: Value, y: Tensor, out: Tensor, rows: list[int]) -> None:
-        if value.lead.startswith("N"):
-            out[rows] = y
-        elif "T" not in value.lead:
-            out += y
-        else:
-            for i, r in enumerate(rows):
-                out[0, self.ends[r] : self.ends[r + 1]] = y[i, self.begins[r] : self.begins[r] + self.length(r)]
-
-
-def _rows(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None, sizes: dict[str, int]) -> Rows | None:
-    """The sequences of a packed row; None where all are of one length, and all begin where their first chunk does."""
-    begins = [0] * sizes["@N"]
-    if signature.blocks:
-        at = next(i for i, v in enumerate(signature.arguments) if v.name == "position" and v.whole)
-        begins = (tensors[at].detach().round().long() % signature.chunk).tolist()
-    if cu_seqlens is not None:
-        return Rows(boundaries(cu_seqlens, sizes["@T"]), begins)
-    return Rows([n * sizes["@T"] for n in range(sizes["@N"] + 1)], begins) if any(begins) else None
+# --- Whole sequences -------------------------------------------------------------------------------------------------
 
 
 def _apart(last: list[Tensor], first: tuple[Tensor, ...]) -> list[Tensor]:
@@ -418,7 +240,7 @@ def forward(
     sizes = sizes_of(signature, tensors, cu_seqlens)
     dtype = compute_dtype(tensors)
     states = tensors[len(tensors) - len(signature.states) :]
-    rows_of = _rows(signature, tensors, cu_seqlens, sizes)
+    rows_of = packed_rows(signature, tensors, cu_seqlens, sizes)
     none = (kept_states(signature, sizes, cu_seqlens is not None),)
     if rows_of is None:
         outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True, report)
@@ -450,7 +272,7 @@ def backward(
     """The adjoints of all arguments, given those of the outputs and last states."""
     sizes = sizes_of(signature, tensors, cu_seqlens)
     k = len(signature.outputs)
-    rows_of = _rows(signature, tensors, cu_seqlens, sizes)
+    rows_of = packed_rows(signature, tensors, cu_seqlens, sizes)
     if rows_of is None:
         later = len(_walk(sizes["@T"], slab_tokens(signature, sizes))[1:])
         starts = [list(x) for x in zip(*(s.unbind(0)[:later] for s in kept), strict=True)] if kept else []
@@ -494,7 +316,7 @@ def double_backward(
     sizes = sizes_of(signature, tensors, cu_seqlens)
     given = (*signature.arguments, *signature.outputs, *signature.states)
     adjoints = tuple(replace(v, repeat=False, positive=False) for v in signature.arguments)
-    rows_of = _rows(signature, tensors, cu_seqlens, sizes)
+    rows_of = packed_rows(signature, tensors, cu_seqlens, sizes)
     values, seconds_ = [*tensors, *seeds], list(seconds)
     if rows_of is not None and cu_seqlens is None:
         values, seconds_ = _packed(given, (*tensors, *seeds)), _packed(signature.arguments, seconds)

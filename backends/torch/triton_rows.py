@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .runtime import Newton
-from .sequence import Kernels, Report, Signature, boundaries, double_backward, output_dtype, sizes_of
+from .sequence import Report, double_backward
+from .signature import Kernels, Signature, boundaries, output_dtype, sizes_of
 
 __all__ = ["backward", "double_backward", "forward", "in_place", "kept_states"]
 

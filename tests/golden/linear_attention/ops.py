@@ -10,7 +10,7 @@ import math
 from . import chunkwise, recurrent
 from . import reference as _reference
 from .operators import Operator
-from .sequence import Kernels, Signature, Value
+from .signature import Kernels, Signature, Value
 
 NAMESPACE = "seqc_linear_attention_DIGEST"
 CHUNK_SIZE = 32

@@ -1,0 +1,244 @@
+"""From kernels to registered torch operators with derived gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import sequence
+from .signature import Kernels, Signature, Value, compute_dtype, output_dtype, shape, sizes_of
+
+Tensors = tuple[Tensor, ...]
+MOST = 64  # arguments that PyTorch lets an operator have
+NO_FORWARD_MODE = "the operator has no forward-mode derivative; `reference` has one. A Hessian is `jacrev` of `jacrev`"
+
+
+class Registered(NamedTuple):
+    """A form as PyTorch knows it. Both are called with all arguments and cu_seqlens, and return outputs, last states and kept states.
+
+    op: the registered operator. function: the same inside torch.func's transforms, where a registered operator has no gradient.
+    """
+
+    op: Any
+    function: Callable[..., Tensors]
+
+
+def register(namespace: str, form: str, signature: Signature, kernels: Kernels, walks: Any = sequence) -> Registered:
+    """The form as a torch operator with its fake version, its gradient and that one's gradient, and its rule under vmap.
+
+    walks: the module whose functions take whole sequences to the kernels.
+    """
+    name = f"{namespace}::{form}"
+    op = _forward_operator(name, signature, kernels, walks)
+    back = _backward_operator(f"{name}_backward", signature, kernels, walks)
+    double = _double_operator(f"{name}_double_backward", signature, kernels, walks)
+    _register_gradients(signature, lambda o, keep, rule: o.register_autograd(rule, setup_context=keep), op, back, double)
+    functions = [_function(o) for o in (op, back, double)]
+    _register_gradients(signature, _set_gradient, *functions)
+    return Registered(op, functions[0].apply)
+
+
+def _register_gradients(signature: Signature, gradient: Callable[..., None], op: Any, back: Any, double: Any) -> None:
+    """Tells `gradient` each one's gradient, by way of the next one: what to keep, and the rule."""
+    n, k, m = len(signature.arguments), len(signature.outputs), len(signature.states)
+    call_back, call_double = getattr(back, "apply", back), getattr(double, "apply", double)
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.save_for_backward(*inputs[:n], *output[k + m : k + 2 * m], *([inputs[n]] if inputs[n] is not None else []))
+        ctx.packed = inputs[n] is not None
+
+    def op_backward(ctx: Any, *d: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        tensors, kept, cu = saved[:n], saved[n : n + m], saved[n + m] if ctx.packed else None
+        return (*call_back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
+
+    def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.save_for_backward(*inputs[: k + m + n], *([inputs[-1]] if inputs[-1] is not None else []))
+        ctx.packed = inputs[-1] is not None
+
+    def back_backward(ctx: Any, *dd: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        seeds, tensors, cu = saved[: k + m], saved[k + m : k + m + n], saved[-1] if ctx.packed else None
+        grads = call_double(*(x.contiguous() for x in dd), *seeds, *tensors, cu)
+        return (*grads[n:], *grads[:n], *([None] * (m + 1)))
+
+    def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        pass
+
+    def no_third(ctx: Any, *ddd: Tensor) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError("the operator has a first and a second derivative, and no third; `reference` has them all")
+
+    gradient(op, keep, op_backward)
+    gradient(back, keep_backward, back_backward)
+    gradient(double, keep_nothing, no_third)
+
+
+def _function(op: Any) -> Any:
+    """An operator as a differentiable function that torch.func can transform; its gradient is set later."""
+
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*a: Any) -> Tensors:
+            found: Tensors = op(*a)
+            return found
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            raise NotImplementedError(NO_FORWARD_MODE)
+
+    return Function
+
+
+def _set_gradient(function: Any, keep: Callable[..., None], rule: Callable[..., tuple[Tensor | None, ...]]) -> None:
+    function.setup_context, function.backward = staticmethod(keep), staticmethod(rule)
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func is being applied, outside torch.compile."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _forward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
+    """Arguments -> outputs, last states, kept states, each of these as one row of numbers: no axis of unknown length beside others;
+    of kernels that iterate a Report's numbers behind them."""
+    states, n, iterates = signature.states, len(signature.arguments), kernels.instead is not None
+
+    def run(*a: Any) -> Tensors:
+        tensors, cu = a[:n], a[n]
+        outputs, last, kept, report = walks.forward(kernels, signature, tensors, cu)
+        dtype = output_dtype(signature, tensors)
+        found = [torch.tensor(report.numbers, dtype=torch.float64, device=tensors[0].device)] if iterates else []
+        return (*(y.to(dtype) for y in outputs), *last, *(x.flatten() for x in kept), *found)
+
+    def fake(*a: Any) -> Tensors:
+        tensors, cu = a[:n], a[n]
+        sizes = sizes_of(signature, tensors, cu)
+        dtype, wide = output_dtype(signature, tensors), compute_dtype(tensors)
+        kept = walks.kept_states(signature, sizes, cu is not None)
+        outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
+        last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
+        rows = [tensors[0].new_empty(kept * prod(shape(v, sizes)), dtype=wide) for v in states]
+        return (*outputs, *last, *rows, *([tensors[0].new_empty(4, dtype=torch.float64)] if iterates else []))
+
+    return _operator(name, run, fake, _names(signature.arguments), len(signature.outputs) + 2 * len(states) + iterates)
+
+
+def _backward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
+    """Adjoints of outputs and last states, arguments, kept states -> adjoints of the arguments."""
+    n, seeds = len(signature.arguments), len(signature.outputs) + len(signature.states)
+
+    def run(*a: Any) -> Tensors:
+        tensors = a[seeds : seeds + n]
+        rows = walks.kept_states(signature, sizes_of(signature, tensors, a[-1]), a[-1] is not None)
+        kept = tuple(x.view(rows, *s.shape) for x, s in zip(a[seeds + n : -1], tensors[n - len(signature.states) :], strict=True))
+        return _like(walks.backward(kernels, signature, tensors, a[:seeds], kept, a[-1]), tensors)
+
+    def fake(*a: Any) -> Tensors:
+        return _empty(a[seeds : seeds + n])
+
+    takes = [*_seed_names(signature), *_names(signature.arguments), *_names(signature.states, "kept_")]
+    return _operator(name, run, fake, takes, n)
+
+
+def _double_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
+    """Adjoints of the backward's results, its seeds, arguments -> adjoints of the arguments and of the seeds."""
+    n, k = len(signature.arguments), len(signature.outputs) + len(signature.states)
+
+    def run(*a: Any) -> Tensors:
+        seconds, seeds, tensors = a[:n], a[n : n + k], a[n + k : -1]
+        return _like(walks.double_backward(kernels, signature, tensors, seeds, seconds, a[-1]), (*tensors, *seeds))
+
+    def fake(*a: Any) -> Tensors:
+        return _empty((*a[n + k : -1], *a[n : n + k]))
+
+    takes = [*_names(signature.arguments, "dd_"), *_seed_names(signature), *_names(signature.arguments)]
+    return _operator(name, run, fake, takes, n + k)
+
+
+def _operator(name: str, run: Callable[..., Tensors], fake: Callable[..., Tensors], takes: list[str], gives: int) -> Any:
+    """A torch operator that takes tensors and cu_seqlens and gives tensors."""
+
+    def exact(*a: Any) -> Tensors:
+        """Autocast is off: the type that a kernel computes in is a promise, and autocast sees into an operator."""
+        device = next(x for x in a if x is not None).device.type
+        with torch.autocast(device, enabled=False):
+            return run(*a)
+
+    results = f"({', '.join(['Tensor'] * gives)})"
+    op: Any
+    if len(takes) < MOST:
+        schema = f"({', '.join(f'Tensor {n}' for n in _spelled(takes))}, Tensor? cu_seqlens) -> {results}"
+        op = torch.library.custom_op(name, exact, mutates_args=(), schema=schema)
+    else:
+        op = _Listed(name, exact, f"(Tensor[] tensors, Tensor? cu_seqlens) -> {results}")
+    op.register_fake(fake)
+    op.register_vmap(partial(_one_by_one, op))
+    return op
+
+
+class _Listed:
+    """An operator of more tensors than PyTorch takes one by one: it has them as one list, and is called like any other."""
+
+    def __init__(self, name: str, run: Callable[..., Tensors], schema: str) -> None:
+        self.op = torch.library.custom_op(name, lambda tensors, cu: run(*tensors, cu), mutates_args=(), schema=schema)
+
+    def __call__(self, *a: Any) -> Tensors:
+        found: Tensors = self.op(list(a[:-1]), a[-1])
+        return found
+
+    def register_fake(self, fake: Callable[..., Tensors]) -> None:
+        self.op.register_fake(lambda tensors, cu: fake(*tensors, cu))
+
+    def register_vmap(self, rule: Callable[..., Any]) -> None:
+        self.op.register_vmap(lambda info, dims, tensors, cu: rule(info, (*dims[0], dims[1]), *tensors, cu))
+
+    def register_autograd(self, rule: Callable[..., tuple[Tensor | None, ...]], setup_context: Callable[..., None]) -> None:
+        def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+            setup_context(ctx, (*inputs[0], inputs[1]), output)
+
+        def pull(ctx: Any, *d: Tensor) -> tuple[Any, None]:
+            return list(rule(ctx, *d)[:-1]), None
+
+        self.op.register_autograd(pull, setup_context=keep)
+
+
+def _one_by_one(op: Any, info: Any, in_dims: tuple[int | None, ...], *a: Any) -> tuple[Tensors, tuple[int, ...]]:
+    """vmap: a call for each index, and the results stacked. Raises ValueError where there is no index."""
+    if not info.batch_size:
+        raise ValueError("vmap over a dimension of length 0: there is nothing to call the operator on")
+    calls = [op(*(x if d is None else x.select(d, i) for x, d in zip(a, in_dims, strict=True))) for i in range(info.batch_size)]
+    found = tuple(torch.stack(column) for column in zip(*calls, strict=True))
+    return found, (0,) * len(found)
+
+
+def _names(values: tuple[Value, ...], prefix: str = "") -> list[str]:
+    return [f"{prefix}{v.name}" for v in values]
+
+
+def _spelled(names: list[str]) -> list[str]:
+    """Argument names that a schema can spell, each once: a state of an algorithm is named `S.m` in the text."""
+    out: list[str] = []
+    for name in names:
+        stem = re.sub(r"^(?=\d)", "n", re.sub(r"\W", "_", name))
+        out.append(next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, len(names) + 2))) if n not in (*out, "cu_seqlens")))
+    return out
+
+
+def _seed_names(signature: Signature) -> list[str]:
+    return [*_names(signature.outputs, "d_out_"), *_names(signature.states, "d_last_")]
+
+
+def _like(grads: list[Tensor], tensors: Tensors) -> Tensors:
+    return tuple(g.to(x.dtype) for g, x in zip(grads, tensors, strict=True))
+
+
+def _empty(tensors: Sequence[Tensor]) -> Tensors:
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
