@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = tuple(sorted(p.stem for p in (ROOT / "specs").glob("*.seq")))
 # The layers that `make check` runs through everything; `make test` runs all of them.
 LAYERS = (
-    "comba", "deltanet", "deltaproduct", "gated_deltanet", "gated_deltaproduct", "gla", "kda", "linear_attention", "mamba2", "retnet",
-    "rwkv7",
+    "deltanet", "deltaproduct", "gated_deltanet", "gla", "linear_attention", "mamba2", "retnet", "rwkv7",
 )  # fmt: skip
 EVERY = (*LAYERS, *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED if n not in LAYERS))
 every = pytest.mark.parametrize("name", EVERY)

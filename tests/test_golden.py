@@ -77,6 +77,7 @@ def test_no_golden_file_is_left_over() -> None:
 # --- All generated files -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes() -> None:
     """Whatever the order of hashes and wherever the compiler runs."""
     names = [str(ROOT / "specs" / f"{n}.seq") for n in GOLDEN[:2]]

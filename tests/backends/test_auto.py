@@ -50,6 +50,7 @@ def test_what_is_wrong_is_said_first(package) -> None:
         package("gla").gla(c.inputs[0][:, :3], *c.inputs[1:])
 
 
+@pytest.mark.slow
 def test_compiles_at_any_length(package) -> None:
     """The choice is one comparison of lengths: a compiled function makes it once for each side."""
     p = package("gla")

@@ -29,7 +29,7 @@ REFUSED: dict[str, str] = {}
 SAMPLE = ("gated_deltanet", "gla", "fernn", "ema", "paragru")
 # The interpreter takes minutes for some layers: `make kernels` runs all of them, `make test` a few.
 NAMES = SHIPPED if os.environ.get("SEQC_ALL_KERNELS") else SAMPLE
-every = pytest.mark.parametrize("name", [n if n == "fernn" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+every = pytest.mark.parametrize("name", NAMES)
 
 
 def worker(*arguments: str) -> list[dict[str, object]]:
@@ -56,6 +56,7 @@ def test_every_op(tmp_path: Path) -> None:
     assert sum("distance" in line for line in lines) > 200
 
 
+@pytest.mark.slow
 @every
 def test_kernels_are_the_recurrence(name: str, tmp_path: Path) -> None:
     """Results and all gradients, at lengths around a chunk, and of packed rows with empty ones, the first among them."""
@@ -131,6 +132,7 @@ def package(name: str, chunk_size: int) -> ModuleType:
     return import_package(folder, f"with_triton_{name}_{chunk_size}")
 
 
+@pytest.mark.slow
 def test_a_package_asks_for_triton_only_when_it_is_called() -> None:
     """torch itself may import triton; the package's own kernels are not, and so not decorated."""
     path = Path(str(package("retnet", 16).__file__)).parent

@@ -137,6 +137,7 @@ def test_ir(stage: str) -> None:
     assert document("ir", "rwkv7", "--after", stage)["text"].strip() == once.stdout.strip()
 
 
+@pytest.mark.slow
 def test_ir_of_complex_states() -> None:
     assert "h.re, h.im: affine" in run("ir", "s4d", "--after", "structure").stdout
     assert "program conv" in run("ir", "s4d", "--after", "program").stdout
@@ -353,6 +354,7 @@ def test_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Whole processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_as_a_module_and_a_closed_pipe(own_folder: Path) -> None:
     assert process("--version", cwd=own_folder).stdout.startswith("seqc ")
     command = f"{sys.executable} -m seqc ir rwkv7 --after adjoint | head -1"
@@ -360,6 +362,7 @@ def test_as_a_module_and_a_closed_pipe(own_folder: Path) -> None:
     assert "program" in done.stdout and not done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_cache_folder(own_folder: Path) -> None:
     (own_folder / "file").write_text("")
     done = process("check", "gla", cwd=own_folder, SEQC_CACHE_DIR=str(own_folder / "file/cache"))
@@ -372,6 +375,7 @@ def test_ascii_terminal(own_folder: Path) -> None:
     assert done.returncode == 1 and "bug" not in done.stderr
 
 
+@pytest.mark.slow
 def test_concurrent_compiles(own_folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda i: process("compile", "gla", "--chunk-size", str(8 << i % 2), cwd=own_folder), range(4)))

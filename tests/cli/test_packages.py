@@ -142,6 +142,7 @@ def test_load_in_processes_and_threads(cache: Path) -> None:
     assert len({d.stdout for d in done}) == 1 and len(names(cache)) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_package_is_written_again(cache: Path) -> None:
     seqc.load("deltanet")
     (folder,) = cache.iterdir()
@@ -164,6 +165,7 @@ def test_a_damaged_package_is_written_again(cache: Path) -> None:
         assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == whole
 
 
+@pytest.mark.slow
 def test_options_make_other_packages(cache: Path) -> None:
     """Options that nothing else here loads: a process keeps what it has loaded, wherever the cache is by then."""
     first, second = seqc.load("deltaproduct", chunk_size=12), seqc.load("deltaproduct", sizes={"n": 3}, chunk_size=16)

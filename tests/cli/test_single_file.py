@@ -41,6 +41,7 @@ def test_one_file_that_is_imported_as_it_says(own_folder: Path) -> None:
     assert done.stdout == "torch.Size([1, 5, 2, 3]) generated.retnet\n", done.stderr
 
 
+@pytest.mark.slow
 def test_its_own_file_is_replaced_and_named_by_its_path(own_folder: Path) -> None:
     for size in ("16", "8"):
         result = run(str(SPEC), "-o", str(own_folder / "made" / "memory.py"), "--chunk-size", size, "--json")

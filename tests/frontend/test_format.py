@@ -59,6 +59,7 @@ def test_scrambled_specs_come_back(path: Path) -> None:
         assert formatted(scrambled(text, random.Random(seed))) == text
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_meaning_comments_and_idempotence(data: st.DataObject) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hostile import answer, commands, texts
 
 
+@pytest.mark.slow
 def test_texts_are_answered_with_diagnostics_and_soon() -> None:
     said = [answer(name, text) for name, text in texts(1000, 7)]
     assert not [trouble for _, trouble in said if trouble is not None]

@@ -217,6 +217,7 @@ def test_mutated_specs_give_diagnostics_only(data: st.DataObject) -> None:
         assert error.diagnostics
 
 
+@pytest.mark.slow
 def test_table_is_cached(tmp_path: Path) -> None:
     script = (
         "from seqc.frontend.parser import parse_text; import seqc.frontend.grammar as g\n"

@@ -138,6 +138,7 @@ def shape(e: Expr) -> list[int]:
     return [SIZES[a] for a in e.axes]
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(pair=pairs, seed=st.integers(0, 9))
 def test_simplification_keeps_the_value(pair: Pair, seed: int) -> None:
