@@ -137,6 +137,9 @@ class _Writer:
         """All statements; names that nothing reads any more are deleted a few at a time."""
         last = {name: i for i, s in enumerate(self.kernel.body) for name in (*self.names(s), *reads(s))}
         own = {name for s in self.kernel.body for name in self.names(s)} - self.results
+        ends: dict[int, list[str]] = {}
+        for name in sorted(own & last.keys()):
+            ends.setdefault(last[name], []).append(name)
         lines: list[str] = []
         dead: list[str] = []
         free = spent(self.kernel.body, self.results)
@@ -146,7 +149,7 @@ class _Writer:
                 dead = []
             new = self.statement(s, free[i])
             lines += new
-            dead += sorted(name for name, at in last.items() if at == i and name in own) if new else []
+            dead += ends.get(i, []) if new else []
         return lines
 
     def statement(self, s: Statement, free: frozenset[str]) -> list[str]:

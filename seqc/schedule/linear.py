@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from seqc.diagnostics import InternalError
 from seqc.ir import ops
@@ -86,6 +87,11 @@ def rank(order: tuple[str, ...], axis: str) -> tuple[int, int, str]:
 
 def layout(order: tuple[str, ...], axes: Iterable[str]) -> tuple[str, ...]:
     """The axes as they lie in memory."""
+    return _layout(order, tuple(axes))
+
+
+@lru_cache(1 << 12)  # a printer asks of every value, many times
+def _layout(order: tuple[str, ...], axes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(axes, key=lambda a: rank(order, a)))
 
 
