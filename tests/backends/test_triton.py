@@ -25,10 +25,11 @@ FIRST = ("deltanet", "gated_deltanet", "gla", "linear_attention", "mamba2", "ret
 TOLERANCE = 2e-5
 AMPLIFIED = 4  # where float32 itself is further off in PyTorch, so much further may other orders of summation be
 REFUSED: dict[str, str] = {}
-# fernn sums over sequences inside a step, ema's kernels share what no sequence changes, paragru's iterate.
-SAMPLE = ("gated_deltanet", "gla", "fernn", "ema", "paragru")
+# fernn sums over sequences inside a step, paragru's kernels iterate.
+SAMPLE = ("gated_deltanet", "fernn", "paragru")
 # The interpreter takes minutes for some layers: `make kernels` runs all of them, `make test` a few.
-NAMES = SHIPPED if os.environ.get("SEQC_ALL_KERNELS") else SAMPLE
+ALL = bool(os.environ.get("SEQC_ALL_KERNELS"))
+NAMES = SHIPPED if ALL else SAMPLE
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -68,14 +69,14 @@ def test_kernels_are_the_recurrence(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("gated_deltanet", "gla"))
+@pytest.mark.parametrize("name", ("gla", "gated_deltanet") if ALL else ("gla",))
 def test_tiles_as_large_as_those_of_matrix_products(name: str, tmp_path: Path) -> None:
     found = [line for line in worker(name, str(tmp_path), "21", "", "16", "17,16,18,16,17") if "distances" in line]
     assert found and all(map(near, found)), found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("gated_deltanet", "gla"))
+@pytest.mark.parametrize("name", ("gla", "gated_deltanet") if ALL else ("gated_deltanet",))
 def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
     """K = 33 and V = 40 in blocks of 16: accumulators over blocks of what is summed, programs for blocks of what is not."""
     found = [line for line in worker(name, str(tmp_path), "21", "", "16", "33,40,16,16,16", "16") if "distances" in line]
@@ -90,7 +91,7 @@ def test_nothing_behind_the_end_of_an_axis_is_summed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("gated_deltanet", "gla", "mamba2"))
+@pytest.mark.parametrize("name", ("gla", "gated_deltanet", "mamba2") if ALL else ("gated_deltanet",))
 def test_factors_of_16_bits(name: str, tmp_path: Path) -> None:
     """float16, which the interpreter multiplies as a GPU does (bfloat16 it does not): every row of outputs, last states and gradients."""
     (line,) = worker("16", str(tmp_path), name)
@@ -98,7 +99,7 @@ def test_factors_of_16_bits(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("gated_deltanet", "lstm", "ttt_linear", "swla"))
+@pytest.mark.parametrize("name", ("lstm", "swla", "gated_deltanet", "ttt_linear") if ALL else ("gated_deltanet", "ttt_linear"))
 def test_tokens_one_by_one_in_place(name: str, tmp_path: Path) -> None:
     (line,) = worker("decode", str(tmp_path), name)
     assert max(line["distances"]) < TOLERANCE, line  # type: ignore[call-overload]
