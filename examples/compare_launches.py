@@ -4,9 +4,9 @@
     python examples/compare_launches.py gla kda    some of them
 
 No GPU is needed and no time is measured: host code runs on CPU tensors, forward and backward, and every kernel is compiled by the real
-compiler. B = 1, T = 2048, D = 128, bfloat16. A launch is a Triton kernel or an operation of PyTorch; bytes are per token and head, as
-`seqc inspect` counts them; stack is the sum over the kernels of the bytes that a thread spills. The peer's kernels are autotuned: the
-first configurations are compiled (`--configurations`), and the one with the least stack is taken.
+compiler. B = 1, T = 2048, D = 128, chunks of 64 tokens, bfloat16. A launch is a Triton kernel or an operation of PyTorch; bytes are per
+token and head, as `seqc inspect` counts them; stack is the sum over the kernels of the bytes that a thread spills. The peer's kernels are
+autotuned: the first configurations are compiled (`--configurations`), and the one with the least stack is taken.
 
 Both compute the same function of tensors of the same sizes, but for rwkv7, where ours has a second output. Needs Triton; without
 flash-linear-attention 0.6.0 its half of the table is missing.
@@ -34,6 +34,7 @@ from seqc.bench import Run as Sizes
 from seqc.bench import draw
 
 PEER = ("flash-linear-attention", "0.6.0")
+CHUNK = 64  # tokens: the peer's, too
 STEPS = 2  # of the delta rule per token, in gated_deltaproduct
 SCALE = {"scale": 1.0}  # of queries: the spec's inputs are scaled already
 
@@ -102,7 +103,7 @@ def compared(name: str, target: Target, sizes: Sizes, heads: int, D: int, config
     """The lines of a layer."""
     case, rows = CASES[name], sizes.batch * sizes.tokens * heads
     lengths = {"K": D, "V": D, **({"n": STEPS} if name == "gated_deltaproduct" else {})}
-    package = seqc.load(case.spec, sizes=lengths, backend="triton")
+    package = seqc.load(case.spec, sizes=lengths, chunk_size=CHUNK, backend="triton")
     arguments = draw(package, lengths, sizes, heads)
     function = getattr(package, package.MANIFEST["name"])
     found = [row(f"{name} | seqc", target, lambda *a: function(*a, form="chunkwise", backend="triton"), arguments, rows, configurations)]
