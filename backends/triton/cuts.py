@@ -32,7 +32,7 @@ class Cuts:
 
 def cut(stages: Iterable[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> Cuts:
     """outputs: names that must be in memory."""
-    inside = sunk(list(stages), outputs, lead)
+    inside = list(stages)
     folded = _folded(inside, outputs, lead)
     kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in inside]
     fused, behind = _fused(kept, folded, lead)

@@ -83,8 +83,10 @@ def _tuple(items: list[str]) -> str:
 def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     namer, narrow = Namer(("tl", "tiles", "triton", "launch", "rows", "solver")), _narrow(s)
     names = {leaf.name: namer(leaf.name) for leaf in s.program.inputs if leaf.name != VALID}
-    types = {r: f"{names[leaf.name]}.dtype" if s.like_inputs else "rows.result"
-             for r, leaf in zip(s.results, s.program.inputs, strict=False) if leaf.name != VALID or not s.like_inputs}  # fmt: skip
+    types = dict.fromkeys(s.results, "rows.result")
+    if s.like_inputs:
+        arguments = (i for i in s.program.inputs if i.name != VALID)
+        types |= {r: f"{names[leaf.name]}.dtype" for r, leaf in zip(s.results, arguments, strict=False)}
     body, own, each = list[str](), iter(writers), _each(s)
     types |= {own_each: f"{types[whole]} if {_one_head(s, whole, sizes)} else tiles.FULL" for own_each, whole in each.items()}
     last = _last_states(s)
@@ -204,7 +206,7 @@ def _narrow(s: Setting) -> set[str]:
         exponents |= _exponents(nodes, launch)
         found |= {n.name for n in nodes if n.op.name == "var" and sum(a not in launch.lead for a in n.axes) > 1}
     iterated = {name for x in s.launches if isinstance(x, Iteration) for names in x.found for name in names}
-    return (made & found) - exponents - iterated
+    return (made & found) - {*_each(s)} - exponents - iterated
 
 
 def _exponents(nodes: list[Expr], launch: Launch) -> set[str]:

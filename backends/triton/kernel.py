@@ -19,7 +19,7 @@ def print_launch(w: Writer) -> str:
         orders = dict.fromkeys(tuple(a for a in launch.walked if a in e.value.axes) for e in launch.equations)
         for walked in orders:
             own = [e for e in launch.equations if tuple(a for a in launch.walked if a in e.value.axes) == walked]
-            w.wanted = tuple(walk(*expanded([e.value for e in own], launch.folded)))
+            w.wanted = dict.fromkeys(walk(*expanded([e.value for e in own], launch.folded)))
             _stores(w, own, env, w.root, walked)
     else:
         _loop(w, env)

@@ -13,7 +13,7 @@ from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
 DIMENSIONS = 2  # of a tile, where axes can be had for the grid
-WORK = 6  # products of matrices in one kernel
+WORK = 9  # products of matrices in one kernel
 LONG = 64  # the length of an axis where values are compared
 
 
@@ -69,7 +69,8 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
     named |= {e.value.args[0].name for e in collected}
     every = sunk([*program.stages, *(Map(es) for es in (here, collected) if es)], named, lead)
     stages = _prepared(every, lead, "@part")
-    cuts = cut(stages, named | {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}, lead)
+    kept = {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}
+    cuts = cut(stages, named | kept, lead)
     found, count = list[Launch | Iteration](), 0
     for i, stage in enumerate(cuts.stages):
         if isinstance(stage, Solve):

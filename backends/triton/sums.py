@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.arguments import arguments, gathered, summed_over, taken, walked_over, within
+from seqc.backends.triton.cuts import expanded
 from seqc.backends.triton.writer import Env, Scope, Tile, Writer
-from seqc.ir.expr import Expr
+from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
 
 
@@ -37,9 +38,12 @@ def _together(w: Writer, e: Expr, env: Env, axis: str) -> Tile:
 
 
 def beside(w: Writer, values: list[Expr], env: Env, axis: str) -> list[Expr]:
-    """The sums over an axis that a walk along it can find which has some values: they need no more other walks than those do."""
+    """The sums over an axis that a walk along it can find which has some values: they need no more other walks than those do, and the
+    values do not need them, nor do others of these."""
     most = max(map(w.depth, values))
-    return [n for n in w.nodes() if w.depth(n) <= most + 1 and _same_walk(w, n, env, axis)]
+    found = [n for n in w.nodes() if w.depth(n) <= most + 1 and n not in w.wanted and _same_walk(w, n, env, axis)]
+    every = set(found)
+    return [n for n in found if every.isdisjoint(walk(*expanded(n.args, w.launch.folded)))]
 
 
 def begun(w: Writer, sums: list[Expr], env: Env) -> dict[Expr, str]:
@@ -67,8 +71,9 @@ def _same_walk(w: Writer, e: Expr, env: Env, axis: str) -> bool:
     if e.op.name != "contract" or walked_over(w, e) != [axis] or summed_over(w, e, env):
         return False
     every = union(tuple(x.type for x in e.args))
-    seen = all(a in env for a in every if a in w.launch.lead) and not any(a in w.launch.walked for a in e.axes if a not in env)
-    return seen and w.home(e, _of(e, env)) is w.root and w.find(e, _of(e, env)) is None
+    seen = all(a in env for a in every if a in w.launch.lead or a in w.launch.split)
+    whole = not any(a in w.launch.walked for a in e.axes if a not in env)
+    return seen and whole and w.home(e, _of(e, env)) is w.root and w.find(e, _of(e, env)) is None
 
 
 def _of(e: Expr, env: Env) -> Env:

@@ -85,16 +85,20 @@ def kept(x, inside, n: tl.constexpr, b: tl.constexpr, other: tl.constexpr):
 def dot(x, y, DOT: tl.constexpr):
     """[m, k] @ [k, n], of factors in 16 bits or of all bits of float32, added up in float32."""
     if x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
-        return matrices(x, y, DOT)
-    return tl.sum(x[:, :, None] * y[None, :, :], 1)
+        found = matrices(x, y, DOT)
+    else:  # not compiled where it is not taken: a tile of three axes may have more numbers than Triton allows
+        found = tl.sum(x[:, :, None] * y[None, :, :], 1)
+    return found
 
 
 @triton.jit
 def dots(x, y, DOT: tl.constexpr):
     """[b, m, k] @ [b, k, n]."""
     if x.shape[1] >= 16 and x.shape[2] >= 16 and y.shape[2] >= 16:
-        return matrices(x, y, DOT)
-    return tl.sum(x[:, :, :, None] * y[:, None, :, :], 2)
+        found = matrices(x, y, DOT)
+    else:
+        found = tl.sum(x[:, :, :, None] * y[:, None, :, :], 2)
+    return found
 
 
 @triton.jit

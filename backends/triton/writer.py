@@ -116,7 +116,7 @@ class Writer:
         self.whole_axes: dict[str, None] = {}  # words of axes of which a tile has all
         self.extra: dict[str, None] = {}  # other arguments
         self.depths: dict[Expr, int] = {}  # of nodes, how many sums over axes that are cut stand behind each other
-        self.wanted: tuple[Expr, ...] = ()  # what the equations need that are being written
+        self.wanted: Mapping[Expr, None] = {}  # what the equations need that are being written
         self.body: Scope = self.root
         self.inner: dict[int, Scope] = {}  # nodes that change from step to step of a loop over a tile or the launch's
         self.loop_index = ""
@@ -220,11 +220,13 @@ class Writer:
 
     def nodes(self) -> list[Expr]:
         """All that is computed."""
+        folded, own = self.launch.folded, {id(v) for v in self.launch.values}
         if not self.depths:
-            for node in walk(*self.launch.values):
-                inner = max((self.depths[a] for a in node.args), default=0)
+            earlier = [v for v in folded.values() if id(v) in own]  # in the order of stages: each needs earlier ones only
+            for node in walk(*earlier, *self.launch.values):
+                args = (folded[node.name],) if node.op.name == "var" and node.name in folded else node.args
                 lost = {a for x in node.args for a in x.axes if a in self.launch.walked} - {*node.axes}
-                self.depths[node] = inner + bool(lost)
+                self.depths[node] = max((self.depths[a] for a in args), default=0) + bool(lost)
         return list(self.depths)
 
     def depth(self, e: Expr) -> int:

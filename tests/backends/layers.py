@@ -161,7 +161,8 @@ def call(
         return tuple(draw(i.domain, lead[i.scope] + tuple(extent(sizes, a) for a in i.axes), g, extreme, dtype) for i in rec.inputs)
 
     given = inputs(T, B, extreme)
-    shapes = [(heads, *(extent(sizes, a) for a in p.axes)) for p in rec.params]
+    first = {"head": (heads,), "group": (groups,), "layer": ()}
+    shapes = [(*first[p.scope], *(extent(sizes, a) for a in p.axes)) for p in rec.params]
     params = tuple(torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes)
     past = tuple(accumulate(range(4, N + 4), initial=0))
     before = [x if i.scope == "sequence" else y for i, x, y in zip(rec.inputs, given, inputs(past[-1], 1, 1.0), strict=True)]
@@ -235,7 +236,8 @@ def interpreted(c: Call) -> tuple[np.ndarray, ...]:
                 x = tokens[i.name]
                 tokens_of_row = x[b, start:stop]
                 given[i.name] = x[n, h] if i.scope == "sequence" else tokens_of_row if i.scope == "layer" else tokens_of_row[:, at[i.scope]]
-            params = {p.name: x[h].detach().double().numpy() for p, x in zip(rec.params, c.params, strict=True)}
+            own = (x if p.scope == "layer" else x[at[p.scope]] for p, x in zip(rec.params, c.params, strict=True))
+            params = {p.name: x.detach().double().numpy() for p, x in zip(rec.params, own, strict=True)}
             place = {"head": (n, h), "group": (n, h * groups // heads), "layer": (n,)}
             states = {s.name: _wide(x[place[s.scope]]) for s, x in zip(rec.states, c.states, strict=True)} if c.states else None
             out, final = interp.run(rec, given, params, {"depth": 2, "depths": 5, **c.sizes}, states=states, head=h)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,13 @@ from conftest import ROOT, SHIPPED, import_package
 from test_printed_ops import UNPRINTED
 
 import seqc
+from seqc.backends.triton.cuts import is_work
+from seqc.backends.triton.launches import WORK, flat, launches
+from seqc.compiler import programs
 from seqc.emit.write import write_package
+from seqc.forms.chunkwise import CHUNKWISE
+from seqc.ir.expr import walk
+from seqc.ir.program import LEAD
 
 triton = pytest.importorskip("triton")
 
@@ -84,10 +92,36 @@ def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_behind_the_end_of_an_axis_is_summed(tmp_path: Path) -> None:
-    """K = 33 and V = 40 in blocks of 16, of factors that are nowhere zero."""
-    found = [line for line in worker("../tests/backends/full_sums", str(tmp_path), "9", "", "16", "33,40", "16") if "distances" in line]
+@pytest.mark.parametrize("name", ("full_sums", "many_outputs", "hidden_sums", "group_params"))
+def test_layers_of_few_lines(name: str, tmp_path: Path) -> None:
+    """K = 33 and V = 40 in blocks of 16: nothing behind the end of an axis is summed; more outputs than inputs; sums behind sums that are
+    folded into their readers; gradients that heads share."""
+    lines = worker(f"../tests/backends/{name}", str(tmp_path), "9", "", "16", "33,40,16,16", "16")
+    found = [line for line in lines if "distances" in line]
     assert found and all(map(near, found)), found
+
+
+def test_what_heads_share_is_summed_in_float32(text_of: Callable[[str], str]) -> None:
+    """A sum over all tokens that the heads of a group add up afterwards, or hand on where each has its own."""
+    assert "out_d_W_each = tiles.made(rows, (n_H, n_V, n_K))\n" in text_of("group_params")
+
+
+@pytest.mark.parametrize("name", ("gated_deltanet", "group_params"))
+def test_every_sum_that_is_printed_is_read(name: str, text_of: Callable[[str], str]) -> None:
+    kernels = re.split(r"\n(?=@triton.jit|def )", text_of(name))
+    sums = [(kernel, total) for kernel in kernels for total in re.findall(r"^ +(\w+) \+= ", kernel, re.MULTILINE)]
+    assert len(sums) > 5
+    assert not [total for kernel, total in sums if len(re.findall(rf"\b{total}\b", kernel)) < 3]
+
+
+@pytest.mark.parametrize("name", ("gated_deltanet", "kda"))
+def test_a_kernel_has_few_products(name: str) -> None:
+    checked = seqc.check(name)
+    made = programs(checked, CHUNKWISE)
+    for program in (made.forward, made.backward):
+        for launch in flat(launches(program, LEAD)[1]):
+            if launch.loop is None:
+                assert sum(is_work(n, launch.lead) for n in walk(*(e.value for e in launch.equations))) <= WORK
 
 
 @pytest.mark.slow
@@ -124,6 +158,18 @@ def test_versions_of_triton_that_miscompile_get_fewer_warps() -> None:
 
 
 # --- The package -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def text_of() -> Callable[[str], str]:
+    """The chunkwise kernels of a layer."""
+
+    def text(name: str) -> str:
+        there = ROOT / "tests/backends" / f"{name}.seq"
+        made = seqc.compile(there if there.exists() else name, backend="triton")
+        return next(f.text for f in made.files if f.name == "triton_chunkwise.py")
+
+    return text
 
 
 @cache

@@ -210,7 +210,7 @@ def cut_otherwise(text: Path, folder: Path) -> None:
 
     changes = (
         ("default", ()),
-        ("products apart", ((launches, "WORK", 1), (launches, "sunk", as_they_are), (cuts, "sunk", as_they_are))),
+        ("products apart", ((launches, "WORK", 1), (launches, "sunk", as_they_are))),
         ("nothing folded", ((cuts, "_folded", lambda *_: {}),)),
         ("nothing behind", ((cuts, "_fused", lambda stages, *_: (stages, {})),)),
     )
