@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import random_runs
 from random_runs import Wrong, examine_drawn
@@ -17,6 +19,13 @@ def test_layers_are_compiled_or_refused(part: int) -> None:
     assert tally.compiled + tally.refused.total() >= EACH  # with the simplest text, which each part looks at once
     assert tally.compiled > EACH // 2
     assert min(tally.forms[f] for f in ("chunkwise", "scan", "recurrent")) >= EACH // 25, tally
+
+
+def test_an_error_of_zero_has_a_slope() -> None:
+    """What a random layer showed, as a shorter text: the slope of a norm was 0/0 where the error is."""
+    text = (Path(__file__).parent / "zero_error.seq").read_text("utf-8")
+    random_runs.examine(text, tally := random_runs.Tally())
+    assert tally.compiled == 1 and tally.forms["recurrent"] == 1
 
 
 def test_a_wrong_layer_is_reported_as_a_short_text(monkeypatch: pytest.MonkeyPatch) -> None:
