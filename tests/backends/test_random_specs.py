@@ -23,7 +23,7 @@ def test_layers_are_compiled_or_refused(part: int) -> None:
 
 def test_an_error_of_zero_has_a_slope() -> None:
     """What a random layer showed, as a shorter text: the slope of a norm was 0/0 where the error is."""
-    text = (Path(__file__).parent / "zero_error.seq").read_text("utf-8")
+    text = (Path(__file__).parent / "drawn.seq").read_text("utf-8")
     random_runs.examine(text, tally := random_runs.Tally())
     assert tally.compiled == 1 and tally.forms["recurrent"] == 1
 
