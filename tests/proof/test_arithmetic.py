@@ -275,6 +275,28 @@ def test_tangents_against_the_op_table(example: Example) -> None:
     assert (forward == backward).all()
 
 
+FUNCTIONS = ("exp", "expm1", "sigmoid", "softplus", "tanh", "log", "log1p", "sqrt", "sin", "cos", "erf", "decay", "decayed")
+UNKNOWN = (*FUNCTIONS, "power", "solve", "strict_solve", "decayed_solve", "unit_lower_inverse")  # powers: those that are not whole
+
+
+@pytest.mark.parametrize("example", SMOOTH, ids=[f"{e.op}-{i}" for i, e in enumerate(SMOOTH)])
+def test_fractions_are_those_of_the_residues(example: Example) -> None:
+    """Through every op that a number stays known by."""
+    A = Field(Oracles(example.op), SIZES)
+    given = {}
+    for leaf in example.leaves:
+        shape = (2, *(extent(SIZES, x) for x in leaf.axes))
+        counted = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        share = A.combine("mul", A.whole(counted * 1000003 + 7), A.rational(Fraction(1, 3)))
+        given[leaf.name] = A.whole(counted % 2) if leaf.type.dtype == "bool" else share
+    (found,) = evaluate(A, (example.node,), given)
+    if not found.known:
+        assert example.op in UNKNOWN
+        return
+    pairs = zip(found.residue(EXACT).flat, found.p.flat, strict=True)
+    assert all(p == P.residue(x) for x, p in pairs if x is not None)
+
+
 @pytest.mark.parametrize("power", (2, 3, -1))
 def test_tangents_by_hand(power: int) -> None:
     oracles = Oracles(str(power))
