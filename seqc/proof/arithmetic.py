@@ -18,14 +18,13 @@ import numpy as np
 
 from seqc.ir.expr import Mask
 from seqc.ir.meaning import keeps, remembered
-from seqc.proof import elimination
+from seqc.proof import elimination, exact
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import aligned, einsum
-from seqc.proof.field import MODULI, QUARTER, REAL, Integers, L, P, Residues, raised
-from seqc.proof.number import LEVELS, WHOLE_LIMIT, Number, Rule, of, on_whole, values_of, whole_contraction
+from seqc.proof.exact import ARITHMETIC
+from seqc.proof.field import EXACT, MODULI, QUARTER, REAL, Integers, L, P, Residues, raised
+from seqc.proof.number import LEVELS, WHOLE_LIMIT, Number, Rule, of, on_whole, small, values_of, whole_contraction
 from seqc.proof.oracles import Oracles
-
-NEAR = 2.0**-20  # real numbers that are nearer to a whole one are it
 
 
 class Field(Composed[Number]):
@@ -55,7 +54,7 @@ class Field(Composed[Number]):
 
     def whole(self, values: Integers) -> Number:
         """Small whole numbers, points first."""
-        return Number(of(), lambda level: MODULI[level].residues(values), values)
+        return Number(of(), lambda level: ARITHMETIC[level].residues(values), values)
 
     def integers(self, values: np.ndarray) -> Number:
         return self.whole(values.astype(np.int64)[None])
@@ -63,7 +62,7 @@ class Field(Composed[Number]):
     def rational(self, value: Fraction) -> Number:
         if value.denominator == 1 and abs(value.numerator) < WHOLE_LIMIT:
             return self.whole(np.array([value.numerator]))
-        return Number(of(), lambda level: MODULI[level].residue(value)[None], known=True)
+        return Number(of(), lambda level: ARITHMETIC[level].residue(value)[None], known=True)
 
     def named(self, name: str) -> Number:
         residues = [self.oracles.draw(f"{name} {level}", MODULI[level], (1,)) for level in range(LEVELS)]
@@ -73,6 +72,12 @@ class Field(Composed[Number]):
         """A random function of the arguments' values."""
         ask = self.oracles.function
         return Number(values_of(*arguments), lambda level, *xs: ask(name, MODULI[level], *np.broadcast_arrays(*xs)))
+
+    def _known(self, name: str, decide: Callable[..., Any], *arguments: Number) -> Number:
+        """What is decided of numbers that are known, as they are; of others, or where one is too large, a random function."""
+        if not all(x.known for x in arguments):
+            return self.oracle(name, *arguments)
+        return exact.number(decide(*arguments), lambda: self.oracle(name, *arguments))
 
     def _keyed(self, name: str, value: Callable[..., Residues], real: Callable[..., Any], *arguments: tuple[Number, int]) -> Number:
         """A value given by the residues of its arguments, each with a level; its exponential is a random function of it."""
@@ -152,10 +157,10 @@ class Field(Composed[Number]):
         match name:
             case "add":
                 extra = self._joined(x.extra, y.extra)
-                return Number(of(x, y), lambda level, a, b: MODULI[level].add(a, b), on_whole(np.add, x, y), extra, known)
+                return Number(of(x, y), lambda level, a, b: ARITHMETIC[level].add(a, b), on_whole(np.add, x, y), extra, known)
             case "sub":
                 extra = self._joined(x.extra, None if y.extra is None else _inverted(y.extra))
-                return Number(of(x, y), lambda level, a, b: MODULI[level].sub(a, b), on_whole(np.subtract, x, y), extra, known)
+                return Number(of(x, y), lambda level, a, b: ARITHMETIC[level].sub(a, b), on_whole(np.subtract, x, y), extra, known)
             case "mul":
                 return self._mul(x, y)
             case "div":
@@ -168,20 +173,18 @@ class Field(Composed[Number]):
         whole = on_whole(np.mod, x, y)
         if whole is not None:
             return self.whole(whole)
-        if not (x.known and y.known):
-            return self.oracle("modulo", x, y)
-        times = self._rounded("floor", self.combine("div", x, y))
-        return self.combine("sub", x, self._mul(times, y))
+        return self._known("modulo", exact.modulo, x, y)
 
     def _inverse(self, x: Number) -> Number:
-        return Number(of(self.plain(x)), self.oracles.inverse, known=x.known)
+        inverse: Rule = lambda level, a: ARITHMETIC[EXACT].inverse(a) if level == EXACT else self.oracles.inverse(level, a)  # noqa: E731
+        return Number(of(self.plain(x)), inverse, known=x.known)
 
     def _mul(self, x: Number, y: Number) -> Number:
         if x.extra is not None and y.extra is not None:
             x, y = self.plain(x), self.plain(y)
         extra = self._raised_extra(x.extra, y) if x.extra is not None else self._raised_extra(y.extra, x) if y.extra is not None else None
         known = x.known and y.known
-        return Number(of(x, y), lambda level, a, b: MODULI[level].mul(a, b), on_whole(np.multiply, x, y), extra, known)
+        return Number(of(x, y), lambda level, a, b: ARITHMETIC[level].mul(a, b), on_whole(np.multiply, x, y), extra, known)
 
     def _joined(self, x: Number | None, y: Number | None) -> Number | None:
         """s t - 1 for s - 1 and t - 1."""
@@ -196,7 +199,7 @@ class Field(Composed[Number]):
 
     def _neg(self, x: Number) -> Number:
         extra = None if x.extra is None else _inverted(x.extra)
-        return Number(of(x), lambda level, a: MODULI[level].neg(a), None if x.whole is None else -x.whole, extra, x.known)
+        return Number(of(x), lambda level, a: ARITHMETIC[level].neg(a), None if x.whole is None else -x.whole, extra, x.known)
 
     def _exp(self, x: Number) -> Number:
         extra, ends = x.extra, self.oracles.ordered  # the exponential of -inf is 0, where real numbers say that it is one
@@ -260,17 +263,11 @@ class Field(Composed[Number]):
         return self._keyed("tanh", value, np.tanh, (self.plain(x), 1))
 
     def _rounded(self, name: str, x: Number) -> Number:
-        """Of what is known, by the real number; a quotient that is whole comes out a little beside it."""
-        if x.whole is not None:
-            return x
-        if not x.known:
-            return self.oracle(name, x)
-        real = x.residue(REAL)
-        return self.whole((np.floor(real + NEAR) if name == "floor" else np.ceil(real - NEAR)).astype(np.int64))
+        return x if x.whole is not None else self._known(name, lambda x: exact.rounded(name, x), x)
 
     def _trailing_zeros(self, x: Number) -> Number:
         if x.whole is None:
-            return self.oracle("trailing_zeros", x)
+            return self._known("trailing_zeros", exact.trailing_zeros, x)
         low = np.maximum(x.whole & -x.whole, 1).astype(float)
         return self.whole(np.where(x.whole == 0, 1024, np.log2(low).astype(np.int64)))
 
@@ -282,7 +279,7 @@ class Field(Composed[Number]):
             return self._branch_power(x, n)
         steps, part = int(exponent // 1), exponent % 1
         if not part:
-            return Number(of(self.plain(x)), lambda level, a: MODULI[level].power(a, steps))
+            return Number(of(self.plain(x)), lambda level, a: ARITHMETIC[level].power(a, steps), known=x.known)
         share = int(L.residue(part))
         value = lambda base: P.mul(P.power(base, steps), self.oracles.power(self._branch(base), share))  # noqa: E731
         return self._keyed("power", value, lambda base: np.abs(base) ** float(exponent), (x, 0))
@@ -296,14 +293,23 @@ class Field(Composed[Number]):
         """
         if x.whole is not None and y.whole is not None:
             order = np.sign(x.whole - y.whole)
-        elif relation == "eq":
+        elif x.known and y.known:
+            order = exact.order(x, y, lambda: self._order(relation, x, y))
+        else:
+            order = self._order(relation, x, y)
+        holds = {"lt": order < 0, "le": order <= 0, "gt": order > 0, "ge": order >= 0, "eq": order == 0}[relation]
+        return self.whole(holds.astype(np.int64))
+
+    def _order(self, relation: str, x: Number, y: Number) -> Integers:
+        """Of what is not known as a number."""
+        order: Integers
+        if relation == "eq":
             order = (x.p != y.p).astype(np.int64)
-        elif self.oracles.ordered or (x.known and y.known):
+        elif self.oracles.ordered:
             order = np.where(x.p == y.p, 0, np.sign(np.nan_to_num(x.residue(REAL) - y.residue(REAL)))).astype(np.int64)
         else:
             order = np.array([1, 1, -1, -1, 0])[self.oracles.cosets(P.sub(x.p, y.p))]
-        holds = {"lt": order < 0, "le": order <= 0, "gt": order > 0, "ge": order >= 0, "eq": order == 0}[relation]
-        return self.whole(holds.astype(np.int64))
+        return order
 
     def where(self, condition: Number, x: Number, y: Number) -> Number:
         assert condition.whole is not None
@@ -314,14 +320,15 @@ class Field(Composed[Number]):
 
     def sum(self, x: Number, axes: tuple[int, ...]) -> Number:
         extra = None if x.extra is None else _shifted(Number(of(_shifted(x.extra, 1)), lambda level, s: _product(level, s, axes)), -1)
-        return Number(of(x), lambda level, a: MODULI[level].sum(a, axes), None if x.whole is None else x.whole.sum(axis=axes), extra)
+        whole = None if x.whole is None else small(x.whole.sum(axis=axes))
+        return Number(of(x), lambda level, a: ARITHMETIC[level].sum(a, axes), whole, extra, x.known)
 
     def cumsum(self, x: Number, axis: int, reverse: bool) -> Number:
         turned = self.structural(lambda a: np.flip(a, axis), x) if reverse else x
-        whole, extra = None if turned.whole is None else np.cumsum(turned.whole, axis), None
+        whole, extra = None if turned.whole is None else small(np.cumsum(turned.whole, axis)), None
         if turned.extra is not None:
             extra = _shifted(Number(of(_shifted(turned.extra, 1)), lambda level, s: MODULI[level].cumprod(s, axis)), -1)
-        total = Number(of(turned), lambda level, a: MODULI[level].cumsum(a, axis), whole, extra)
+        total = Number(of(turned), lambda level, a: ARITHMETIC[level].cumsum(a, axis), whole, extra, x.known)
         return self.structural(lambda a: np.flip(a, axis), total) if reverse else total
 
     def contract(self, values: Iterable[Number], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
@@ -329,7 +336,7 @@ class Field(Composed[Number]):
         if any(x.extra is not None for x in values):
             return self._summed_product(values, axes, out)
         whole = whole_contraction(values, axes, out)
-        return Number(of(*values), lambda level, *xs: einsum(MODULI[level], xs, axes, out), whole)
+        return Number(of(*values), lambda level, *xs: einsum(ARITHMETIC[level], xs, axes, out), whole, known=all(x.known for x in values))
 
     def _summed_product(self, values: tuple[Number, ...], axes: list[tuple[str, ...]], out: tuple[str, ...]) -> Number:
         """The contraction of values with logarithms in them, product by product."""

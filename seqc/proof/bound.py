@@ -3,6 +3,9 @@
 A value is a rational function of what was drawn and of the exponentials and oracles in it. Two such functions of degree
 d that differ agree at a random point with a probability of at most d / l (Schwartz, Zippel), exponentials g^a and g^b of
 different exponents of degree e with at most e / l for each pair. Degrees are bounded here along the recurrence.
+
+A random point is one whose real inputs are drawn in all entries, given its whole numbers: the first and every second one after it. At
+the others some entries are what the text compares them with (`seqc.proof.reach.equalled`), and the bound says nothing of those.
 """
 
 from __future__ import annotations

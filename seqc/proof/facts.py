@@ -33,7 +33,7 @@ from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.field import MODULI, P, Residues
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
-from seqc.proof.reach import reach
+from seqc.proof.reach import COUNTED, reach
 from seqc.proof.trial import small_axes, within
 
 POINTS = 16
@@ -227,7 +227,7 @@ class _Step:
         return self.drawn[word]
 
     def _draw_states(self, word: str) -> dict[str, Number]:
-        kinds = {n: Domain(0, integer=True) if s.integer else Domain() for n, s in self.states.items()}
+        kinds = {n: COUNTED if s.integer else Domain() for n, s in self.states.items()}
         return {n: self._drawn(f"{word} {n}", s.axes, kinds[n]) for n, s in self.states.items()}
 
     def _next(self, names: Collection[str], *at: Values, more: Mapping[str, Expr] | None = None) -> list[dict[str, Number]]:

@@ -262,7 +262,10 @@ class RealNumbers:
     bits = 0  # of no modulus
 
     def residue(self, value: int | Fraction) -> Any:
-        return np.asarray(float(value))
+        try:
+            return np.asarray(float(value))
+        except OverflowError:
+            return np.asarray(np.inf if value > 0 else -np.inf)
 
     def residues(self, integers: Integers) -> Any:
         return integers.astype(float)
@@ -300,6 +303,7 @@ P = Modulus(61, 8235)  # values
 L = Modulus(59, 2059)  # their exponents: P.value = 4 L.value + 1
 Q = Modulus(59, 2060, 12)  # the exponents of these: L.value - 1
 REAL = 3  # behind the levels of residues: the number itself, rounded
+EXACT = 4  # and, of one that is known, as it is (`seqc.proof.exact`)
 MODULI: tuple[Any, ...] = (P, L, Q, RealNumbers())  # by level
 BASES = (2**4, 2**12)  # what is raised to an exponent mod p and mod l: of order L.value and Q.prime
 QUARTER = pow(2, L.value, P.value)  # a square root of -1: the cosets of the powers of 2^4 are those of its powers

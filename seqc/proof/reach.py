@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 
 import numpy as np
 
@@ -20,13 +21,14 @@ from seqc.ir.recurrence import Recurrence
 from seqc.ir.text import show
 from seqc.proof.arithmetic import Field
 from seqc.proof.certificate import OneSided
-from seqc.proof.field import MODULI, Integers, Residues
-from seqc.proof.number import Number
+from seqc.proof.field import MODULI, Integers, P, Residues, cosets
+from seqc.proof.number import WHOLE_LIMIT, Number
 
 SMALL = 8  # whole numbers are drawn below this, or in windows of this width
 FAR = 15  # bits of those that are drawn anywhere
 LARGEST = 2**30  # of a whole number that is drawn: a sequence goes on from there
 LIMIT = 80  # characters of a choice that a certificate shows
+COUNTED = Domain(0, open_low=False, integer=True)  # whole states, the position among them
 GROWING = ("exp", "expm1", "softplus", "power")  # ops that leave the range of real numbers sooner than what is compared
 
 
@@ -107,7 +109,7 @@ def reach(rec: Recurrence, ordered: bool) -> Reach:
 
 def whole_numbers(drawn: Residues, domain: Domain, met: Reach) -> Integers:
     """Small ones; at every second point those around a number of the text, each in its turn, and anywhere."""
-    low, high = int(max(domain.low, -LARGEST)), int(min(domain.high, LARGEST))
+    low, high = _ends(domain)
     first = low if domain.low > float("-inf") else min(-SMALL // 2, high - SMALL)
     window = (drawn % np.uint64(SMALL)).astype(np.int64)
     small = first + window % min(SMALL, high - first + 1)
@@ -122,6 +124,13 @@ def whole_numbers(drawn: Residues, domain: Domain, met: Reach) -> Integers:
     return small
 
 
+def _ends(domain: Domain) -> tuple[int, int]:
+    """The least and the largest whole number of the domain, as far as numbers are drawn; of one without any, one near it."""
+    low, high = (min(max(x, -LARGEST), LARGEST) for x in (domain.low, domain.high))
+    least = ceil(low) + (domain.open_low and ceil(low) == domain.low)
+    return least, max(least, floor(high) - (domain.open_high and floor(high) == domain.high))
+
+
 def scaled(real: np.ndarray, met: Reach) -> np.ndarray:
     """Real numbers, at every second point as large or as small as a number of the text, in turn."""
     by = np.array([met.scales[i // 2 % len(met.scales)] if met.scales and i % 2 else 1.0 for i in range(len(real))])
@@ -129,14 +138,26 @@ def scaled(real: np.ndarray, met: Reach) -> np.ndarray:
 
 
 def equalled(field: Field, x: Number, domain: Domain, others: tuple[Fraction, ...], drawn: Residues) -> Number:
-    """The value, with one entry in four being one of the others, if it may be. drawn: what says which."""
-    for i, other in enumerate(o for o in others if _inside(domain, o)):
-        at = drawn >> np.uint64(8 * i % 56) & np.uint64(3) == 0
+    """The value; at every second point one entry in four is one of the others, if it may be. drawn: what says which.
+
+    The first point, and every second one after it, is random in all entries: of these the certificate's bound speaks.
+    """
+    second = (np.arange(len(drawn)) % 2 == 1).reshape((-1, *(1 for _ in drawn.shape[1:])))
+    for i, other in enumerate(o for o in others if _inside(domain, o) and _of_sort(domain, o)):
+        at = second & (drawn >> np.uint64(8 * i % 56) & np.uint64(3) == 0)
         if x.whole is not None:
             x = field.whole(np.where(at, int(other), x.whole))
         else:
             x = field.given([np.where(at, m.residue(other), x.residue(level)) for level, m in enumerate(MODULI)])
     return x
+
+
+def _of_sort(domain: Domain, x: Fraction) -> bool:
+    """Whether it is what such values are in the field: small whole numbers; zero and powers of the generator, or their negatives."""
+    if domain.integer:
+        return abs(x) < WHOLE_LIMIT
+    sign = 1 if domain.low >= 0 else -1 if domain.high <= 0 else 0
+    return not sign or int(cosets(P.residue(sign * x)[None])[0]) <= 0
 
 
 def _inside(domain: Domain, x: Fraction) -> bool:

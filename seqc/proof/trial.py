@@ -22,7 +22,7 @@ from seqc.proof.arithmetic import Field
 from seqc.proof.field import MODULI, REAL, L, P, Residues, raised
 from seqc.proof.number import Number
 from seqc.proof.oracles import Oracles
-from seqc.proof.reach import NOWHERE, Reach, equalled, reach, scaled, whole_numbers
+from seqc.proof.reach import COUNTED, NOWHERE, Reach, equalled, reach, scaled, whole_numbers
 
 TIMES = (BATCH, HEADS, GROUPS, CHUNKS, TOKENS)
 LISTED = 14  # the largest index for whose sake an axis is made longer
@@ -144,7 +144,7 @@ def draw(rec: Recurrence, trial: Trial, oracles: Oracles) -> Draws:
     values, met = {}, reach(rec, oracles.ordered)
     leaves = [(i.name, (*_timed(i.scope), *i.axes), i.domain) for i in rec.inputs]
     leaves += [(p.name, (*param_axes(p.scope), *p.axes), Domain()) for p in rec.params]
-    leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), Domain(0, integer=True) if s.integer else Domain()) for s in rec.states]
+    leaves += [(initial(s.name), (*state_lead(s.scope), *s.axes), COUNTED if s.integer else Domain()) for s in rec.states]
     for name, axes, domain in leaves:
         values[name] = within(field, domain, residues(name, axes), met)
         if others := (met.equal or {}).get(name.removesuffix("@0")):

@@ -19,7 +19,7 @@ from seqc.proof.arithmetic import Field
 from seqc.proof.bench import dot
 from seqc.proof.composed import NoFieldMeaning
 from seqc.proof.dual import Dual, Duals
-from seqc.proof.field import MODULI, P, Residues, raised
+from seqc.proof.field import EXACT, MODULI, REAL, P, Residues, raised
 from seqc.proof.number import LEVELS, Number
 from seqc.proof.oracles import Oracles
 
@@ -186,6 +186,64 @@ def test_complex_numbers_are_a_gap() -> None:
         values("seed", ops.complex_(a, b))
 
 
+PRIME = 10**9 + 7
+THIRD = number(Fraction(1, 3))
+LARGE = ops.mul(number(PRIME), ops.power(number(PRIME), number(2)))
+KNOWN = {
+    "a remainder of a large number": (ops.modulo(ops.power(number(PRIME), number(2)), number(10)), 9),
+    "a remainder of a fraction": (ops.modulo(ops.mul(number(PRIME), THIRD), number(2)), Fraction(PRIME, 3) % 2),
+    "a remainder after a large quotient": (ops.modulo(LARGE, number(Fraction(1, 10**9))), 0),
+    "a large quotient, rounded": (ops.unary("floor", ops.mul(LARGE, THIRD)), PRIME**3 // 3),
+    "a large quotient, rounded up": (ops.unary("ceil", ops.mul(LARGE, THIRD)), -(-(PRIME**3) // 3)),
+    "a number just below a whole one": (ops.unary("floor", number(2 - Fraction(1, 10**30))), 1),
+    "a number just above a whole one": (ops.unary("ceil", number(2 + Fraction(1, 10**30))), 3),
+    "trailing zeros of a large number": (ops.unary("trailing_zeros", ops.mul(LARGE, number(2**20))), 20),
+    "an order of neighbours": (ops.where(ops.compare("lt", LARGE, ops.add(LARGE, THIRD)), THIRD, number(2)), Fraction(1, 3)),
+    "a number that is another's residue": (ops.where(ops.compare("eq", number(P.value), number(0)), THIRD, number(2)), 2),
+    "division by zero": (ops.unary("floor", ops.div(THIRD, ops.sub(THIRD, THIRD))), 0),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.filterwarnings("error")
+def test_known_numbers_are_exact(name: str) -> None:
+    root, expected = KNOWN[name]
+    (found,) = evaluate(Field(Oracles("seed"), SIZES), (root,), {})
+    for level in range(LEVELS):
+        assert (found.residue(level) == MODULI[level].residue(expected)).all()
+    assert found.residue(REAL).item() == pytest.approx(float(expected), rel=1e-15) and found.residue(EXACT).item() == expected
+
+
+def test_known_sums_are_exact() -> None:
+    """Along axes, where the numbers themselves would not fit in 64 bits."""
+    A = Field(Oracles("seed"), SIZES)
+    x = A.whole(np.full((1, 3), 2**31 - 1))
+    cube = A.contract((x, x, x), [("V",)] * 3, ())
+    expected = 3 * (2**31 - 1) ** 3
+    assert cube.whole is None and cube.residue(EXACT).item() == expected and cube.p.item() == expected % P.value
+    for total in (A.sum(x, (1,)), A.structural(lambda v: v[:, 2], A.cumsum(x, 1, False))):
+        assert total.whole is None and A.primitive("floor", A.combine("div", total, A.rational(Fraction(3)))).whole == 2**31 - 1
+
+
+def test_what_is_too_large_is_a_random_function() -> None:
+    """The same for equal numbers; never a rounded one. A number beside it is known still."""
+    A = Field(Oracles("seed"), SIZES)
+    n, share = A.whole(np.array([3, 10**9])), A.rational(Fraction(1, 7))
+    x = A.combine("mul", A.power(n, A.rational(Fraction(64)), Fraction(64)), share)
+    y = A.combine("mul", share, A.power(A.power(n, share, Fraction(8)), share, Fraction(8)))
+    found, other = (A.primitive("floor", v) for v in (x, y))
+    assert (found.p == other.p).all() and found.p[0] == 3**64 // 7 % P.value and found.p[1] != 10 ** (9 * 64) // 7 % P.value
+    assert found.residue(EXACT).tolist() == [3**64 // 7, None] and A.compare("eq", found, other).whole.tolist() == [1, 1]
+    wrapped = A.combine("modulo", found, A.rational(Fraction(10)))
+    assert wrapped.p[0] == 3**64 // 7 % 10 and wrapped.p[1] > 10
+
+
+def test_a_constant_may_be_larger_than_a_real_number() -> None:
+    A = Field(Oracles("seed", ordered=True), SIZES)
+    x, y = A.rational(Fraction(10**400)), A.rational(Fraction(-(10**400)))
+    assert A.compare("gt", x, y).whole == 1 and A.compare("gt", y, A.rational(Fraction(1, 3))).whole == 0
+
+
 # --- Derivatives -----------------------------------------------------------------------------------------------------
 
 COMPLEX = "complex"
@@ -215,6 +273,28 @@ def test_tangents_against_the_op_table(example: Example) -> None:
         if leaf.name not in example.fixed:
             backward = P.add(backward, dot(share, tangents[leaf.name]))
     assert (forward == backward).all()
+
+
+FUNCTIONS = ("exp", "expm1", "sigmoid", "softplus", "tanh", "log", "log1p", "sqrt", "sin", "cos", "erf", "decay", "decayed")
+UNKNOWN = (*FUNCTIONS, "power", "solve", "strict_solve", "decayed_solve", "unit_lower_inverse")  # powers: those that are not whole
+
+
+@pytest.mark.parametrize("example", SMOOTH, ids=[f"{e.op}-{i}" for i, e in enumerate(SMOOTH)])
+def test_fractions_are_those_of_the_residues(example: Example) -> None:
+    """Through every op that a number stays known by."""
+    A = Field(Oracles(example.op), SIZES)
+    given = {}
+    for leaf in example.leaves:
+        shape = (2, *(extent(SIZES, x) for x in leaf.axes))
+        counted = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        share = A.combine("mul", A.whole(counted * 1000003 + 7), A.rational(Fraction(1, 3)))
+        given[leaf.name] = A.whole(counted % 2) if leaf.type.dtype == "bool" else share
+    (found,) = evaluate(A, (example.node,), given)
+    if not found.known:
+        assert example.op in UNKNOWN
+        return
+    pairs = zip(found.residue(EXACT).flat, found.p.flat, strict=True)
+    assert all(p == P.residue(x) for x, p in pairs if x is not None)
 
 
 @pytest.mark.parametrize("power", (2, 3, -1))

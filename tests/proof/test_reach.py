@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
+from fractions import Fraction
 
 import pytest
 from conftest import ROOT
@@ -12,10 +13,15 @@ from conftest import ROOT
 from seqc.compiler import Checked, check_source, judge, prepared, with_short_blocks
 from seqc.diagnostics import SpecError
 from seqc.forms import FORMS, Applies
+from seqc.ir.model import Domain
 from seqc.options import Options
 from seqc.outcome import certificate_line, certificate_page
+from seqc.proof.arithmetic import Field
 from seqc.proof.certificate import OneSided
+from seqc.proof.field import MODULI, P
+from seqc.proof.oracles import Oracles
 from seqc.proof.prove import Certificate, prove
+from seqc.proof.reach import LARGEST, Reach, equalled, whole_numbers
 from seqc.source import Source
 
 
@@ -51,7 +57,8 @@ OUT = "output y[N] = h"
 
 
 def slip(update: str, right: str, wrong: str, *inputs: str) -> Slip:
-    return Slip(layer(*inputs, *DECAYED, f"update h = 1/2 * h + {update}", OUT), right, wrong)
+    head = inputs if any("input a" in x for x in inputs) else (*inputs, DECAYED[0])
+    return Slip(layer(*head, DECAYED[1], f"update h = 1/2 * h + {update}", OUT), right, wrong)
 
 
 def fernn(right: str, wrong: str) -> Slip:
@@ -89,6 +96,12 @@ SLIPS = {
     "a velocity": fernn("n - floor(N / 2)", "n - floor(N / 2) + 1"),
     "a velocity, the other way": fernn("n - floor(N / 2)", "floor(N / 2) - n"),
     "a velocity, rounded up": fernn("n - floor(N / 2)", "n - ceil(N / 2)"),
+    "the first position": slip("where(position == 0, 1/3, a)", "1/3", "2/5"),
+    "a rounded share, up to its end": slip(
+        "where(floor(position / 2000000) == 0, a, 1/3)", "floor(position / 2000000) == 0", "position < 1999999"
+    ),
+    "one value of a whole input, next to an open end": slip("where(i == 4, 1/3, a)", "1/3", "2/5", "input i in integer in (0, 5)"),
+    "one value of a positive input": slip("where(a == 1, 1/3, a)", "1/3", "2/5", "input a[N] in (0, inf)"),
     "a tap": fernn("roll[X](moved, w - floor(W / 2))", "roll[X](moved, w)"),
 }
 
@@ -102,11 +115,35 @@ def test_a_slip_in_a_branch_is_rejected(what: str) -> None:
     assert not certificate(one.text, one.text.replace(one.right, one.wrong)).ok
 
 
+SQUARE, POSITIVE = "where(position > 900000000, floor({}), 1) * a", "input c in (0, inf)"
+SAME = {
+    "a rounded share and a position": ("where(floor(position / 2000000) == 0, a, 1/3)", "where(position < 2000000, a, 1/3)"),
+    "a share of a large square": (SQUARE.format("position * position / 3"), SQUARE.format("position / 3 * position")),
+    "a share of a cube": (SQUARE.format("position * position * position / 3"), SQUARE.format("position / 3 * position * position")),
+    "a square of a share": ("floor(position / 3 * (position / 3)) * a", "floor((position / 3)^2) * a"),
+    "a sum of shares": ("floor(sum[N](shares)) * a", "floor(N * shares) * a", "let shares[n: N] = (position + 0 * n) / 3"),
+    "a number too large to be known": (too_large := "where(position^40 / 3 > 900000000^40 / 3, a, 1/3)", too_large),
+    "a root where the text names a number": ("c * where(c == 7, 1/3, 1) * a", "sqrt(c) * sqrt(c) * where(c == 7, 1/3, 1) * a", POSITIVE),
+    "a root where it names one": ("c * where(c == 1, 1/3, 1) * a", "sqrt(c) * sqrt(c) * where(c == 1, 1/3, 1) * a", POSITIVE),
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_equal_texts_are_accepted(what: str) -> None:
+    one, other, *inputs = SAME[what]
+    text, compiled = (layer(*inputs, *DECAYED, f"update h = 1/2 * h + {update}", OUT) for update in (one, other))
+    c = certificate(text, compiled)
+    assert c.ok, (c.failures, c.gaps)
+
+
 ONE_SIDED = {
     "a position that no sequence reaches": ("where(position > 5000000000, 1/3, a)", "position > 5000000000", False),
     "a value that is never small": ("where(floor(position / 2) >= 0, a, 1/3)", "floor(position / 2) >= 0", True),
     "a number of heads": ("where(heads > 100, 1/3, a)", "heads > 100", False),
     "a depth": ("max(depths - 40, 1) * a", "depths - 40 >= 1", False),
+    "a number that an open end excludes": ("where(i == 0, 1/3, a)", "i == 0", False, "input i in integer in (0, 5)"),
+    "a number that is no power of the generator": ("where(c == 7, 1/3, a)", "c == 7", False, POSITIVE),
+    "a number that is not small": ("where(i == 4294967296, i * i, 1/3) * a", "i == 4294967296", False, "input i in integer"),
     "a rectified position": ("relu(position + 1) * a", "position + 1 > 0", True),
     "a size of a position": ("abs(position) * a + sign(position + 2)", "position + 2 > 0", True),
 }
@@ -114,12 +151,12 @@ ONE_SIDED = {
 
 @pytest.mark.parametrize("what", ONE_SIDED)
 def test_what_is_not_examined_is_said(what: str) -> None:
-    update, condition, always = ONE_SIDED[what]
-    c = certificate(layer(*DECAYED, f"update h = 1/2 * h + {update}", OUT))
+    update, condition, always, *inputs = ONE_SIDED[what]
+    c = certificate(layer(*inputs, *DECAYED, f"update h = 1/2 * h + {update}", OUT))
     assert c.ok, (c.failures, c.gaps)
     found = [x for x in c.one_sided if condition in x.condition]
-    assert found and found[0].always is always and found[0].line == 6, c.one_sided
-    assert any(x.startswith("  one side ") and condition in x and "line 6" in x for x in certificate_page(c))
+    assert found and found[0].always is always and found[0].line == 6 + len(inputs), c.one_sided
+    assert any(x.startswith("  one side ") and condition in x and f"line {6 + len(inputs)}" in x for x in certificate_page(c))
     assert f"choices met on one side only: {len(c.one_sided)}" in certificate_line(c)
     data = c.as_json()["one_sided"]
     assert json.loads(json.dumps(data)) == data and {"condition", "always", "line"} == set(data[0])
@@ -147,6 +184,25 @@ def test_certificates_say_which_lengths_were_tried() -> None:
     page = "\n".join(certificate_page(c))
     assert "tokens = 7, shortest = 2, chunk = 3" in page and "first states" in page
     assert "a chunk divides 3, does not divide 7 and is longer than 2" in page
+
+
+def test_every_second_point_is_random() -> None:
+    """There the certificate's bound holds; at the others some entries are what the text compares them with."""
+    oracles = Oracles("seed")
+    drawn = [oracles.draw(f"x {k}", m, (8, 64)) for k, m in enumerate(MODULI)]
+    field = Field(oracles, {})
+    x = equalled(field, field.given(drawn), Domain(), (Fraction(7),), oracles.draw("which", P, (8, 64)))
+    changed = (x.p != drawn[0]).sum(1)
+    assert not changed[::2].any() and (changed[1::2] > 4).all() and (x.p[x.p != drawn[0]] == 7).all()
+
+
+@pytest.mark.parametrize("ends", ("(0, 5)", "[0, 5]", "(1/2, 7/2)", "(0, 1)", "[2147483648, 4294967296]"))
+def test_whole_numbers_lie_inside(ends: str) -> None:
+    """As far as there are any, or small ones."""
+    domain = checked(layer(f"input i in integer in {ends}", *DECAYED, "update h = 1/2 * h + i * a", OUT)).recurrence.inputs[0].domain
+    met = set(whole_numbers(Oracles("seed").draw("i", P, (16, 64)), domain, Reach((LARGEST - 1,))).ravel().tolist())
+    inside = {"(0, 5)": {1, 2, 3, 4}, "[0, 5]": {0, 1, 2, 3, 4, 5}, "(1/2, 7/2)": {1, 2, 3}, "(0, 1)": {1}}
+    assert met == inside.get(ends, {LARGEST})
 
 
 def known(rng: random.Random, depth: int) -> str:
