@@ -2,7 +2,7 @@
 
     python examples/compile_kernels.py                        all layers, all targets, K = V = 64, 128, 256: hours
     python examples/compile_kernels.py gla --target sm_90     some of it
-    python examples/compile_kernels.py --records found.jsonl  what is found, a line each; what is there already is not done again
+    python examples/compile_kernels.py --records found.jsonl  a line for each form; of the same kernels it is read there
 
 Every form that has kernels, forward and backward, in bfloat16, at the default length of chunks. A layer with sizes K and V has them at
 64, 128 and 256; other layers have their own sizes, memories that are networks an inner size of at most 64. Registers and stack (bytes
@@ -42,20 +42,23 @@ def asked(name: str) -> list[dict[str, int]]:
     return [{"E": INNER} if own.get("E", "").endswith("* D") else {}]
 
 
-def forms_of(name: str) -> tuple[str, ...]:
-    forms: tuple[str, ...] = seqc.load(name, backend="triton").MANIFEST["triton"]["forms"]
-    return tuple(forms)
+def forms_of(name: str) -> dict[str, str]:
+    """The forms with kernels, and a digest of each one's text."""
+    package = seqc.load(name, backend="triton")
+    files = package.MANIFEST["files"]
+    return {form: f"{files[f'triton_{form}.py'][:16]} {files['triton_tiles.py'][:16]}" for form in package.MANIFEST["triton"]["forms"]}
 
 
-def compiled(name: str, form: str, target: str, sizes: dict[str, int]) -> dict[str, Any]:
+def compiled(one: dict[str, Any]) -> dict[str, Any]:
     """What the kernels of one form need."""
-    began, found = time.monotonic(), {"layer": name, "form": form, "target": target, "sizes": sizes}
+    began, found, name, sizes = time.monotonic(), one, one["layer"], one["sizes"]
     options = Options(sizes=tuple(sizes.items()), backend="triton")
     try:
         checked = seqc.check(name, sizes=sizes)
-        said = inspected(Terminal("inspect", json=True, color="never"), name, checked, options, Call(target, form, heads=None))
-    except SpecError as error:
-        return {**found, "failed": error.diagnostics[0].message}
+        said = inspected(Terminal("inspect", json=True, color="never"), name, checked, options, Call(one["target"], one["form"]))
+    except Exception as error:  # whatever it is, it is what the table shows, and hours of others follow
+        reason = error.diagnostics[0].message if isinstance(error, SpecError) else f"{type(error).__name__}: {error}"
+        return {**found, "failed": reason.split("\n")[0][:200]}
     kernels = [k for k in said.kernels if k.kind == "triton"]
     beyond = [k.name for k in kernels if not k.fits]
     numbers = {what: max(getattr(k, what) or 0 for k in kernels) for what in ("registers", "stack", "shared")}
@@ -66,15 +69,15 @@ def compiled(name: str, form: str, target: str, sizes: dict[str, int]) -> dict[s
 
 
 def key(record: dict[str, Any]) -> str:
-    return json.dumps([record[x] for x in ("layer", "form", "target", "sizes")])
+    return json.dumps([record[x] for x in ("layer", "form", "target", "sizes", "digest")])
 
 
 def every(layers: list[str], targets: list[str]) -> Iterator[dict[str, Any]]:
     for name in layers:
-        for form in forms_of(name):
+        for form, digest in forms_of(name).items():
             for sizes in asked(name):
                 for target in targets:
-                    yield {"layer": name, "form": form, "target": target, "sizes": sizes}
+                    yield {"layer": name, "form": form, "target": target, "sizes": sizes, "digest": digest}
 
 
 def shown(record: dict[str, Any]) -> str:
@@ -100,7 +103,7 @@ def main() -> int:
     print(HEAD, flush=True)
     failed = total = 0
     for one in every(layers, options.target or list(TARGETS)):
-        record = there.get(key(one)) or compiled(one["layer"], one["form"], one["target"], one["sizes"])
+        record = there.get(key(one)) or compiled(one)
         if options.records and key(one) not in there:
             with options.records.open("a") as file:
                 file.write(json.dumps(record) + "\n")
