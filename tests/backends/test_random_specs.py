@@ -17,7 +17,7 @@ PARTS, EACH = 8, 25
 def test_layers_are_compiled_or_refused(part: int) -> None:
     tally = examine_drawn(part * EACH, EACH)
     assert tally.compiled + tally.refused.total() >= EACH  # with the simplest text, which each part looks at once
-    assert tally.compiled > EACH // 2
+    assert tally.compiled > EACH // 2 and not tally.beyond
     assert min(tally.forms[f] for f in ("chunkwise", "scan", "recurrent")) >= EACH // 25, tally
 
 
