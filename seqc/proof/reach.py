@@ -29,7 +29,8 @@ FAR = 15  # bits of those that are drawn anywhere
 LARGEST = 2**30  # of a whole number that is drawn: a sequence goes on from there
 LIMIT = 80  # characters of a choice that a certificate shows
 COUNTED = Domain(0, open_low=False, integer=True)  # whole states, the position among them
-GROWING = ("exp", "expm1", "softplus", "power")  # ops that leave the range of real numbers sooner than what is compared
+# Ops of large real numbers that leave their range sooner than what is compared, or say the same of different ones.
+GROWING = ("exp", "expm1", "softplus", "power", "sigmoid", "tanh", "erf")
 
 
 # --- Choices -----------------------------------------------------------------------------------------------------
