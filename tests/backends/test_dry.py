@@ -11,6 +11,7 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
+from seqc.backends.triton import tiles  # noqa: E402
 from seqc.backends.triton.dry import Launch, NotCompiled, dry, forward_and_backward  # noqa: E402
 from seqc.backends.triton.operations import Operations, size  # noqa: E402
 from seqc.backends.triton.targets import TARGETS  # noqa: E402
@@ -40,7 +41,23 @@ def long_product(x, y, z, n, b: tl.constexpr):
     tl.store(z + i * b + j, total)
 
 
+@triton.jit
+def generated_product(x, y, z, b: tl.constexpr):
+    i, j = tl.arange(0, b)[:, None], tl.arange(0, b)[None, :]
+    tl.store(z + i * b + j, tiles.dot(tl.load(x + i * b + j), tl.load(y + i * b + j), "bf16"))
+
+
 tuned = triton.autotune([triton.Config({}, num_stages=n) for n in (16, 4, 2)], key=[])(long_product)
+
+
+@pytest.mark.slow
+def test_a_product_of_large_tiles_is_compiled() -> None:
+    """As a tile of three axes it would have 128 * 128 * 128 numbers, more than Triton allows, even where that is not taken."""
+    x, y, z = torch.ones(3, 128, 128, dtype=torch.bfloat16)
+    with dry(TARGETS["sm_90"]) as launches:
+        generated_product[(1,)](x, y, z, b=128)
+    (found,) = launches
+    assert found.binary is not None and found.binary.products > 0
 
 
 @every
