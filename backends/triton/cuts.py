@@ -30,11 +30,10 @@ class Cuts:
     behind: Mapping[int, tuple[Equation, ...]]
 
 
-def cut(stages: Iterable[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> Cuts:
-    """outputs: names that must be in memory."""
-    inside = list(stages)
-    folded = _folded(inside, outputs, lead)
-    kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in inside]
+def cut(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> Cuts:
+    """stages: as `sunk` left them, Maps in parts. outputs: names that must be in memory."""
+    folded = _folded(stages, outputs, lead)
+    kept = [Map(tuple(e for e in s.equations if e.name not in folded)) if isinstance(s, Map) else s for s in stages]
     fused, behind = _fused(kept, folded, lead)
     left = [i for i, s in enumerate(fused) if not isinstance(s, Map) or s.equations]
     return Cuts(outputs, tuple(fused[i] for i in left), folded, {left.index(i): es for i, es in behind.items()})
