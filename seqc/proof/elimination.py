@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqc.proof.field import Modulus, Residues
+from seqc.proof.field import LONGEST, Modulus, Residues
 
 POINT = "\0"  # the dimension of points, in front of a value's axes
+MANY = 4096  # products from which matrices of limbs are sooner multiplied than residues
 
 
 def aligned(x: Residues, have: Sequence[str], want: Sequence[str]) -> Residues:
@@ -22,15 +24,31 @@ def aligned(x: Residues, have: Sequence[str], want: Sequence[str]) -> Residues:
     return moved.reshape([next(lengths) if a in have else 1 for a in want])
 
 
-def einsum(modulus: Modulus, values: Sequence[Residues], axes: Sequence[Sequence[str]], out: Sequence[str]) -> Residues:
+def einsum(modulus: Any, values: Sequence[Residues], axes: Sequence[Sequence[str]], out: Sequence[str]) -> Residues:
     """The product of the values, summed over every axis that is not in `out`: each as soon as nothing later needs it."""
-    steps, last = _plan(tuple(map(tuple, axes)), tuple(out))
-    total = values[0]
-    for i, (value, (alone, mine, theirs, after)) in enumerate(zip(values, steps, strict=True)):
-        value = modulus.sum(value, alone) if alone else value
-        total = modulus.mul(_moved(total, theirs), _moved(value, mine)) if i else value
-        total = modulus.sum(total, after) if after else total
-    return _moved(total, last)
+    first, *steps = _plan(tuple(map(tuple, axes)), tuple(out))
+    total = modulus.sum(values[0], first.alone) if first.alone else values[0]
+    for value, step in zip(values[1:], steps, strict=True):
+        value = modulus.sum(value, step.alone) if step.alone else value
+        x, y = _moved(total, step.left), _moved(value, step.right)
+        if step.after and isinstance(modulus, Modulus) and prod(np.broadcast_shapes(x.shape, y.shape)) >= MANY:
+            total = _by_matrices(modulus, x, y, step)
+        else:
+            total = modulus.mul(x, y)
+            total = modulus.sum(total, step.after) if step.after else total
+    return _moved(total, steps[-1].last if steps else first.last)
+
+
+def _by_matrices(modulus: Modulus, x: Residues, y: Residues, step: _Step) -> Residues:
+    """The product, summed: x and y with dimensions that both have, that x has, that are summed over and that y has."""
+    low, high = step.after[0], step.after[-1] + 1
+    both, lengths = low - step.own, np.broadcast_shapes(x.shape[low:high], y.shape[low:high])
+    rows, columns, n = x.shape[both:low], y.shape[high:], prod(lengths)
+    left = np.broadcast_to(x.reshape(x.shape[:high]), (*x.shape[:low], *lengths)).reshape((*x.shape[:both], prod(rows), n))
+    right = y.reshape((*y.shape[:both], *y.shape[low:]))
+    right = np.broadcast_to(right, (*y.shape[:both], *lengths, *columns)).reshape((*y.shape[:both], n, prod(columns)))
+    found = matmul(modulus, left, right)
+    return found.reshape((*found.shape[:both], *rows, *columns))
 
 
 Move = tuple[tuple[int, ...], tuple[Any, ...]] | None  # an order of dimensions and an index that adds others; None: as it is
@@ -47,25 +65,46 @@ def _move(have: Sequence[str], want: Sequence[str]) -> Move:
     return tuple(have.index(a) for a in want if a in have), tuple(slice(None) if a in have else None for a in want)
 
 
+class _Step(NamedTuple):
+    """How a value joins the product of those before it.
+
+    alone: its dimensions that are summed over at once. left, right: how the product so far and the value are laid beside each other, with
+    dimensions that both have, that the product has (`own` of them), that are then summed over (`after`) and that the value has.
+    last: how the result is laid out, if this is the last value.
+    """
+
+    alone: tuple[int, ...]
+    left: Move
+    right: Move
+    own: int
+    after: tuple[int, ...]
+    last: Move
+
+
 @lru_cache(maxsize=4096)
-def _plan(axes: tuple[tuple[str, ...], ...], out: tuple[str, ...]) -> tuple[list[Any], Move]:
-    """For each value the dimensions that it is summed over alone, how it and the product so far are laid beside each other, and the
-    dimensions that their product is summed over; at the end, how the result is laid out."""
+def _plan(axes: tuple[tuple[str, ...], ...], out: tuple[str, ...]) -> tuple[_Step, ...]:
+    """One step for each value."""
     have: tuple[str, ...] = ()
-    steps: list[Any] = []
+    steps: list[_Step] = []
     for i, own in enumerate(axes):
         group, later = (POINT, *own), {POINT, *out}.union(*axes[i + 1 :])
         alone = tuple(d for d, a in enumerate(group) if a not in later and a not in have)
         group = tuple(a for d, a in enumerate(group) if d not in alone)
-        union = tuple(dict.fromkeys((*have, *group)))
-        after = tuple(d for d, a in enumerate(union) if a not in later) if i else ()
-        steps.append((alone, _move(group, union), _move(have, union), after))
-        have = tuple(a for d, a in enumerate(union) if d not in after)
-    return steps, _move(have, (POINT, *out))
+        both = tuple(a for a in have if a in group and a in later)
+        mine, summed = tuple(a for a in have if a not in group), tuple(a for a in have if a in group and a not in later)
+        theirs = tuple(a for a in group if a not in have)
+        union, first = (*both, *mine, *summed, *theirs), len(both) + len(mine)
+        left, right, after = _move(have, union), _move(group, union), tuple(range(first, first + len(summed)))
+        have = (*both, *mine, *theirs)
+        steps.append(_Step(alone, left, right, len(mine), after, _move(have, (POINT, *out))))
+    return tuple(steps)
 
 
 def matmul(modulus: Modulus, x: Residues, y: Residues) -> Residues:
     """The matrix product over the last two dimensions."""
+    lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    if prod(lead) * x.shape[-2] * prod(y.shape[-2:]) >= MANY and x.shape[-1] <= LONGEST:
+        return modulus.matmul(x, y)
     return modulus.sum(modulus.mul(x[..., :, :, None], y[..., None, :, :]), (-2,))
 
 

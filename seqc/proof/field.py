@@ -28,6 +28,8 @@ WHOLE = 8  # residues of 61 bits that a sum of 64 bits holds
 SMALL = 2048  # products up to which the number of passes counts, and not what one of them takes
 WINDOW = 12  # bits of an exponent that are looked up at once
 BLOCK = 8192  # residues of 8 bytes: a product's arrays lie in the first or second cache
+LIMB = 21  # bits: residues have three, and float64 holds the sum of LONGEST products of two
+LONGEST = 2048
 EXTENDED = np.finfo(np.longdouble).nmant == 63  # floating-point numbers that hold 64 bits, by the machine itself
 
 
@@ -70,7 +72,10 @@ class Modulus:
         return np.where(integers < 0, np.uint64(self.value) - (-integers).astype(np.uint64), integers.astype(np.uint64))
 
     def reduce(self, x: Residues) -> Residues:
-        """Any 64-bit numbers, reduced."""
+        """Any 64-bit numbers, reduced: by a division each where they are few, else by folding."""
+        if x.size <= SMALL // 2:
+            rest: Residues = x % self._own
+            return rest
         folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
         # x - modulus wraps around to a huge number where x is below the modulus.
         return _least(folded, folded - self._own)
@@ -88,26 +93,33 @@ class Modulus:
 
     def mul(self, x: Residues, y: Residues) -> Residues:
         """By blocks that stay in a near cache: a product takes many passes over its operands."""
-        both = np.broadcast(x, y)
-        if both.size == 1:
-            return np.full(both.shape, x.item() * y.item() % self.value, np.uint64)
-        if EXTENDED and (both.size <= SMALL or x.shape != y.shape):
+        if x.shape != y.shape:
+            if x.size == y.size == 1:
+                return np.full(np.broadcast_shapes(x.shape, y.shape), x.item() * y.item() % self.value, np.uint64)
+            if EXTENDED:
+                return self._by_quotient(x, y)
+            x, y = np.broadcast_arrays(x, y)
+        if x.size == 1:
+            return np.full(x.shape, x.item() * y.item() % self.value, np.uint64)
+        if EXTENDED and x.size <= SMALL:
             return self._by_quotient(x, y)
-        if both.size <= BLOCK:
+        if x.size <= BLOCK:
             return self._mul(x, y)
-        flat = [np.broadcast_to(v, both.shape).reshape(-1) for v in (x, y)]
-        out = np.empty(both.size, np.uint64)
-        for i in range(0, both.size, BLOCK):
+        flat, out = [v.reshape(-1) for v in (x, y)], np.empty(x.size, np.uint64)
+        for i in range(0, x.size, BLOCK):
             out[i : i + BLOCK] = self._mul(*(v[i : i + BLOCK] for v in flat))
-        return out.reshape(both.shape)
+        return out.reshape(x.shape)
 
     def _by_quotient(self, x: Residues, y: Residues) -> Residues:
-        """x y less the modulus times a quotient that is x y / modulus or one less: a third of the passes of `_mul`."""
-        quotient = x.astype(np.longdouble)
-        quotient = quotient * y
-        quotient *= self._share
+        """x y less the modulus times a quotient that is x y / modulus or one less: a third of the passes of `_mul`.
+
+        Numbers below 2^62 are signed ones, which the machine turns into floating-point numbers and back in one step.
+        """
+        if x.size > y.size:
+            x, y = y, x
+        quotient = np.multiply(x.view(np.int64), self._share, dtype=np.longdouble) * y.view(np.int64)
         rest: Residues = x * y
-        rest -= quotient.astype(np.uint64) * self._own  # modulo 2^64, and below twice the modulus
+        rest -= quotient.astype(np.int64).view(np.uint64) * self._own  # modulo 2^64, and below twice the modulus
         return _least(rest, rest - self._own)
 
     @cached_property
@@ -164,8 +176,23 @@ class Modulus:
     def sum(self, x: Residues, axes: tuple[int, ...]) -> Residues:
         """The sum over dimensions; of more than 64 bits hold, halves are summed apart."""
         if prod(x.shape[a] for a in axes) <= WHOLE:
-            return self.reduce(np.asarray(x.sum(axis=axes, dtype=np.uint64)))
+            return self.reduce(np.asarray(np.add.reduce(x, axis=axes)))
         return self._join((x >> _HALF).sum(axis=axes, dtype=np.uint64), (x & _LOW).sum(axis=axes, dtype=np.uint64))
+
+    def matmul(self, x: Residues, y: Residues) -> Residues:
+        """x y over the last two dimensions, of up to LONGEST products each: every limb of x by every limb of y in floating-point
+        numbers, which nothing rounds, and then joined from the highest to the lowest."""
+        rows, columns = x.shape[-2], y.shape[-1]
+        products = np.concatenate(_limbs(x), axis=-2).astype(float) @ np.concatenate(_limbs(y), axis=-1).astype(float)
+        sums = products.astype(np.int64).view(np.uint64)
+        up, rest, excess = (np.uint64(n) for n in (self.bits - LIMB, (1 << (self.bits - LIMB)) - 1, self.excess))
+        total = np.zeros((), np.uint64)
+        for power in range(4, -1, -1):  # total stays below 2^62: what is above the modulus' bits is folded once
+            total = ((total & rest) << np.uint64(LIMB)) + (total >> up) * excess
+            for i in range(max(0, power - 2), min(2, power) + 1):
+                j = power - i
+                total += sums[..., i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+        return self.reduce(total)
 
     def cumsum(self, x: Residues, axis: int) -> Residues:
         if x.shape[axis] <= WHOLE:
@@ -246,6 +273,12 @@ class Modulus:
             found.append(below * before % self.prime)
             below = below * i % self.prime
         return found[::-1]
+
+
+def _limbs(x: Residues) -> tuple[Residues, ...]:
+    """From the lowest to the highest."""
+    low, by = np.uint64((1 << LIMB) - 1), np.uint64(LIMB)
+    return x & low, (x >> by) & low, x >> (by + by)
 
 
 def _folded(join: Callable[[Residues, Residues], Residues], rows: Residues, empty: Residues) -> Residues:

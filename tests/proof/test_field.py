@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from operator import mul
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqc.proof import elimination
-from seqc.proof.field import BASES, MODULI, QUARTER, REAL, L, Modulus, P, Q, cosets, raised
+from seqc.proof.field import BASES, LONGEST, MODULI, QUARTER, REAL, L, Modulus, P, Q, cosets, raised
 
 EDGES = (0, 1, 2, 2**32 - 1, 2**32, 2**58 + 1)
 residues = st.lists(st.integers(0, 2**63), min_size=1, max_size=40)
@@ -134,3 +135,37 @@ def test_systems(entries: list[int], right: list[int]) -> None:
     full = P.add(matrix, np.eye(3, dtype=np.uint64)[None])
     if determinant(full[0]):
         assert (elimination.matmul(P, full, elimination.unit_lower_inverse(P, matrix)) == np.eye(3)).all()
+
+
+@pytest.mark.parametrize("modulus", MODULI[:REAL])
+@pytest.mark.parametrize(("rows", "length", "columns"), [(3, 5, 4), (1, LONGEST, 2), (17, 1, 16)])
+def test_matrices_of_limbs(modulus: Modulus, rows: int, length: int, columns: int) -> None:
+    """Every entry as Python's integers have it, the largest residues among them."""
+    r = np.random.default_rng(0)
+    x, y = (r.integers(0, modulus.value, shape).astype(np.uint64) for shape in ((2, rows, length), (2, length, columns)))
+    x[0], y[0] = modulus.value - 1, modulus.value - 1
+    pairs = zip(x.tolist(), y.tolist(), strict=True)
+    wanted = [[[sum(map(mul, row, column)) % modulus.value for column in zip(*b, strict=True)] for row in a] for a, b in pairs]
+    assert modulus.matmul(x, y).tolist() == wanted
+
+
+@pytest.mark.parametrize("axes", [("ij", "jk"), ("ij", "j"), ("i", "ij"), ("ij", "ij"), ("ijl", "ljk"), ("jil", "lkj", "k")])
+@pytest.mark.parametrize("out", ["", "i", "ki", "ik"])
+def test_contractions_by_either_way(axes: tuple[str, ...], out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By matrices of limbs and by products of residues; a value of one point, and one that is constant along what is summed over."""
+    if not set(out) <= set("".join(axes)):
+        return
+    r, lengths = np.random.default_rng(0), {"i": 3, "j": 4, "k": 2, "l": 5}
+    values = [r.integers(0, P.value, (2, *(lengths[a] for a in group))).astype(np.uint64) for group in axes]
+    values[0] = values[0][:1]
+    wanted = np.zeros((2, *(lengths[a] for a in out)), object)
+    for point in range(2):
+        terms = [x[point % len(x)].astype(object) for x in values]
+        wanted[point] = np.einsum(",".join(axes) + "->" + out, *terms)
+    found = {}
+    for many in (1, 10**9):
+        monkeypatch.setattr(elimination, "MANY", many)
+        x = elimination.einsum(P, values, axes, out)
+        assert (np.broadcast_to(x, wanted.shape).astype(object) == wanted % P.value).all()
+        found[many] = x.shape
+    assert len(set(found.values())) == 1
