@@ -28,8 +28,8 @@ WHOLE = 8  # residues of 61 bits that a sum of 64 bits holds
 SMALL = 2048  # products up to which the number of passes counts, and not what one of them takes
 WINDOW = 12  # bits of an exponent that are looked up at once
 BLOCK = 8192  # residues of 8 bytes: a product's arrays lie in the first or second cache
-LIMB = 21  # bits: residues have three, and float64 holds the sum of LONGEST products of two
-LONGEST = 2048
+LIMB = 21  # bits: residues have three limbs, and float64 holds the sum of 3 LONGEST products of two
+LONGEST = 682
 EXTENDED = np.finfo(np.longdouble).nmant == 63  # floating-point numbers that hold 64 bits, by the machine itself
 
 
@@ -180,18 +180,21 @@ class Modulus:
         return self._join((x >> _HALF).sum(axis=axes, dtype=np.uint64), (x & _LOW).sum(axis=axes, dtype=np.uint64))
 
     def matmul(self, x: Residues, y: Residues) -> Residues:
-        """x y over the last two dimensions, of up to LONGEST products each: every limb of x by every limb of y in floating-point
-        numbers, which nothing rounds, and then joined from the highest to the lowest."""
-        rows, columns = x.shape[-2], y.shape[-1]
-        products = np.concatenate(_limbs(x), axis=-2).astype(float) @ np.concatenate(_limbs(y), axis=-1).astype(float)
-        sums = products.astype(np.int64).view(np.uint64)
-        up, rest, excess = (np.uint64(n) for n in (self.bits - LIMB, (1 << (self.bits - LIMB)) - 1, self.excess))
-        total = np.zeros((), np.uint64)
-        for power in range(4, -1, -1):  # total stays below 2^62: what is above the modulus' bits is folded once
-            total = ((total & rest) << np.uint64(LIMB)) + (total >> up) * excess
-            for i in range(max(0, power - 2), min(2, power) + 1):
-                j = power - i
-                total += sums[..., i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+        """x y over the last two dimensions, of up to LONGEST products each: limbs by limbs in floating-point numbers, which nothing
+        rounds, all pairs of one weight in one product; then joined from the highest weight to the lowest."""
+        n = x.shape[-1]
+        a, b = np.concatenate(_limbs(x), axis=-1), np.concatenate(_limbs(y)[::-1], axis=-2)
+        up, rest, excess, by = (np.uint64(v) for v in (self.bits - LIMB, (1 << (self.bits - LIMB)) - 1, self.excess, LIMB))
+        total = _whole(a[..., 2 * n :] @ b[..., :n, :])
+        high = np.empty_like(total)
+        for weight in (3, 2, 1, 0):  # limbs i and weight - i; total stays below 2^62: what is above the modulus' bits is folded once
+            first, last = max(0, weight - 2), min(2, weight) + 1
+            np.right_shift(total, up, out=high)
+            high *= excess
+            total &= rest
+            total <<= by
+            total += high
+            total += _whole(a[..., first * n : last * n] @ b[..., (2 - weight + first) * n : (2 - weight + last) * n, :])
         return self.reduce(total)
 
     def cumsum(self, x: Residues, axis: int) -> Residues:
@@ -275,10 +278,15 @@ class Modulus:
         return found[::-1]
 
 
-def _limbs(x: Residues) -> tuple[Residues, ...]:
+def _limbs(x: Residues) -> tuple[NDArray[np.float64], ...]:
     """From the lowest to the highest."""
     low, by = np.uint64((1 << LIMB) - 1), np.uint64(LIMB)
-    return x & low, (x >> by) & low, x >> (by + by)
+    return tuple(part.astype(float) for part in (x & low, (x >> by) & low, x >> (by + by)))
+
+
+def _whole(x: NDArray[np.float64]) -> Residues:
+    """Whole numbers as such."""
+    return x.astype(np.int64).view(np.uint64)
 
 
 def _folded(join: Callable[[Residues, Residues], Residues], rows: Residues, empty: Residues) -> Residues:
