@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,6 +47,11 @@ class Checked:
     warnings: tuple[Diagnostic, ...]
     sizes: Mapping[str, int]
     beside: Path | None = None  # the folder whose library texts come first
+
+    @cached_property
+    def over_reals(self) -> Recurrence:
+        """As forms take it; `prepared` says more."""
+        return stabilised(solved(in_pairs(self.recurrence)), self.sizes)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def check_file(path: Path, options: Options = Options()) -> Checked:
 
 def prepared(checked: Checked) -> Recurrence:
     """The recurrence as forms take it: over real numbers, without implicit steps, stabilised. Raises Refusal where that is not possible."""
-    return stabilised(solved(in_pairs(checked.recurrence)), checked.sizes)
+    return checked.over_reals
 
 
 def judge(checked: Checked) -> dict[str, Applies | Refuses]:

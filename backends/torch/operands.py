@@ -28,11 +28,25 @@ class Operands(ABC):
     def __init__(self, kernel: Kernel):
         self.kernel, self.in_place = kernel, False
         self.spent: frozenset[str] = frozenset()
+        self._texts: dict[Expr, Text] = {}
+        self._tensors: dict[Expr, bool] = {}
         self.like = kernel.inputs[0].name  # a tensor with the type and device of the others
 
     @abstractmethod
-    def expr(self, e: Expr) -> Text:
+    def printed(self, e: Expr) -> Text:
         """An expression."""
+
+    def expr(self, e: Expr) -> Text:
+        """An expression, printed once for a statement: what may be one call is tried before it is written out."""
+        found = self._texts.get(e)
+        if found is None:
+            found = self._texts[e] = self.printed(e)
+        return found
+
+    def allow(self, in_place: bool, spent: frozenset[str] = frozenset()) -> None:
+        """Says what the next statement may write over."""
+        if (in_place, spent) != (self.in_place, self.spent):
+            self.in_place, self.spent, self._texts = in_place, spent, {}
 
     def axes(self, e: Expr) -> tuple[str, ...]:
         """The axes of a value as its tensor has them."""
@@ -76,7 +90,10 @@ class Operands(ABC):
         return dict(self.kernel.words).get(word, word)
 
     def is_tensor(self, e: Expr) -> bool:
-        return any(n.op.name in ("var", "iota", "eye", "broadcast") for n in walk(e))
+        found = self._tensors.get(e)
+        if found is None:
+            found = self._tensors[e] = any(n.op.name in ("var", "iota", "eye", "broadcast") for n in walk(e))
+        return found
 
     # --- Axes in another order -------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class Printer(Operands):
         self.masks: dict[Mask, str] = {}
         self.rules: dict[Kernel, str] = {}
 
-    def expr(self, e: Expr) -> Text:
+    def printed(self, e: Expr) -> Text:
         name = e.op.name
         if name == "var":
             return e.name, ATOM

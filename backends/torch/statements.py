@@ -88,7 +88,7 @@ class _Writer:
         self.kernel, self.printer, self.in_place = kernel, printer or Printer(kernel), in_place
         self.results = {n.name for n in variables(*(leaf for _, leaf in kernel.outputs))}
         self.read = self.results.union(*map(reads, kernel.body))
-        self.printer.in_place = in_place
+        self.printer.allow(in_place)
         self.depth = 0  # of the indentation that an iteration adds
         self.taken = {*self.read, *(s.name for s in _assigns(kernel.body))}
         self.early = self._early() if in_place else {}
@@ -114,7 +114,7 @@ class _Writer:
 
     def allow(self, s: Assign, free: frozenset[str]) -> None:
         """Lets a statement write over values; one that stands in it twice is still needed."""
-        self.printer.spent = frozenset(name for name, n in occurrences(s.value, free).items() if n == 1)
+        self.printer.allow(self.in_place, frozenset(name for name, n in occurrences(s.value, free).items() if n == 1))
 
     def places(self, loop: Loop) -> dict[str, Place]:
         """Where a loop's values go, by the names of what is stacked."""

@@ -66,7 +66,8 @@ def _polar(c: Expr, s: Expr) -> tuple[Expr, Complex] | None:
     """a and (cos t, sin t) with c = a cos(t) and s = a sin(t), where t is a sum of angles, each once, plus or minus."""
     of_c, of_s = _expanded(c), _expanded(s)
     place = {node: i for i, node in enumerate(walk(c))}
-    angles = tuple(dict.fromkeys(f.args[0] for term in of_c for f, _ in term if f.op.name in ("cos", "sin")))
+    turning = sorted({f for term in of_c for f, _ in term if f.op.name in ("cos", "sin")}, key=lambda f: place[f])  # not as sets have them
+    angles = tuple(dict.fromkeys(f.args[0] for f in turning))
     cosines = {(ops.unary("cos", x), 1) for x in angles}
     decays = [term - cosines for term, n in of_c.items() if cosines <= term and n == 1]
     if len(decays) != 1 or not angles or len(angles) > ANGLES:

@@ -100,13 +100,15 @@ class _Namer:
 
     def __init__(self, taken: Iterable[str]):
         self.taken = set(taken)
+        self.last: dict[str, int] = {}
 
     def __call__(self, wanted: str) -> str:
         stem = re.sub(r"^(?=\d)", "n", re.sub(r"\W", "_", wanted.lstrip("@")))
-        name, n = stem, 1
+        name, n = stem, self.last.get(stem, 1)
         while name in self.taken:
             n += 1
             name = f"{stem}_{n}"
+        self.last[stem] = n
         self.taken.add(name)
         return name
 

@@ -8,7 +8,7 @@ import pytest
 from seqc.analysis.components import leaf
 from seqc.compiler import Checked, check_source, prepared
 from seqc.ir import interp
-from seqc.ir.expr import variables
+from seqc.ir.expr import variables, walk
 from seqc.ir.interp import Reals, evaluate
 from seqc.ir.rules import extent
 from seqc.passes.turns import without_turns
@@ -61,3 +61,13 @@ def test_what_does_not_turn_stays(name: str) -> None:
     found = layer(OTHER[name])
     rec = prepared(found)
     assert without_turns(rec, found.sizes).rec is rec
+
+
+def test_angles_are_taken_in_the_order_of_the_step() -> None:
+    """Not as a set has them, which differs from process to process: a package would."""
+    lines = [f"update S = polar(a, sum(k) * {n}) * S" for n in (2, 3, 5)] + [TURNING["one angle for all"]]
+    found = layer("\n  ".join(lines))
+    turned = without_turns(prepared(found), found.sizes)
+    cosine = next(s.next for s in turned.rec.states if s.name == turned.made[0])
+    numbers = [float(n.attr) for n in walk(cosine) if n.op.name == "const"]
+    assert list(dict.fromkeys(x for x in numbers if x in (2, 3, 5))) == [5, 3, 2]
