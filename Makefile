@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint typecheck mutants hostile kernels compiles random random-0 random-1 golden bench clean
+.PHONY: demo test check lint typecheck mutants hostile layers kernels compiles random random-0 random-1 golden bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/seqc explain specs/deltaproduct.seq
@@ -36,8 +36,11 @@ mutants: $(VENV)/.dev
 hostile: $(VENV)/.dev
 	$(BIN)/python tests/frontend/hostile.py --count 20000 --commands 200
 
+layers: $(VENV)/.dev
+	SEQC_EVERY_LAYER=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends/test_equivalence.py tests/backends/test_operators.py tests/backends/test_module_behaviour.py
+
 kernels: $(VENV)/.dev
-	SEQC_ALL_KERNELS=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py tests/backends/test_one_file.py
+	SEQC_EVERY_LAYER=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py tests/backends/test_one_file.py
 
 compiles: $(VENV)/.dev
 	$(BIN)/python examples/compile_kernels.py --records .compiled.jsonl

@@ -23,6 +23,11 @@ LAYERS = (
 )  # fmt: skip
 EVERY = (*LAYERS, *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED if n not in LAYERS))
 every = pytest.mark.parametrize("name", EVERY)
+# What takes long, and whose subject layers share: torch's own checks of operators and modules, kernels in an interpreter. `make test` takes
+# a few layers, which have every form, learn, iterate or convolve; `make layers` and `make kernels` take all.
+ALL = bool(os.environ.get("SEQC_EVERY_LAYER"))
+SAMPLE = SHIPPED if ALL else ("gated_deltanet", "lstm", "mamba2", "s5", "ttt_linear")
+sampled = pytest.mark.parametrize("name", [n if n == "gated_deltanet" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLE])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -269,6 +269,16 @@ def gradients(
     return tuple(torch.zeros_like(x) if d is None else d for d, x in zip(found, arguments, strict=True))
 
 
+def second_gradients(package: ModuleType, form: str, c: Call) -> tuple[torch.Tensor, ...]:
+    """The gradients of a functional of all gradients, in the arguments and in the adjoints that the first backward is given."""
+    moved = tuple(x for x in c.arguments if x.requires_grad)
+    results = tuple(x for x in c.run(package, form) if x.requires_grad)
+    g = torch.Generator().manual_seed(1)
+    seeds = tuple(torch.randn(x.shape, generator=g, dtype=x.dtype).requires_grad_() for x in results)
+    first = torch.autograd.grad(results, moved, seeds, create_graph=True, materialize_grads=True)
+    return gradients(first, (*moved, *seeds), seed=2)
+
+
 def distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
     """The largest difference relative to the largest value (or to 1, if that is smaller than a thousandth)."""
     a, b = (torch.as_tensor(v).detach() for v in (x, y))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LAYERS, ROOT, SHIPPED
+from conftest import LAYERS, ROOT, SAMPLE, SHIPPED
 from layers import checked
 from torch import Tensor
 
@@ -21,6 +21,8 @@ MODULES = tuple(n for n in SHIPPED if "\n  project " in (ROOT / "specs" / f"{n}.
 Package = Callable[..., ModuleType]
 
 each = pytest.mark.parametrize("name", [n if n in LAYERS else pytest.param(n, marks=pytest.mark.slow) for n in MODULES])
+FEW = tuple(n for n in SAMPLE if n in MODULES)
+some = pytest.mark.parametrize("name", FEW)
 
 
 def small_sizes(model: Model) -> dict[str, int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYERS, every
+from conftest import LAYERS, every, sampled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import Call, call, changed, checked, distance, gradients, interpreted, split, steady
+from layers import Call, call, changed, checked, distance, gradients, interpreted, second_gradients, split, steady
 
 CHUNK = 8  # the chunk size of the `package` fixture
 SMALL = (3, 2, 2, 2, 2)
@@ -91,7 +91,7 @@ def test_more_tokens_than_a_slab(package, name: str, monkeypatch: pytest.MonkeyP
         same(gradients(found, c.arguments), slopes, form, "gradient")
 
 
-@every
+@sampled
 def test_gradcheck_and_gradgradcheck(package, name: str) -> None:
     """First and second derivatives of every form against differences."""
     c, p = call(name, CHUNK + 2, B=1, heads=2, lengths=SMALL), package(name)
@@ -106,22 +106,12 @@ def test_gradcheck_and_gradgradcheck(package, name: str) -> None:
 
 @every
 def test_double_backward_of_packed_rows(package, name: str) -> None:
-    """The gradients of a functional of all gradients, in the arguments and in the adjoints that the first backward is given: those of
-    autograd through the reference loop, twice."""
+    """Those of autograd through the reference loop, twice."""
     c, p = call(name, 2 * CHUNK, ends=(0, 0, 3, 4, CHUNK + 4, 2 * CHUNK)), package(name)
-    moved = tuple(x for x in c.arguments if x.requires_grad)
-
-    def second(form: str) -> tuple[torch.Tensor, ...]:
-        results = tuple(x for x in c.run(p, form) if x.requires_grad)
-        g = torch.Generator().manual_seed(1)
-        seeds = tuple(torch.randn(x.shape, generator=g, dtype=x.dtype).requires_grad_() for x in results)
-        first = torch.autograd.grad(results, moved, seeds, create_graph=True, materialize_grads=True)
-        return gradients(first, (*moved, *seeds), seed=2)
-
-    wanted = second("reference")
-    assert all(x.abs().max() > 1e-3 for x in wanted[len(moved) :])
+    wanted = second_gradients(p, "reference", c)
+    assert all(x.abs().max() > 1e-3 for x in wanted[sum(x.requires_grad for x in c.arguments) :])
     for form in p.FORMS:
-        same(second(form), wanted, form)
+        same(second_gradients(p, form, c), wanted, form)
 
 
 @every

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from layers import checked, distance
-from modules import MODEL, MODULES, Package, ahead, build, cut, each, inputs, kinds, small_sizes
+from modules import FEW, MODEL, Package, ahead, build, cut, each, inputs, kinds, small_sizes, some
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -179,7 +179,8 @@ def jittered(layer: Any, x: tuple[Tensor, ...], seed: int) -> tuple[Any, tuple[T
     return near, tuple(z * (1 + (2 * torch.rand(z.shape, generator=g) - 1) / 128) for z in x)
 
 
-@each
+@pytest.mark.slow
+@some
 def test_exports_for_any_number_of_tokens(package: Package, name: str) -> None:
     """One example of 11 tokens; the program then runs on fewer, more, and more than a slab of them."""
     layer = build(package, name)
@@ -237,7 +238,7 @@ def test_activation_checkpoints(package: Package, name: str, reentrant: bool) ->
 
 
 @pytest.mark.slow
-@each
+@some
 def test_compiles_without_graph_breaks(package: Package, name: str) -> None:
     torch._dynamo.reset()
     layer = build(package, name)
@@ -258,10 +259,11 @@ def test_copies_are_their_own(package: Package, name: str) -> None:
     assert not torch.equal(twin(*x)[0], layer(*x)[0])
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(package: Package, tmp_path: Path) -> None:
     """DDP and fully_shard, each rank with a half of the batch: see the worker, which asserts."""
     specs = {}
-    for n in MODULES:
+    for n in FEW:
         folder, sizes = str(Path(package(n).__file__).parent), small_sizes(checked(n).model)
         specs[n] = {"folder": folder, "sizes": sizes, "kinds": kinds(n), "ahead": ahead(n, build(package, n))}
     (tmp_path / "specs.json").write_text(json.dumps(specs))
@@ -270,7 +272,7 @@ def test_two_processes_train_as_one(package: Package, tmp_path: Path) -> None:
     said = [p.communicate(timeout=600) for p in ranks]
     for p, (out, err) in zip(ranks, said, strict=True):
         assert p.returncode == 0, err[-4000:]
-        assert out.split() == list(MODULES)
+        assert out.split() == list(FEW)
 
 
 @pytest.mark.slow  # transformers takes seconds to import

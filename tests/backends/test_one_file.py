@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT, SHIPPED
+from conftest import ALL, ROOT, SHIPPED
 from layers import Call, call, gradients
 from modules import MODULES, build, inputs
 
@@ -29,7 +29,7 @@ from seqc.forms.base import unseen
 
 FAST = "gated_deltanet"
 # `make kernels` takes all layers, `make test` a few.
-NAMES = SHIPPED if os.environ.get("SEQC_ALL_KERNELS") else (FAST, "ttt_mlp", "paragru", "mamba3", "s5", "swla", "moneta_linear")
+NAMES = SHIPPED if ALL else (FAST, "ttt_mlp", "paragru", "mamba3", "s5", "swla", "moneta_linear")
 every = pytest.mark.parametrize("name", [n if n == FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 
 

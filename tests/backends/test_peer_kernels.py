@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ALL, ROOT
 
 for library in ("triton", "fla"):
     pytest.importorskip(library)
 
 TOLERANCE = 2e-5  # of float64, row by row, for both
 PEERS = ("gated_deltanet", "gla", "deltanet", "gated_deltaproduct", "kda", "rwkv7")
-NAMES = PEERS if os.environ.get("SEQC_ALL_KERNELS") else PEERS[:1]  # all of them take minutes: `make kernels`
+NAMES = PEERS if ALL else PEERS[:1]  # all of them take minutes: `make kernels`
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT, SHIPPED, import_package
+from conftest import ALL, ROOT, SHIPPED, import_package
 from test_printed_ops import UNPRINTED
 
 import seqc
@@ -36,7 +36,6 @@ REFUSED: dict[str, str] = {}
 # fernn sums over sequences inside a step, paragru's kernels iterate.
 SAMPLE = ("gated_deltanet", "fernn", "paragru")
 # The interpreter takes minutes for some layers: `make kernels` runs all of them, `make test` a few.
-ALL = bool(os.environ.get("SEQC_ALL_KERNELS"))
 NAMES = SHIPPED if ALL else SAMPLE
 every = pytest.mark.parametrize("name", NAMES)
 
