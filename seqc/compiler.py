@@ -30,7 +30,7 @@ from seqc.passes.implicit import solved
 from seqc.passes.pairs import in_pairs
 from seqc.passes.phases import split
 from seqc.passes.stabilise import stabilised
-from seqc.proof.prove import Certificate, prove
+from seqc.proof.prove import Certificate, prove, without_collection
 from seqc.source import Source
 
 VERSION = "0.1.0"
@@ -154,6 +154,7 @@ def with_short_blocks(checked: Checked, options: Options) -> Checked:
     return checked
 
 
+@without_collection()
 def compile_checked(checked: Checked, options: Options = Options()) -> Compiled:
     """Recurrence -> Programs -> proof -> files. Raises SpecError if no form applies; the certificate may say `not ok`."""
     verdicts = judge(checked)

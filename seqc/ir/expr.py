@@ -96,14 +96,15 @@ def walk(*roots: Expr) -> Iterator[Expr]:
     stack = [*reversed(roots)]
     while stack:
         node = stack[-1]
-        waiting = [a for a in reversed(node.args) if a not in seen] if node not in seen else []
-        if waiting:
+        if node in seen:
+            stack.pop()
+            continue
+        if node.args and (waiting := [a for a in reversed(node.args) if a not in seen]):
             stack += waiting
             continue
         stack.pop()
-        if node not in seen:
-            seen.add(node)
-            yield node
+        seen.add(node)
+        yield node
 
 
 def rebuild(roots: Iterable[Expr], rule: Callable[[Expr, tuple[Expr, ...]], Expr]) -> tuple[Expr, ...]:
