@@ -18,9 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and one worker p
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = tuple(sorted(p.stem for p in (ROOT / "specs").glob("*.seq")))
 # The layers that `make check` runs through everything; `make test` runs all of them.
-LAYERS = (
-    "deltanet", "deltaproduct", "gated_deltanet", "gla", "linear_attention", "mamba2", "retnet", "rwkv7",
-)  # fmt: skip
+LAYERS = ("deltaproduct", "gated_deltanet", "gla", "linear_attention", "mamba2", "rwkv7")
 EVERY = (*LAYERS, *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED if n not in LAYERS))
 every = pytest.mark.parametrize("name", EVERY)
 # What takes long, and whose subject layers share: torch's own checks of operators and modules, kernels in an interpreter. `make test` takes

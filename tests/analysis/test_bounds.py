@@ -68,6 +68,7 @@ def inside(domain: Domain, rng: np.random.Generator) -> float:
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(e=expressions, seed=st.integers(0, 20))
+@pytest.mark.slow
 def test_points_of_the_domains_stay_inside(e: Expr, seed: int) -> None:
     low, high = bounds(e, DOMAINS, SIZES)[:2]
     rng = np.random.default_rng(seed)

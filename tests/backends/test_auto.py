@@ -21,6 +21,7 @@ def taken(p, c, name: str) -> str:
     return getattr(p, name)(*c.inputs, *c.params, cu_seqlens=c.cu_seqlens, return_info=True)[2].form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gla", "rwkv7"])
 def test_takes_what_the_compiler_says(package, name: str) -> None:
     p, layer = package(name), checked(name)

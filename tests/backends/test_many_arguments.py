@@ -28,6 +28,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return import_package(folder, "many_arguments")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [None, (0, 2, 2, 7)])
 def test_values_and_two_derivatives(package: ModuleType, ends: tuple[int, ...] | None) -> None:
     c = call("", 7, spec=check_source(Source("many.seq", TEXT)), ends=ends)
@@ -43,6 +44,7 @@ def test_values_and_two_derivatives(package: ModuleType, ends: tuple[int, ...] |
         assert all(distance(x, y) < 1e-11 for x, y in zip(second(form), second("reference"), strict=True)), form
 
 
+@pytest.mark.slow
 def test_transforms_and_shapes_alone(package: ModuleType) -> None:
     """vmap, torch.func.grad and the meta device."""
     c = call("", 7, spec=check_source(Source("many.seq", TEXT)), grad=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import LAYERS
 from hand_made import DELTA, DELTA_OP, SHIFTED, SHIFTED_OP, model_of, package, printed
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from seqc.ir.model import Model, Output, Param
 
 FILES = sorted([*Path("specs").glob("*.seq"), *Path("tests/language").glob("*.seq")])
 SECTIONS = [p for p in FILES if "\n  project " in p.read_text()]
+sections = pytest.mark.parametrize(
+    "path", [p if p.stem in LAYERS else pytest.param(p, marks=pytest.mark.slow) for p in SECTIONS], ids=lambda p: p.stem
+)
 
 
 def test_static_sizes_are_fixed(tmp_path: Path) -> None:
@@ -95,7 +99,7 @@ def tiny_names(q, w, gate, *, depth, depths, **options):
     torch.testing.assert_close(packed[0], y.flatten(0, 1))
 
 
-@pytest.mark.parametrize("path", SECTIONS, ids=lambda p: p.stem)
+@sections
 def test_text_is_formatted_deterministic_and_free_of_seqc(path: Path, tmp_path: Path) -> None:
     source = path.read_text()
     text = printed(model_of(source, path.name))
@@ -135,7 +139,7 @@ def stand_in(model: Model, layer: Any) -> Any:
     return op
 
 
-@pytest.mark.parametrize("path", SECTIONS, ids=lambda p: p.stem)
+@sections
 def test_runs_and_keeps_every_domain(path: Path, tmp_path: Path) -> None:
     model = model_of(path.read_text(), path.name)
     module = package(tmp_path, path.read_text(), f"def {model.name}(): ...", path.name)

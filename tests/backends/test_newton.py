@@ -47,7 +47,7 @@ def solved(p: Any, c: Call, form: str = "newton") -> tuple[Tensor, Any]:
 
 
 @pytest.mark.parametrize("ends", [None, (0, 0, 37, 38, 70)])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [*CELLS[:2], *(pytest.param(n, marks=pytest.mark.slow) for n in CELLS[2:])])
 def test_equals_the_recurrence(package: Any, name: str, ends: tuple[int, ...] | None) -> None:
     """Over more tokens than iterations, so that the iteration has to come to its end and not to that of the tokens."""
     p, c = loaded(package, name), called(name, 70, ends=ends)
@@ -60,6 +60,7 @@ def test_equals_the_recurrence(package: Any, name: str, ends: tuple[int, ...] | 
         assert distance(x, y) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CELLS[::2], *(pytest.param(n, marks=pytest.mark.slow) for n in CELLS[1::2])])
 def test_gradcheck(package: Any, name: str) -> None:
     p, c = loaded(package, name), called(name, 9, lengths=(2,), B=1, heads=1)
@@ -68,6 +69,7 @@ def test_gradcheck(package: Any, name: str) -> None:
     assert torch.autograd.gradgradcheck(lambda *a: c.run(p, "newton", a), arguments, fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_second_gradients_over_many_tokens(package: Any, name: str) -> None:
     p, c = loaded(package, name), called(name, 45, B=1)
@@ -315,6 +317,7 @@ def test_narrow_types(package: Any, dtype: torch.dtype) -> None:
     assert distance(y.double(), z.double()) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
 
 
+@pytest.mark.slow
 def test_transforms(package: Any) -> None:
     """vmap and grad of torch.func, torch.compile and the checks of a registered operator."""
     p = loaded(package, "cell_channels")
@@ -337,6 +340,7 @@ def test_transforms(package: Any) -> None:
     torch.library.opcheck(op, (*(a.detach().requires_grad_() for a in c.arguments), None))
 
 
+@pytest.mark.slow
 def test_compiled(package: Any) -> None:
     p = loaded(package, "cell_channels")
     c = called("cell_channels", 20, grad=False)

@@ -149,6 +149,7 @@ print(single_file([GeneratedFile(p.name, p.read_text("utf-8")) for p in Path(sys
 """
 
 
+@pytest.mark.slow
 def test_the_text_depends_on_the_package_alone(package: Callable[..., ModuleType]) -> None:
     folder = str(Path(package(FAST).__file__ or "").parent)
     seeds = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 import torch
 from layers import call, distance, gradients
 from torch import Tensor
 
-pytestmark = pytest.mark.slow  # not part of `make check`
+# Not part of `make check`; and importing the library takes seconds, which is left to the tests.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("fla") is None, reason="flash-linear-attention is not installed")]
 
 warnings.simplefilter("ignore")
-pytest.importorskip("fla")
 
 T, K, V = 37, 8, 6
 

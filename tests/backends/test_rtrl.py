@@ -100,6 +100,7 @@ def test_gradients_are_those_of_backpropagation(package, name: str) -> None:
     check(package(name), name, **small_sizes(checked(name).model))
 
 
+@pytest.mark.slow
 def test_a_cell_with_maps_of_its_own(package, tmp_path: Path) -> None:
     path = tmp_path / "own.seq"
     path.write_text(OWN)

@@ -151,6 +151,7 @@ def test_ir_of_a_form() -> None:
     assert run("ir", str(GROWING), "--after", "program").exit_code == 1
 
 
+@pytest.mark.slow
 def test_list() -> None:
     items = {i["name"]: i for i in document("list")["items"]}
     assert items["deltaproduct"]["forms"] == ["chunkwise", "recurrent"] and "arXiv" in items["deltaproduct"]["doc"]

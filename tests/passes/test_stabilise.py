@@ -131,6 +131,7 @@ def test_the_proof_rejects_wrong_units(rule: object) -> None:
     assert {f.stage for f in found.failures} == {"one token of the text"}
 
 
+@pytest.mark.slow
 def test_the_proof_rejects_a_form_that_forgets_to_change_units() -> None:
     """A chunkwise program lowered from a step whose decay lacks the change of units, against the right recurrence."""
     c = read(RATIO)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, SHIPPED
+from conftest import ROOT, every
 
 from seqc.analysis import monoid
 from seqc.analysis.structure import analyse
@@ -32,7 +32,7 @@ def examined(c: Checked) -> tuple[facts.Fact, ...]:
     return found
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@every
 def test_facts_of_shipped_layers_hold(name: str) -> None:
     assert all(f.holds for f in examined(check_file(ROOT / "specs" / f"{name}.seq")))
 

@@ -15,11 +15,11 @@ def test_the_proof_rejects_what_float64_tells_apart(layer: str) -> None:
     rng, seen = random.Random(5), 0
     for subject in subjects((layer,)):
         numbers = Numbers(subject)
-        for m in mutants(subject, 3, rng):
+        for m in mutants(subject, 2, rng):
             found = fate(m, numbers)
             seen += found.differs
             assert found.proof or not found.differs, (subject.name, m.which, m.what)
-    assert seen >= 8
+    assert seen >= 5
 
 
 def test_originals_are_accepted() -> None:

@@ -301,6 +301,7 @@ def ops_of(stages: Iterable[Stage]) -> set[str]:
 MET = {name: ops_of([s for form in lowered(rec).values() for s in form.program.stages]) for name, rec in RECURRENCES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", sorted(set().union(*MET.values())))
 def test_every_derivative_rule_matters(op: str) -> None:
     """Each op's adjoints doubled: some recurrence shows it, through forward mode, which shares no rule."""
@@ -324,6 +325,7 @@ def _in_backwards(rec: Recurrence) -> set[str]:
 SECOND = {name: _in_backwards(RECURRENCES[name]) for name in (ERASE.name, BY_KEY.name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", sorted(set().union(*SECOND.values())))
 def test_every_derivative_rule_matters_in_second_adjoints(op: str) -> None:
     """Each op's adjoints doubled where a backward is differentiated, in both forms alike: only derivatives taken forward show it."""

@@ -106,6 +106,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SLIPS)
 def test_a_slip_in_a_branch_is_rejected(what: str) -> None:
     one = SLIPS[what]
