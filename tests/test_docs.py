@@ -27,6 +27,7 @@ CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", SPECS)
 def test_specs_compile(text: str) -> None:
     checked = check_source(Source("<readme>", text))

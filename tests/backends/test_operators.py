@@ -47,7 +47,7 @@ def test_schema_and_fake_results(package, name: str) -> None:
         torch.library.opcheck(overloads(p, name)[form], given, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize("name", ["gated_deltanet", "linear_attention", "rwkv7"])
+@pytest.mark.parametrize("name", ["gated_deltanet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear_attention", "rwkv7"))])
 def test_compiles_without_graph_breaks(package, name: str) -> None:
     p = package(name)
     c = call(name, 2 * CHUNK + 3, dtype=torch.float32)
