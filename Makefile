@@ -29,7 +29,7 @@ typecheck: $(VENV)/.dev
 	ln -s $(CURDIR)/seqc/* $(CURDIR)/backends $(CURDIR)/grammar $(CURDIR)/specs .typecheck/seqc/
 	cd .typecheck && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p seqc
 
-# Long runs, of which `make test` has a sample: mutants of programs, hostile texts, random layers (two processes at once).
+# Long runs, of which `make test` has a sample: mutants of programs, hostile texts, torch's checks of every layer, random layers (two processes at once).
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/proof/mutants.py --each 7
 
@@ -37,7 +37,8 @@ hostile: $(VENV)/.dev
 	$(BIN)/python tests/frontend/hostile.py --count 20000 --commands 200
 
 layers: $(VENV)/.dev
-	SEQC_EVERY_LAYER=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends/test_equivalence.py tests/backends/test_operators.py tests/backends/test_module_behaviour.py
+	SEQC_EVERY_LAYER=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends/test_equivalence.py tests/backends/test_operators.py \
+		tests/backends/test_module_behaviour.py -k "gradgradcheck or opcheck or graph_breaks or exports or two_processes"
 
 kernels: $(VENV)/.dev
 	SEQC_EVERY_LAYER=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py tests/backends/test_one_file.py
