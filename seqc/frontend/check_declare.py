@@ -81,12 +81,7 @@ def domain_of(env: Env, domains: Sequence[ast.Domain], axes: Sequence[str]) -> m
     result = model.Domain()
     for d in domains:
         if d.kind == "interval":
-            low, high = _end(env, d.low), _end(env, d.high)
-            if low > high or (low == high and (d.open_low or d.open_high)):
-                raise env.build.problems.refuse("empty-domain", "no number lies in this domain", d.span, f"from {low:g} to {high:g}")
-            result = replace(
-                result, low=low, high=high, open_low=d.open_low or low == float("-inf"), open_high=d.open_high or high == float("inf")
-            )
+            result = result.within(_end(env, d.low), d.open_low, _end(env, d.high), d.open_high)
         elif d.kind not in DOMAIN_WORDS:
             _, helps = env.build.problems.misspelt(d.kind, dict.fromkeys(DOMAIN_WORDS))
             raise env.build.problems.refuse(
@@ -105,6 +100,10 @@ def domain_of(env: Env, domains: Sequence[ast.Domain], axes: Sequence[str]) -> m
                     helps=("write `in [-1, 1]`",),
                 )
             result = replace(result, **{d.kind: True})
+    if result.empty:
+        inside = f"from {result.low:g} to {result.high:g}"
+        what = "no whole number lies" if result.integer else "no number lies"
+        raise env.build.problems.refuse("empty-domain", f"{what} in this domain", domains[-1].span, inside)
     if result.complex and (result.integer or result.unit or result.low > float("-inf") or result.high < float("inf")):
         raise env.build.problems.refuse("domain-conflict", "a complex value has no other domain", domains[-1].span)
     return result

@@ -6,7 +6,8 @@ bottom once per token. Axes are unique inside a node: the second K of `H[K, K]` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -32,6 +33,23 @@ class Domain:
     def positive(self) -> bool:
         """Whether it begins at zero, which is no part of it: logarithms exist."""
         return self.low == 0 and self.open_low
+
+    @property
+    def empty(self) -> bool:
+        """Whether no number lies in it."""
+        if self.low > self.high or (self.low == self.high and (self.open_low or self.open_high)):
+            return True
+        if not self.integer or math.inf in (-self.low, self.high):
+            return False
+        first = math.floor(self.low) + 1 if self.open_low else math.ceil(self.low)
+        last = math.ceil(self.high) - 1 if self.open_high else math.floor(self.high)
+        return first > last
+
+    def within(self, low: float, open_low: bool, high: float, open_high: bool) -> Domain:
+        """What lies in an interval as well: of two ends that are the same number, the open one; an infinite one is open."""
+        low, open_low = max((low, open_low or low == -math.inf), (self.low, self.open_low))
+        high, closed = min((high, not (open_high or high == math.inf)), (self.high, not self.open_high))
+        return replace(self, low=low, open_low=open_low, high=high, open_high=not closed)
 
 
 @dataclass(frozen=True)
