@@ -38,6 +38,7 @@ def test_takes_what_the_compiler_says(package, name: str) -> None:
     assert forms == set(p.FORMS)
 
 
+@pytest.mark.slow
 def test_packed_rows_count_as_rows(package) -> None:
     p = package("gla", 32)
     assert taken(p, call("gla", 64, ends=tuple(range(65)), dtype=torch.float32), "gla") == "recurrent"

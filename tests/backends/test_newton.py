@@ -121,6 +121,7 @@ def honest(package: Any, name: str, T: int, scale: float, dtype: torch.dtype) ->
     return info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("T", [64, 512, pytest.param(4096, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CELLS[:3])

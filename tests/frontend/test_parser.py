@@ -179,6 +179,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert parse(read_source(tmp_path / "mark.seq")).definitions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -79,6 +79,7 @@ def alive(x: Array) -> Array:
     return x[:, :, :7] if x.ndim > 2 and x.shape[2] == TRIAL.sizes(chunked=False)[TOKENS] else x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.stem)
 def test_every_derivative_is_that_of_the_recurrence(path: Path) -> None:
     """Values and adjoints, each of the one before: the stage is closed under differentiation."""

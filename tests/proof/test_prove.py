@@ -281,6 +281,7 @@ CORRUPT: dict[str, tuple[str, Callable[[Expr, Expr], tuple[Expr | None, ...]]]] 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CORRUPT)
 def test_a_wrong_derivative_rule_is_caught(what: str) -> None:
     op, wrong = CORRUPT[what]

@@ -197,12 +197,12 @@ def test_every_second_point_is_random() -> None:
     assert not changed[::2].any() and (changed[1::2] > 4).all() and (x.p[x.p != drawn[0]] == 7).all()
 
 
-@pytest.mark.parametrize("ends", ("(0, 5)", "[0, 5]", "(1/2, 7/2)", "(0, 1)", "[2147483648, 4294967296]"))
+@pytest.mark.parametrize("ends", ("(0, 5)", "[0, 5]", "(1/2, 7/2)", "[2147483648, 4294967296]"))
 def test_whole_numbers_lie_inside(ends: str) -> None:
-    """As far as there are any, or small ones."""
+    """As far as there are small ones."""
     domain = checked(layer(f"input i in integer in {ends}", *DECAYED, "update h = 1/2 * h + i * a", OUT)).recurrence.inputs[0].domain
     met = set(whole_numbers(Oracles("seed").draw("i", P, (16, 64)), domain, Reach((LARGEST - 1,))).ravel().tolist())
-    inside = {"(0, 5)": {1, 2, 3, 4}, "[0, 5]": {0, 1, 2, 3, 4, 5}, "(1/2, 7/2)": {1, 2, 3}, "(0, 1)": {1}}
+    inside = {"(0, 5)": {1, 2, 3, 4}, "[0, 5]": {0, 1, 2, 3, 4, 5}, "(1/2, 7/2)": {1, 2, 3}}
     assert met == inside.get(ends, {LARGEST})
 
 

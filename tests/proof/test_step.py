@@ -54,6 +54,7 @@ def test_what_is_right_is_accepted(name: str) -> None:
     assert found.ok and STEP in found.stages, (found.failures, found.gaps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
