@@ -100,12 +100,13 @@ def _plan(axes: tuple[tuple[str, ...], ...], out: tuple[str, ...]) -> tuple[_Ste
     return tuple(steps)
 
 
-def matmul(modulus: Modulus, x: Residues, y: Residues) -> Residues:
+def matmul(modulus: Any, x: Residues, y: Residues) -> Residues:
     """The matrix product over the last two dimensions."""
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    if prod(lead) * x.shape[-2] * prod(y.shape[-2:]) >= MANY and x.shape[-1] <= LONGEST:
+    if isinstance(modulus, Modulus) and prod(lead) * x.shape[-2] * prod(y.shape[-2:]) >= MANY and x.shape[-1] <= LONGEST:
         return modulus.matmul(x, y)
-    return modulus.sum(modulus.mul(x[..., :, :, None], y[..., None, :, :]), (-2,))
+    found: Residues = modulus.sum(modulus.mul(x[..., :, :, None], y[..., None, :, :]), (-2,))
+    return found
 
 
 def solve(modulus: Modulus, matrix: Residues, rhs: Residues) -> Residues:

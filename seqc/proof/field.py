@@ -74,8 +74,7 @@ class Modulus:
     def reduce(self, x: Residues) -> Residues:
         """Any 64-bit numbers, reduced: by a division each where they are few, else by folding."""
         if x.size <= SMALL // 2:
-            rest: Residues = x % self._own
-            return rest
+            return np.asarray(x % self._own)
         folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
         # x - modulus wraps around to a huge number where x is below the modulus.
         return _least(folded, folded - self._own)

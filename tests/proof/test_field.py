@@ -169,3 +169,9 @@ def test_contractions_by_either_way(axes: tuple[str, ...], out: str, monkeypatch
         assert (np.broadcast_to(x, wanted.shape).astype(object) == wanted % P.value).all()
         found[many] = x.shape
     assert len(set(found.values())) == 1
+
+
+def test_large_matrices_of_real_numbers() -> None:
+    """Real numbers have no limbs: an order behind a `solve` of many entries asks for their product."""
+    x = np.random.default_rng(0).random((2, 20, 20))
+    np.testing.assert_allclose(elimination.matmul(MODULI[REAL], x, x), x @ x)
