@@ -79,4 +79,4 @@ def _also(c: Certificate) -> str:
 
 
 def _chance(c: Certificate) -> str:
-    return f"one point hides a difference with a chance below 2^{ceil(c.log2_error)}"
+    return f"the points hide a difference with a chance below 2^{ceil(c.log2_error)}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqc.ir import ops
-from seqc.ir.expr import Expr, variables, walk
+from seqc.ir.expr import Expr, walk
 from seqc.ir.interp import evaluate
 from seqc.ir.meaning import length, remembered
 from seqc.ir.program import CHUNKS, TOKENS, Carry, Map, Program, Solve, Stage, all_sizes, body_roots, iterate, scope, within
@@ -51,7 +51,7 @@ def _execute_solve(A: Any, stage: Solve, values: Mapping[str, Any], leaves: Mapp
 def _execute_carry(A: Any, stage: Carry, values: Mapping[str, Any], leaves: Mapping[str, Expr]) -> dict[str, Any]:
     roots = body_roots(stage)
     order = tuple(walk(*roots))
-    names = {v.name for v in variables(*roots)} - {k.name for k in stage.carried}
+    names = {node.name for node in order if node.op.name == "var"} - {k.name for k in stage.carried}
     sliced = {n: leaves[n].axes.index(stage.axis) - len(leaves[n].axes) for n in names if stage.axis in leaves[n].axes}
     fixed = {n: values[n] for n in names if n not in sliced}
     state = dict(zip((k.name for k in stage.carried), evaluate(A, (k.init for k in stage.carried), values), strict=True))

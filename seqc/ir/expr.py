@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -73,6 +74,7 @@ class Expr:
 
 
 _interned: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
+_interning = RLock()  # again by a type rule that makes nodes, or a destructor that runs in between
 
 
 def _typed(attr: Attr) -> Any:
@@ -85,8 +87,11 @@ def make(op: OpDef, args: tuple[Expr, ...] = (), attr: Attr = ()) -> Expr:
     key = (op.name, tuple(map(id, args)), _typed(attr))
     found = _interned.get(key)
     if found is None or found.args != args:
-        found = Expr(op, args, attr, op.infer(tuple(a.type for a in args), attr))
-        _interned[key] = found
+        with _interning:  # another thread may be making the same node: there must be one
+            found = _interned.get(key)
+            if found is None or found.args != args:
+                found = Expr(op, args, attr, op.infer(tuple(a.type for a in args), attr))
+                _interned[key] = found
     return found
 
 

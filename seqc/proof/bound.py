@@ -5,7 +5,8 @@ d that differ agree at a random point with a probability of at most d / l (Schwa
 different exponents of degree e with at most e / l for each pair. Degrees are bounded here along the recurrence.
 
 A random point is one whose real inputs are drawn in all entries, given its whole numbers: the first and every second one after it. At
-the others some entries are what the text compares them with (`seqc.proof.reach.equalled`), and the bound says nothing of those.
+the others some entries are what the text compares them with (`seqc.proof.reach.equalled`), and the bound says nothing of those. Points are
+drawn apart: all random ones hide a difference with the product of their chances.
 """
 
 from __future__ import annotations

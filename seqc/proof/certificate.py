@@ -60,7 +60,7 @@ class Certificate:
     """The outcome of a proof. Equal inputs and seeds give equal certificates.
 
     forms: those proved. sizes: of every trial. oracles: nodes of one token's step that stand for a random function.
-    log2_error: of the bound on the chance that one point hides a difference. facts: of the analysis, on which forms rely.
+    log2_error: of the bound on the chance that the points hide a difference. facts: of the analysis, on which forms rely.
     one_sided: choices of the text of which only one side was met.
     """
 

@@ -19,7 +19,7 @@ from seqc.ir.meaning import keeps
 from seqc.proof.arithmetic import Field
 from seqc.proof.composed import Composed, NoFieldMeaning
 from seqc.proof.elimination import einsum, matmul
-from seqc.proof.field import P, Residues
+from seqc.proof.field import P, Residues, points_last
 from seqc.proof.number import Number
 
 
@@ -60,7 +60,7 @@ class Duals(Composed[Dual]):
         moved = self.field.structural(fn, *(x.value for x in values))
         if all(x.tangent is None for x in values):
             return Dual(moved)
-        return Dual(moved, fn(*(np.zeros_like(x.value.p) if x.tangent is None else x.tangent for x in values)))
+        return Dual(moved, points_last(fn(*(np.zeros_like(x.value.p) if x.tangent is None else x.tangent for x in values))))
 
     def rational(self, value: Fraction) -> Dual:
         return Dual(self.field.rational(value))

@@ -31,11 +31,13 @@ def einsum(modulus: Any, values: Sequence[Residues], axes: Sequence[Sequence[str
     for value, step in zip(values[1:], steps, strict=True):
         value = modulus.sum(value, step.alone) if step.alone else value
         x, y = _moved(total, step.left), _moved(value, step.right)
-        if step.after and isinstance(modulus, Modulus) and prod(np.broadcast_shapes(x.shape, y.shape)) >= MANY:
-            total = _by_matrices(modulus, x, y, step)
-        else:
+        if not step.after:
             total = modulus.mul(x, y)
-            total = modulus.sum(total, step.after) if step.after else total
+        elif isinstance(modulus, Modulus):
+            many = prod([max(n, m) for n, m in zip(x.shape, y.shape, strict=True)]) >= MANY
+            total = _by_matrices(modulus, x, y, step) if many else modulus.dot(x, y, step.after)
+        else:
+            total = modulus.sum(modulus.mul(x, y), step.after)
     return _moved(total, steps[-1].last if steps else first.last)
 
 

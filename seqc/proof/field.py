@@ -2,8 +2,8 @@
 
 p = 4 l + 1 and l = 12 q + 1 with p, l and q prime. The powers of 2^4 mod p are a group of order l: their exponents are
 residues mod l, and g^(a + b) = g^a g^b holds exactly. The powers of 2^12 mod l are one of order q in the same way; q
-itself is not handy, so that exponents of these are kept modulo l - 1 = 12 q. All moduli lie just below a power of two,
-2^bits - excess: a product is reduced by folding its high bits, times the excess, onto the low ones.
+itself is not handy, so that exponents of these are kept modulo l - 1 = 12 q. All moduli have at most 50 bits: float64 tells
+the quotient of a product by one of them within one, and 64 bits hold the sum of thousands of residues.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ Integers = NDArray[np.int64]
 
 _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
+BITS = 50  # of the largest modulus
 FEW = 24  # residues that Python's own integers are sooner done with: powers and inverses
-WHOLE = 8  # residues of 61 bits that a sum of 64 bits holds
-SMALL = 2048  # products up to which the number of passes counts, and not what one of them takes
+WHOLE = 2 ** (64 - BITS)  # residues that a sum of 64 bits holds
 WINDOW = 12  # bits of an exponent that are looked up at once
-BLOCK = 8192  # residues of 8 bytes: a product's arrays lie in the first or second cache
-LIMB = 21  # bits: residues have three limbs, and float64 holds the sum of 3 LONGEST products of two
-LONGEST = 682
-EXTENDED = np.finfo(np.longdouble).nmant == 63  # floating-point numbers that hold 64 bits, by the machine itself
+BLOCK = 4096  # residues of 8 bytes: a product's arrays lie in the first or second cache
+LIMB = 17  # bits: residues have three limbs, and float64 holds the sum of 3 LONGEST products of two
+LONGEST = 2**53 // (3 << 2 * LIMB)
+
+
+def points_last(x: Any) -> Any:
+    """The array with its first dimension, the points, running fastest in memory: the others are often 2 or 3 long, and every pass over
+    an array takes as long for 2 numbers in a row as for 16. Ops keep the order; only what copies in another order is copied here."""
+    return np.asfortranarray(x) if x.ndim > 1 and x.shape[0] > 1 and x.strides[0] > x.itemsize else x
 
 
 def _least(x: Residues, y: Residues) -> Residues:
@@ -40,7 +45,7 @@ def _least(x: Residues, y: Residues) -> Residues:
 
 @dataclass(frozen=True)
 class Modulus:
-    """The integers modulo 2^bits - excess; residues are uint64 arrays below it. 56 < bits < 62, excess < 2^16.
+    """The integers modulo 2^bits - excess; residues are uint64 arrays below it. 2 LIMB < bits <= BITS, excess < 2^17.
 
     cofactor: the modulus is this many times a prime, and what counts is the residue modulo that prime.
     """
@@ -72,12 +77,8 @@ class Modulus:
         return np.where(integers < 0, np.uint64(self.value) - (-integers).astype(np.uint64), integers.astype(np.uint64))
 
     def reduce(self, x: Residues) -> Residues:
-        """Any 64-bit numbers, reduced: by a division each where they are few, else by folding."""
-        if x.size <= SMALL // 2:
-            return np.asarray(x % self._own)
-        folded = (x & np.uint64((1 << self.bits) - 1)) + (x >> np.uint64(self.bits)) * np.uint64(self.excess)
-        # x - modulus wraps around to a huge number where x is below the modulus.
-        return _least(folded, folded - self._own)
+        """Any 64-bit numbers, reduced."""
+        return np.asarray(x % self._own)
 
     def add(self, x: Residues, y: Residues) -> Residues:
         total: Residues = x + y
@@ -91,92 +92,48 @@ class Modulus:
         return np.where(x == 0, x, self._own - x)
 
     def mul(self, x: Residues, y: Residues) -> Residues:
-        """By blocks that stay in a near cache: a product takes many passes over its operands."""
-        if x.shape != y.shape:
-            if x.size == y.size == 1:
-                return np.full(np.broadcast_shapes(x.shape, y.shape), x.item() * y.item() % self.value, np.uint64)
-            if EXTENDED:
-                return self._by_quotient(x, y)
-            x, y = np.broadcast_arrays(x, y)
-        if x.size == 1:
-            return np.full(x.shape, x.item() * y.item() % self.value, np.uint64)
-        if EXTENDED and x.size <= SMALL:
-            return self._by_quotient(x, y)
-        if x.size <= BLOCK:
+        """Long ones by blocks that stay in a near cache: a product takes some passes over its operands."""
+        if x.size == y.size == 1:
+            return np.full(np.broadcast_shapes(x.shape, y.shape), x.item() * y.item() % self.value, np.uint64)
+        if x.shape != y.shape or x.size <= BLOCK:
             return self._mul(x, y)
-        flat, out = [v.reshape(-1) for v in (x, y)], np.empty(x.size, np.uint64)
+        flat, out = [v.ravel("F") for v in (x, y)], np.empty(x.size, np.uint64)
         for i in range(0, x.size, BLOCK):
             out[i : i + BLOCK] = self._mul(*(v[i : i + BLOCK] for v in flat))
-        return out.reshape(x.shape)
+        return out.reshape(x.shape, order="F")
 
-    def _by_quotient(self, x: Residues, y: Residues) -> Residues:
-        """x y less the modulus times a quotient that is x y / modulus or one less: a third of the passes of `_mul`.
-
-        Numbers below 2^62 are signed ones, which the machine turns into floating-point numbers and back in one step.
-        """
-        if x.size > y.size:
-            x, y = y, x
-        quotient = np.multiply(x.view(np.int64), self._share, dtype=np.longdouble) * y.view(np.int64)
-        rest: Residues = x * y
-        rest -= quotient.astype(np.int64).view(np.uint64) * self._own  # modulo 2^64, and below twice the modulus
-        return _least(rest, rest - self._own)
-
-    @cached_property
-    def _share(self) -> Any:
-        """One divided by the modulus, less 2^-62 of it: so roundings to 64 bits never make a quotient too large."""
-        return (1 - np.longdouble(2) ** -62) / np.longdouble(self.value)
+    def dot(self, x: Residues, y: Residues, axes: tuple[int, ...]) -> Residues:
+        """The sum of x y over dimensions."""
+        rest = self._rest(x, y)
+        if 2 * prod(rest.shape[a] for a in axes) <= WHOLE:
+            return self.reduce(np.asarray(np.add.reduce(rest, axis=axes)))
+        return self.sum(self.reduce(rest), axes)
 
     def _mul(self, x: Residues, y: Residues) -> Residues:
-        """The same in whole numbers of 32 bits alone, in some thirty passes."""
-        x1, x0, y1, y0 = x >> _HALF, x & _LOW, y >> _HALF, y & _LOW
-        low: Residues = x0 * y0
-        middle: Residues = x0 * y1
-        middle += x1 * y0
-        middle += low >> _HALF
-        low &= _LOW
-        return self._fold(x1 * y1, middle, low)
+        rest = self._rest(x, y)
+        return _least(rest, rest - self._own)
+
+    def _rest(self, x: Residues, y: Residues) -> Residues:
+        """x y less the modulus times a quotient that is x y / modulus, rounded down, or one less: below twice the modulus."""
+        if x.size > y.size:
+            x, y = y, x
+        quotient = x.astype(float)
+        quotient *= self._share
+        rest: Residues = x * y
+        rest -= (quotient * y).astype(np.uint64) * self._own  # modulo 2^64
+        return rest
 
     @cached_property
-    def _constants(self) -> tuple[np.uint64, ...]:
-        """What folding needs: the excess, 64 - bits, bits - 32, as many low bits, bits, as many low bits, the modulus."""
-        cut = self.bits - 32
-        found = (self.excess, 64 - self.bits, cut, (1 << cut) - 1, self.bits, (1 << self.bits) - 1, self.value)
-        return tuple(np.uint64(n) for n in found)
-
-    def _fold(self, high: Residues, middle: Residues, low: Residues) -> Residues:
-        """high 2^64 + middle 2^32 + low, reduced; high < 2^(2 bits - 64), middle < 2^63, low < 2^32. The arrays are overwritten."""
-        excess, up, cut, rest, bits, below, value = self._constants
-        over, total = high, middle
-        over <<= up
-        over += middle >> cut
-        total &= rest
-        total <<= _HALF
-        total |= low
-        # over * excess has up to 73 bits: its upper half is folded once more.
-        upper = over >> _HALF
-        upper *= excess
-        over &= _LOW
-        over *= excess
-        total += over
-        np.bitwise_and(upper, rest, out=over)
-        over <<= _HALF
-        total += over
-        upper >>= cut
-        upper *= excess
-        total += upper
-        # As `reduce`, in place.
-        np.right_shift(total, bits, out=over)
-        over *= excess
-        total &= below
-        total += over
-        np.subtract(total, value, out=over)
-        return np.minimum(total, over, out=total)
+    def _share(self) -> float:
+        """One divided by the modulus, less 3 2^-53 of it: the quotient's three roundings never make it too large, and take less than
+        6 2^-53 of it away, which is less than one of 2^BITS."""
+        return (1 - 3 * 2.0**-53) / self.value
 
     def sum(self, x: Residues, axes: tuple[int, ...]) -> Residues:
         """The sum over dimensions; of more than 64 bits hold, halves are summed apart."""
         if prod(x.shape[a] for a in axes) <= WHOLE:
             return self.reduce(np.asarray(np.add.reduce(x, axis=axes)))
-        return self._join((x >> _HALF).sum(axis=axes, dtype=np.uint64), (x & _LOW).sum(axis=axes, dtype=np.uint64))
+        return self._join((x >> _HALF).sum(axis=axes), (x & _LOW).sum(axis=axes))
 
     def matmul(self, x: Residues, y: Residues) -> Residues:
         """x y over the last two dimensions, of up to LONGEST products each: limbs by limbs in floating-point numbers, which nothing
@@ -186,7 +143,7 @@ class Modulus:
         up, rest, excess, by = (np.uint64(v) for v in (self.bits - LIMB, (1 << (self.bits - LIMB)) - 1, self.excess, LIMB))
         total = _whole(a[..., 2 * n :] @ b[..., :n, :])
         high = np.empty_like(total)
-        for weight in (3, 2, 1, 0):  # limbs i and weight - i; total stays below 2^62: what is above the modulus' bits is folded once
+        for weight in (3, 2, 1, 0):  # limbs i and weight - i; total stays below 2^54: what is above the modulus' bits is folded once
             first, last = max(0, weight - 2), min(2, weight) + 1
             np.right_shift(total, up, out=high)
             high *= excess
@@ -202,10 +159,9 @@ class Modulus:
         return self._join(np.cumsum(x >> _HALF, axis, dtype=np.uint64), np.cumsum(x & _LOW, axis, dtype=np.uint64))
 
     def _join(self, high: Residues, low: Residues) -> Residues:
-        """high 2^32 + low for sums of up to 2^29 halves."""
-        middle = np.atleast_1d(np.asarray(high + (low >> _HALF)))
-        found = self._fold(np.zeros_like(middle), middle, np.atleast_1d(np.asarray(low & _LOW)))
-        return found.reshape(np.shape(high))
+        """high 2^32 + low for sums of up to 2^31 halves."""
+        shift = np.array(1 << 32, np.uint64)
+        return self.add(self.mul(self.reduce(np.asarray(high)), shift), self.reduce(np.asarray(low)))
 
     def prod(self, x: Residues, axis: int) -> Residues:
         return _folded(self.mul, np.moveaxis(x, axis, 0), np.ones((), np.uint64))
@@ -339,9 +295,9 @@ class RealNumbers:
         return np.cumsum(x, axis)
 
 
-P = Modulus(61, 8235)  # values
-L = Modulus(59, 2059)  # their exponents: P.value = 4 L.value + 1
-Q = Modulus(59, 2060, 12)  # the exponents of these: L.value - 1
+P = Modulus(BITS, 76811)  # values
+L = Modulus(BITS - 2, 19203)  # their exponents: P.value = 4 L.value + 1
+Q = Modulus(BITS - 2, 19204, 12)  # the exponents of these: L.value - 1
 REAL = 3  # behind the levels of residues: the number itself, rounded
 EXACT = 4  # and, of one that is known, as it is (`seqc.proof.exact`)
 MODULI: tuple[Any, ...] = (P, L, Q, RealNumbers())  # by level

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from seqc.proof.field import EXACT, Integers, Residues
+from seqc.proof.field import EXACT, Integers, Residues, points_last
 
 LEVELS = 3
 WHOLE_LIMIT = 2**31  # of small whole numbers: products of smaller ones fit in 64 bits
@@ -65,13 +65,18 @@ class Number:
                     stack.pop()
                     continue
                 needs = top._needs
-                pairs = [(n, k) for n in needs] if isinstance(needs, tuple) else [(top if n is None else n, j) for n, j in needs(k)]
-                waiting = [pair for pair in pairs if pair[0]._found[pair[1]] is None]
+                if isinstance(needs, tuple):
+                    waiting = [(n, k) for n in needs if n._found[k] is None]
+                    found = [n._found[k] for n in needs]
+                else:
+                    pairs = [(top if n is None else n, j) for n, j in needs(k)]
+                    waiting = [pair for pair in pairs if pair[0]._found[pair[1]] is None]
+                    found = [n._found[j] for n, j in pairs]
                 if waiting:
                     stack += waiting
                     continue
                 stack.pop()
-                top._found[k] = top._rule(k, *[n._found[j] for n, j in pairs])
+                top._found[k] = points_last(top._rule(k, *found))
 
 
 def of(*parts: Number) -> Needs:

@@ -11,6 +11,7 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from threading import Lock
 
 from seqc.forms.base import Lowered
 from seqc.forms.recurrent import RECURRENT
@@ -80,24 +81,34 @@ def prove(
     found = _smallest(rec, candidates, seed, trials[0], failures) if failures else ()
     wrong = {f.form for f in found} | set(gaps)
     error = max(log2_error(rec, max(t.lengths), t.sizes(chunked=False), t.begins[0] if t.begins else None) for t in trials)
+    drawn = -(-points // 2)  # points that are random in all entries
     return Certificate(
         name=rec.name, seed=seed, points=points, forms=tuple(n for n in forms if n not in wrong), stages=stages,
         sizes=tuple(t.shown() for t in trials), oracles=oracles,
-        log2_error=error, gaps=tuple(gaps.values()), failures=found, facts=facts,
+        log2_error=round(error * drawn, 1), gaps=tuple(gaps.values()), failures=found, facts=facts,
         one_sided=one_sided(rec, outcomes),
     )  # fmt: skip
 
 
+_collecting = Lock()
+_without: list[bool] = []  # for each thread that is inside, whether collection was on: True for the first of them alone
+
+
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """A trial's values are many, alive, and hold each other in no ring: a search for rings among them takes a third of the time."""
-    was = gc.isenabled()
-    gc.disable()
+    """A trial's values are many, alive, and hold each other in no ring: a search for rings among them takes a third of the time.
+
+    Collection belongs to the process: of several threads, the last one to leave turns it on again.
+    """
+    with _collecting:
+        _without.append(gc.isenabled())
+        gc.disable()
     try:
         yield
     finally:
-        if was:
-            gc.enable()
+        with _collecting:
+            if _without.pop() and not _without:
+                gc.enable()
 
 
 def _step(bench: Bench, text: Recurrence, gaps: dict[str, Gap]) -> tuple[str, ...]:

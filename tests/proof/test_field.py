@@ -158,9 +158,12 @@ def test_contractions_by_either_way(axes: tuple[str, ...], out: str, monkeypatch
     r, lengths = np.random.default_rng(0), {"i": 3, "j": 4, "k": 2, "l": 5}
     values = [r.integers(0, P.value, (2, *(lengths[a] for a in group))).astype(np.uint64) for group in axes]
     values[0] = values[0][:1]
+    if all("j" in group for group in (axes[0], axes[-1])):
+        values[-1] = values[-1].take([0], 1 + axes[-1].index("j"))
     wanted = np.zeros((2, *(lengths[a] for a in out)), object)
     for point in range(2):
-        terms = [x[point % len(x)].astype(object) for x in values]
+        whole = [np.broadcast_to(x, (len(x), *(lengths[a] for a in group))) for x, group in zip(values, axes, strict=True)]
+        terms = [x[point % len(x)].astype(object) for x in whole]
         wanted[point] = np.einsum(",".join(axes) + "->" + out, *terms)
     found = {}
     for many in (1, 10**9):

@@ -143,7 +143,7 @@ ONE_SIDED = {
     "a number of heads": ("where(heads > 100, 1/3, a)", "heads > 100", False),
     "a depth": ("max(depths - 40, 1) * a", "depths - 40 >= 1", False),
     "a number that an open end excludes": ("where(i == 0, 1/3, a)", "i == 0", False, "input i in integer in (0, 5)"),
-    "a number that is no power of the generator": ("where(c == 7, 1/3, a)", "c == 7", False, POSITIVE),
+    "a number that is no power of the generator": ("where(c == 5, 1/3, a)", "c == 5", False, POSITIVE),
     "a number that is not small": ("where(i == 4294967296, i * i, 1/3) * a", "i == 4294967296", False, "input i in integer"),
     "a rectified position": ("relu(position + 1) * a", "position + 1 > 0", True),
     "a size of a position": ("abs(position) * a + sign(position + 2)", "position + 2 > 0", True),
