@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from seqc.backends.triton.cuts import Cuts, cut, expanded, is_work, lost, sunk, words
+from seqc.backends.triton.parts import parts
 from seqc.ir import ops
-from seqc.ir.expr import Expr, make, rebuild, walk
+from seqc.ir.expr import Expr, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
 DIMENSIONS = 2  # of a tile, where axes can be had for the grid
-WORK = 9  # products of matrices in one kernel
-LONG = 64  # the length of an axis where values are compared
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _prepared(stages: Iterable[Stage], lead: tuple[str, ...], name: str) -> list
     for s in _summed_later(stages, lead):
         here = f"{name}{len(found)}"
         if isinstance(s, Map):
-            found += _parts(s.equations, lead, here)
+            found += parts(s.equations, lead, here)
         elif isinstance(s, Solve):
             found.append(Map(tuple(Equation(_first(u), u.guess) for u in s.unknowns)))
             added = Map(tuple(Equation(_step(u), u.step) for u in s.unknowns))
@@ -219,63 +218,6 @@ def _collected_later(equations: list[Equation]) -> tuple[tuple[Equation, ...], t
         else:
             here.append(e)
     return tuple(here), tuple(sums)
-
-
-def _parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
-    """A Map with many products as several, each with a few: what later ones need of a product is written to memory, the rest is computed
-    again. All products in one kernel would need more registers than there are."""
-    work = [n for n in walk(*(e.value for e in equations)) if is_work(n, lead)]
-    if len(work) <= WORK:
-        return [Map(equations)]
-    later = {id(n) for n in work[WORK:]}
-    rest = [e for e in equations if any(id(n) in later for n in walk(e.value))]
-    here = [e for e in equations if e not in rest]
-    named = {e.value: e for e in here}
-    first = {id(n) for n in work[:WORK]}
-    crossing = min((_met(rest, first), _met(rest, _of_these(rest, first, later))), key=lambda found: _entries(found, lead))
-    for node in crossing:
-        if node not in named:
-            named[node] = Equation(f"{name}_{len(named)}", node)
-            here.append(named[node])
-    table = {id(n): ops.var(e.name, n.axes, n.type.dtype) for n, e in named.items()}
-
-    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
-        return table.get(id(node)) or (node if args == node.args else make(node.op, args, node.attr))
-
-    moved = tuple(replace(e, value=v) for e, v in zip(rest, rebuild((e.value for e in rest), rule), strict=True))
-    return [Map(tuple(here)), *_parts(moved, lead, f"{name}'")]
-
-
-def _of_these(equations: list[Equation], first: set[int], later: set[int]) -> set[int]:
-    """The nodes that need some of the first products and none of the later ones."""
-    needs, reaches = set[int](), set[int]()
-    for n in walk(*(e.value for e in equations)):
-        if id(n) in later or any(id(a) in reaches for a in n.args):
-            reaches.add(id(n))
-        elif id(n) in first or any(id(a) in needs for a in n.args):
-            needs.add(id(n))
-    return needs
-
-
-def _entries(nodes: list[Expr], lead: tuple[str, ...]) -> int:
-    """What some values take in memory, in vectors as long as an axis is."""
-    return sum(LONG ** sum(a not in lead for a in n.axes) for n in nodes)
-
-
-def _met(equations: list[Equation], nodes: set[int]) -> list[Expr]:
-    """Those of some nodes that the equations meet first, from above."""
-    found: dict[Expr, None] = {}
-    todo, seen = [e.value for e in equations], set[int]()
-    while todo:
-        node = todo.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if id(node) in nodes:
-            found[node] = None
-        else:
-            todo += node.args
-    return list(found)
 
 
 def _mixed(stage: Carry, lead: tuple[str, ...]) -> set[str]:

@@ -19,8 +19,8 @@ from conftest import ALL, ROOT, SHIPPED, import_package
 from test_printed_ops import UNPRINTED
 
 import seqc
-from seqc.backends.triton.cuts import is_work
-from seqc.backends.triton.launches import WORK, flat, launches
+from seqc.backends.triton.launches import flat, launches
+from seqc.backends.triton.parts import WORK, is_heavy
 from seqc.compiler import programs
 from seqc.emit.write import write_package
 from seqc.forms.chunkwise import CHUNKWISE
@@ -120,7 +120,7 @@ def test_a_kernel_has_few_products(name: str) -> None:
     for program in (made.forward, made.backward):
         for launch in flat(launches(program, LEAD)[1]):
             if launch.loop is None:
-                assert sum(is_work(n, launch.lead) for n in walk(*(e.value for e in launch.equations))) <= WORK
+                assert sum(is_heavy(n, launch.lead) for n in walk(*(e.value for e in launch.equations))) <= WORK
 
 
 @pytest.mark.slow

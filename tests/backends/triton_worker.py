@@ -30,7 +30,7 @@ from test_printed_ops import BATCHES, LEADS, UNPRINTED, spread_over  # noqa: E40
 from seqc import compiler  # noqa: E402
 from seqc.analysis.chain import Refusal  # noqa: E402
 from seqc.backends.torch.triton_rows import Rows  # noqa: E402
-from seqc.backends.triton import cuts, launches, tiles  # noqa: E402
+from seqc.backends.triton import cuts, launches, parts, tiles  # noqa: E402
 from seqc.backends.triton.package import HEAD, functions  # noqa: E402
 from seqc.emit.write import write_package  # noqa: E402
 from seqc.ir.execute import execute  # noqa: E402
@@ -210,7 +210,7 @@ def cut_otherwise(text: Path, folder: Path) -> None:
 
     changes = (
         ("default", ()),
-        ("products apart", ((launches, "WORK", 1), (launches, "sunk", as_they_are))),
+        ("products apart", ((parts, "WORK", 1), (launches, "sunk", as_they_are))),
         ("nothing folded", ((cuts, "_folded", lambda *_: {}),)),
         ("nothing behind", ((cuts, "_fused", lambda stages, *_: (stages, {})),)),
     )

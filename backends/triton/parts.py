@@ -1,0 +1,161 @@
+"""A Map with many products of matrices as several, each with a few: all in one kernel would need more registers than there are.
+
+What later parts need of earlier ones is written to memory, the rest is computed again. The cut is the least one (max-flow, min-cut) between
+reading, and writing and reading, over the expressions of what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import networkx as nx
+
+from seqc.backends.triton.cuts import LOOPS, is_product
+from seqc.ir import ops
+from seqc.ir.expr import Expr, make, rebuild, walk
+from seqc.ir.program import Equation, Map
+
+WORK = 10  # products of matrices in one kernel
+LONG = 64  # the length of an axis where values are compared
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The nodes of some equations. work: products of matrices. needs: for each node those that it is made of, a bit for each."""
+
+    equations: tuple[Equation, ...]
+    lead: tuple[str, ...]
+    work: tuple[Expr, ...]
+    needs: Mapping[Expr, int]
+
+    def entries(self, node: Expr) -> int:
+        """What a value takes in memory."""
+        return int(LONG ** sum(a not in self.lead for a in node.axes))
+
+
+def is_heavy(node: Expr, lead: tuple[str, ...]) -> bool:
+    """A product of matrices of which each has an axis of its own, or what takes a loop; sums along rows need no room."""
+    if not is_product(node, lead):
+        return node.op.name in LOOPS
+    x, y = ({*a.axes} - {*lead} for a in node.args)
+    return bool(x - y) and bool(y - x)
+
+
+def parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
+    """As few Maps as have at most WORK products each. name: what new values are named by."""
+    graph = _graph(equations, lead)
+    if len(graph.work) <= WORK:
+        return [Map(equations)]
+    first, crossing = _best(graph)
+    here = [e for e in equations if not graph.needs[e.value] & ~first]
+    rest = [e for e in equations if e not in here]
+    named = {e.value: e for e in here}
+    for node in crossing:
+        if node not in named:
+            named[node] = Equation(f"{name}_{len(named)}", node)
+            here.append(named[node])
+    table = {n: ops.var(e.name, n.axes, n.type.dtype) for n, e in named.items()}
+
+    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
+        return table.get(node) or (node if args == node.args else make(node.op, args, node.attr))
+
+    moved = tuple(replace(e, value=v) for e, v in zip(rest, rebuild((e.value for e in rest), rule), strict=True))
+    return [Map(tuple(here)), *parts(moved, lead, f"{name}'")]
+
+
+def _graph(equations: tuple[Equation, ...], lead: tuple[str, ...]) -> _Graph:
+    nodes = tuple(walk(*(e.value for e in equations)))
+    work = tuple(n for n in nodes if is_heavy(n, lead))
+    bits, needs = {n: 1 << i for i, n in enumerate(work)}, dict[Expr, int]()
+    for n in nodes:
+        needs[n] = bits.get(n, 0)
+        for a in n.args:
+            needs[n] |= needs[a]
+    return _Graph(equations, lead, work, needs)
+
+
+def _best(graph: _Graph) -> tuple[int, tuple[Expr, ...]]:
+    """The products of the first kernel and the values that it writes for the others: the cheapest beginning of the products' order, and
+    from there the cheapest neighbour, while it is cheaper. What is left takes as few kernels as it can."""
+    total = len(graph.work)
+    least = total - (-(-total // WORK) - 1) * WORK
+    found = [(_cost(graph, *cut), cut) for n in range(least, WORK + 1) for cut in [_cut(graph, (1 << n) - 1)]]
+    best = min(found, key=lambda x: x[0])
+    seen = {first for _, (first, _) in found}
+    while True:
+        near = [first for first in _neighbours(graph, best[1][0]) if least <= first.bit_count() <= WORK and first not in seen]
+        seen |= {*near}
+        found = [(_cost(graph, *cut), cut) for first in near for cut in [_cut(graph, first)]]
+        if not found or (better := min(found, key=lambda x: x[0]))[0] >= best[0]:
+            return best[1]
+        best = better
+
+
+def _neighbours(graph: _Graph, first: int) -> Iterator[int]:
+    """Sets with one product more, one less, or another one, that need no product outside."""
+    bits = [1 << i for i in range(len(graph.work))]
+    needs = dict(zip(bits, (graph.needs[n] for n in graph.work), strict=True))
+
+    def closed(some: int) -> bool:
+        return all(not needs[b] & ~some for b in bits if b & some)
+
+    without = [0, *(b for b in bits if b & first and closed(first & ~b))]
+    added = [0, *(b for b in bits if not b & first and not needs[b] & ~(first | b))]
+    for out in without:
+        for more in added:
+            if closed(some := (first & ~out) | more) and some != first:
+                yield some
+
+
+def _cut(graph: _Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
+    """The values to be written by a kernel with the products `first`, so that the others read and write least."""
+    flow, source, sink = nx.DiGraph(), "source", "sink"
+    todo = [e.value for e in graph.equations if graph.needs[e.value] & ~first]
+    written = {e.value for e in graph.equations}
+    for root in todo:
+        flow.add_edge((root, 1), sink)
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        inside = not graph.needs[node] & ~first
+        leaf = node.op.name == "var"
+        if inside and (leaf or node.type.dtype == "real"):
+            flow.add_edge((node, 0), (node, 1), capacity=graph.entries(node) * (1 if leaf or node in written else 2))
+        else:
+            flow.add_edge((node, 0), (node, 1))
+        if leaf or (inside and node in graph.work):
+            flow.add_edge(source, (node, 0))
+            continue
+        for a in dict.fromkeys(node.args):
+            flow.add_edge((a, 1), (node, 0))
+            if a not in seen:
+                seen.add(a)
+                todo.append(a)
+    _, (reached, _) = nx.minimum_cut(flow, source, sink)
+    cut = (n for n in seen if (n, 0) in reached and (n, 1) not in reached and n.op.name != "var")
+    order = {n: i for i, n in enumerate(graph.needs)}
+    return first, tuple(sorted(cut, key=order.__getitem__))
+
+
+def _cost(graph: _Graph, first: int, crossing: tuple[Expr, ...]) -> int:
+    """What two kernels read and write, apart from the results."""
+    results = {e.value for e in graph.equations}
+    here = [e.value for e in graph.equations if not graph.needs[e.value] & ~first]
+    written = sum(graph.entries(n) for n in crossing if n not in results)
+    return written + _read(graph, (*here, *crossing), ()) + _read(graph, [v for v in results if v not in here], crossing)
+
+
+def _read(graph: _Graph, values: Iterable[Expr], known: tuple[Expr, ...]) -> int:
+    """What some values are made of: leaves, and values that are known."""
+    todo, seen, total = list(values), set[Expr](), 0
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op.name == "var" or node in known:
+            total += graph.entries(node)
+        else:
+            todo += node.args
+    return total
