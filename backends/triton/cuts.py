@@ -14,8 +14,11 @@ from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Solve, Stage, defined, roots
 
-LOOPS = ("decayed", "unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
+SERIAL = ("unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
+LOOPS = ("decayed", *SERIAL)
 BEHIND = 6  # products of matrices that a loop computes behind its own at a step
+STEP = 5  # of products that a loop computes at a step rather than reads, with its own
+LONG = 64  # the length of an axis where values are compared
 FULL = 3  # tensors as large as a value from which it is rather computed than read
 
 
@@ -60,6 +63,14 @@ def is_product(node: Expr, lead: tuple[str, ...]) -> bool:
     """Whether a node is a product of matrices as one program sees it."""
     wide = all(sum(a not in lead for a in x.axes) > 1 for x in node.args)
     return node.op.name == "contract" and len(node.args) == 2 and wide and bool(lost(node))
+
+
+def is_heavy(node: Expr, lead: tuple[str, ...]) -> bool:
+    """A product of matrices of which each has an axis of its own, or what takes a loop; sums along rows need no room."""
+    if not is_product(node, lead):
+        return node.op.name in LOOPS
+    x, y = ({*a.axes} - {*lead} for a in node.args)
+    return bool(x - y) and bool(y - x)
 
 
 def lost(node: Expr) -> tuple[str, ...]:
@@ -129,8 +140,9 @@ def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...])
         for e in s.equations:
             if e.name not in outputs and e.name not in solved:
                 loops = [x for i in readers.get(e.name, []) if isinstance(x := stages[i], Carry)]
-                only = loops[0].axis if len(loops) == len(readers.get(e.name, [])) == 1 else ""
-                if _is_cheap(e.value, folded, lead) or (only and _is_state(e, only, folded, lead)):
+                only = loops[0] if len(loops) == len(readers.get(e.name, [])) == 1 else None
+                inside = only is not None and (_is_state(e, only.axis, folded, lead) or _is_at_hand(e, only, folded, lead))
+                if inside or _is_cheap(e.value, folded, lead):
                     folded[e.name] = e.value
     return folded
 
@@ -139,6 +151,26 @@ def _is_state(e: Equation, axis: str, folded: Mapping[str, Expr], lead: tuple[st
     """A product as large as a state that one loop alone reads, of tokens: writing it costs more than the loop's own product."""
     of_text = all(not a.startswith("@") for a in e.value.axes if a not in lead)
     return of_text and is_product(e.value, lead) and _at_one_step(e, axis, set(), folded)
+
+
+def _is_at_hand(e: Equation, loop: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
+    """Whether a loop that alone reads a value reads little more if it computes it: products of matrices that it has at that step."""
+    own = [n for n in walk(*expanded([e.value], folded)) if is_heavy(n, lead)]
+    if not own or any(n.op.name in SERIAL for n in own) or not _at_one_step(e, loop.axis, set(), folded):
+        return False
+    others = {**folded, e.name: e.value}
+    at_step = [n for n in walk(*expanded(roots(loop), others)) if is_heavy(n, lead)]
+    more = _leaves([e.value], folded) - _leaves(roots(loop), folded)
+    return len(at_step) <= STEP and sum(entries(n, lead) for n in more) <= 2 * entries(e.value, lead)
+
+
+def _leaves(values: Iterable[Expr], folded: Mapping[str, Expr]) -> set[Expr]:
+    return {n for n in walk(*expanded(values, folded)) if n.op.name == "var" and n.name not in folded}
+
+
+def entries(node: Expr, lead: tuple[str, ...]) -> int:
+    """What a value takes in memory, of each program of the grid."""
+    return int(LONG ** sum(a not in lead for a in node.axes))
 
 
 def _is_cheap(value: Expr, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:

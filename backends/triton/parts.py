@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from seqc.backends.triton.cuts import LOOPS, is_product
+from seqc.backends.triton.cuts import entries, is_heavy
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import Equation, Map
 
 WORK = 10  # products of matrices in one kernel
-LONG = 64  # the length of an axis where values are compared
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,6 @@ class _Graph:
     lead: tuple[str, ...]
     work: tuple[Expr, ...]
     needs: Mapping[Expr, int]
-
-    def entries(self, node: Expr) -> int:
-        """What a value takes in memory."""
-        return int(LONG ** sum(a not in self.lead for a in node.axes))
-
-
-def is_heavy(node: Expr, lead: tuple[str, ...]) -> bool:
-    """A product of matrices of which each has an axis of its own, or what takes a loop; sums along rows need no room."""
-    if not is_product(node, lead):
-        return node.op.name in LOOPS
-    x, y = ({*a.axes} - {*lead} for a in node.args)
-    return bool(x - y) and bool(y - x)
 
 
 def parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
@@ -121,7 +108,7 @@ def _cut(graph: _Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
         inside = not graph.needs[node] & ~first
         leaf = node.op.name == "var"
         if inside and (leaf or node.type.dtype == "real"):
-            flow.add_edge((node, 0), (node, 1), capacity=graph.entries(node) * (1 if leaf or node in written else 2))
+            flow.add_edge((node, 0), (node, 1), capacity=entries(node, graph.lead) * (1 if leaf or node in written else 2))
         else:
             flow.add_edge((node, 0), (node, 1))
         if leaf or (inside and node in graph.work):
@@ -142,7 +129,7 @@ def _cost(graph: _Graph, first: int, crossing: tuple[Expr, ...]) -> int:
     """What two kernels read and write, apart from the results."""
     results = {e.value for e in graph.equations}
     here = [e.value for e in graph.equations if not graph.needs[e.value] & ~first]
-    written = sum(graph.entries(n) for n in crossing if n not in results)
+    written = sum(entries(n, graph.lead) for n in crossing if n not in results)
     return written + _read(graph, (*here, *crossing), ()) + _read(graph, [v for v in results if v not in here], crossing)
 
 
@@ -155,7 +142,7 @@ def _read(graph: _Graph, values: Iterable[Expr], known: tuple[Expr, ...]) -> int
             continue
         seen.add(node)
         if node.op.name == "var" or node in known:
-            total += graph.entries(node)
+            total += entries(node, graph.lead)
         else:
             todo += node.args
     return total

@@ -8,8 +8,8 @@ import pytest
 
 import seqc
 from seqc.backends.triton import parts
+from seqc.backends.triton.cuts import LONG, is_heavy
 from seqc.backends.triton.launches import launches
-from seqc.backends.triton.parts import LONG, is_heavy
 from seqc.compiler import programs
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.ir import ops

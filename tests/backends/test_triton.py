@@ -19,8 +19,9 @@ from conftest import ALL, ROOT, SHIPPED, import_package
 from test_printed_ops import UNPRINTED
 
 import seqc
+from seqc.backends.triton.cuts import is_heavy
 from seqc.backends.triton.launches import flat, launches
-from seqc.backends.triton.parts import WORK, is_heavy
+from seqc.backends.triton.parts import WORK
 from seqc.compiler import programs
 from seqc.emit.write import write_package
 from seqc.forms.chunkwise import CHUNKWISE
