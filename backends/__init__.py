@@ -8,8 +8,8 @@ from seqc.emit.layer import Backend, GeneratedFile, Layer
 
 def with_triton(layer: Layer) -> tuple[GeneratedFile, ...]:
     """The PyTorch package, with Triton kernels for the forms that have them."""
-    files, refused = triton_kernels(layer)
-    return torch_package(layer, Triton(files, tuple(n for n in layer.programs if n not in refused), refused))
+    files, refused, kept = triton_kernels(layer)
+    return torch_package(layer, Triton(files, tuple(kept), refused, kept))
 
 
 BACKENDS: dict[str, Backend] = {"torch": torch_package, "triton": with_triton}

@@ -93,10 +93,12 @@ class Operator:
             raise ValueError(f"form `{form}` has no Triton kernels in this package; {', '.join(f'`{f}`' for f in self.triton)} have")
         if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in (*inputs, *params)):
             raise NotImplementedError(NO_FORWARD_MODE)
-        signature, (op, function) = (here if form in here else self.forms)[form]
+        signature, found = (here if form in here else self.forms)[form]
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
-        results = (function if transformed() else op)(*inputs, *params, *states, cu_seqlens)
-        return self._results(signature, results, output_final_state, return_info, form)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params, *states))
+        call = found.function if transformed() else found.op if learns else found.plain
+        results = call(*inputs, *params, *states, cu_seqlens)
+        return self._results(signature, results, output_final_state, return_info, form, found.iterates)
 
     def reference(
         self,
@@ -116,7 +118,7 @@ class Operator:
         check_tensors(signature, inputs, params, cu_seqlens)
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
         results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
-        return self._results(signature, results, output_final_state, return_info, "reference")
+        return self._results(signature, results, output_final_state, return_info, "reference", iterates=False)
 
     def decode(self, backend: str, inputs: Tensors, params: Tensors, state: Tensor | Tensors) -> Tensor | Tensors:
         """The outputs [B, H, ...] of one token of each sequence; the states are overwritten."""
@@ -187,7 +189,9 @@ class Operator:
         return tuple(s.contiguous() for s in self.initial_states(like, *(p.to(dtype) for p in params), *once, **axes))
 
     @staticmethod
-    def _results(signature: Signature, results: Tensors, output_final_state: bool, return_info: bool, form: str) -> tuple[Any, ...]:
+    def _results(
+        signature: Signature, results: Tensors, output_final_state: bool, return_info: bool, form: str, iterates: bool
+    ) -> tuple[Any, ...]:  # fmt: skip
         k, m = len(signature.outputs), len(signature.states)
         outputs = tuple(results[:k])
         states = tuple(x.round().long() if v.whole else x for v, x in zip(signature.states, results[k : k + m], strict=True))
@@ -195,7 +199,7 @@ class Operator:
         last = None if not output_final_state else states[0] if m == 1 else states
         if not return_info:
             return out, last
-        if len(results) == k + 2 * m or form == "reference":
+        if not iterates:
             return out, last, Info(form)
         numbers = results[-1]
         if torch.compiler.is_compiling() or transformed():

@@ -67,7 +67,7 @@ def print_ops(layer: Layer, triton: Triton | None) -> str:
         "from . import reference as _reference",
         "from .operators import Operator",
         *(["from .sequence import later"] if triton is not None and triton.forms else []),
-        "from .signature import Kernels, Signature, Value",
+        f"from .signature import {'Keeping, ' if triton is not None and any(triton.kept.values()) else ''}Kernels, Signature, Value",
         "",
         f'NAMESPACE = "seqc_{rec.name}_{layer.digest[:12]}"',
         f"CHUNK_SIZE = {layer.options.chunk_size}",
@@ -157,14 +157,18 @@ def _triton(layer: Layer, triton: Triton) -> list[str]:
     for form in triton.forms:
         p = layer.programs[form]
         other = _kernels_of(RECURRENT.name, "            ") if any(isinstance(s, Solve) for s in p.forward.stages) else []
-        lines += [f'    "{form}": (', f"        {_called(p)},", *_kernels_of(form, "        ", other), "    ),"]
+        lines += [f'    "{form}": (', f"        {_called(p)},", *_kernels_of(form, "        ", other, triton.kept.get(form, 0)), "    ),"]
     return [*lines, "}", ""]
 
 
-def _kernels_of(form: str, indent: str, instead: Iterable[str] = ()) -> list[str]:
-    calls = [f'later(__package__, "triton_{form}", "{which}"),' for which in WHICH[:2]]
-    own = [f"{indent}    {line}" for line in (*calls, f"{form}.{WHICH[2]},")]
-    return [f"{indent}Kernels(", *own, *instead, f"{indent}),"]
+def _kernels_of(form: str, indent: str, instead: Iterable[str] = (), kept: int = 0) -> list[str]:
+    own = [f"{indent}    {line}" for line in (*(f"{_later(form, which)}," for which in WHICH[:2]), f"{form}.{WHICH[2]},")]
+    keeping = f"keeping=Keeping({_later(form, 'forward_kept')}, {_later(form, 'forward_kept_shapes')}, {kept}),"
+    return [f"{indent}Kernels(", *own, *instead, *([f"{indent}    {keeping}"] if kept else []), f"{indent}),"]
+
+
+def _later(form: str, function: str) -> str:
+    return f'later(__package__, "triton_{form}", "{function}")'
 
 
 def _indent(text: str) -> str:

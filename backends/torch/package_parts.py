@@ -18,11 +18,13 @@ VERSION = "0.1.0"
 
 @dataclass(frozen=True)
 class Triton:
-    """Kernels in Triton beside those in PyTorch: their files, the forms that have them, and why others have none."""
+    """Kernels in Triton beside those in PyTorch: their files, the forms that have them, and why others have none. kept: how many tensors a
+    form's forward keeps for its backward."""
 
     files: tuple[GeneratedFile, ...]
     forms: tuple[str, ...]
     refused: Mapping[str, str]
+    kept: Mapping[str, int]
 
 
 def head(layer: Layer, *about: str) -> str:

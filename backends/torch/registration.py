@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -20,13 +20,16 @@ NO_FORWARD_MODE = "the operator has no forward-mode derivative; `reference` has 
 
 
 class Registered(NamedTuple):
-    """A form as PyTorch knows it. Both are called with all arguments and cu_seqlens, and return outputs, last states and kept states.
+    """A form as PyTorch knows it. All are called with all arguments and cu_seqlens, and return outputs, last states and what is kept.
 
     op: the registered operator. function: the same inside torch.func's transforms, where a registered operator has no gradient.
+    plain: the operator where no gradient will be asked for, which keeps nothing. iterates: a Report's numbers are the last result.
     """
 
     op: Any
     function: Callable[..., Tensors]
+    plain: Any
+    iterates: bool
 
 
 def register(namespace: str, form: str, signature: Signature, kernels: Kernels, walks: Any = sequence) -> Registered:
@@ -36,26 +39,28 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels, 
     """
     name = f"{namespace}::{form}"
     op = _forward_operator(name, signature, kernels, walks)
+    plain = op if kernels.keeping is None else _forward_operator(f"{name}_plain", signature, replace(kernels, keeping=None), walks)
     back = _backward_operator(f"{name}_backward", signature, kernels, walks)
     double = _double_operator(f"{name}_double_backward", signature, kernels, walks)
-    _register_gradients(signature, lambda o, keep, rule: o.register_autograd(rule, setup_context=keep), op, back, double)
+    count = walks.kept_count(kernels, signature)
+    _register_gradients(signature, count, lambda o, keep, rule: o.register_autograd(rule, setup_context=keep), op, back, double)
     functions = [_function(o) for o in (op, back, double)]
-    _register_gradients(signature, _set_gradient, *functions)
-    return Registered(op, functions[0].apply)
+    _register_gradients(signature, count, _set_gradient, *functions)
+    return Registered(op, functions[0].apply, plain, kernels.instead is not None)
 
 
-def _register_gradients(signature: Signature, gradient: Callable[..., None], op: Any, back: Any, double: Any) -> None:
-    """Tells `gradient` each one's gradient, by way of the next one: what to keep, and the rule."""
+def _register_gradients(signature: Signature, count: int, gradient: Callable[..., None], op: Any, back: Any, double: Any) -> None:
+    """Tells `gradient` each one's gradient, by way of the next one: what to keep, and the rule. count: of tensors kept."""
     n, k, m = len(signature.arguments), len(signature.outputs), len(signature.states)
     call_back, call_double = getattr(back, "apply", back), getattr(double, "apply", double)
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        ctx.save_for_backward(*inputs[:n], *output[k + m : k + 2 * m], *([inputs[n]] if inputs[n] is not None else []))
+        ctx.save_for_backward(*inputs[:n], *output[k + m : k + m + count], *([inputs[n]] if inputs[n] is not None else []))
         ctx.packed = inputs[n] is not None
 
     def op_backward(ctx: Any, *d: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        tensors, kept, cu = saved[:n], saved[n : n + m], saved[n + m] if ctx.packed else None
+        tensors, kept, cu = saved[:n], saved[n : n + count], saved[n + count] if ctx.packed else None
         return (*call_back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
 
     def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -66,7 +71,7 @@ def _register_gradients(signature: Signature, gradient: Callable[..., None], op:
         saved = ctx.saved_tensors
         seeds, tensors, cu = saved[: k + m], saved[k + m : k + m + n], saved[-1] if ctx.packed else None
         grads = call_double(*(x.contiguous() for x in dd), *seeds, *tensors, cu)
-        return (*grads[n:], *grads[:n], *([None] * (m + 1)))
+        return (*grads[n:], *grads[:n], *([None] * (count + 1)))
 
     def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         pass
@@ -107,7 +112,7 @@ def transformed() -> bool:
 
 
 def _forward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
-    """Arguments -> outputs, last states, kept states, each of these as one row of numbers: no axis of unknown length beside others;
+    """Arguments -> outputs, last states, what is kept, each tensor of that as one row of numbers: no axis of unknown length beside others;
     of kernels that iterate a Report's numbers behind them."""
     states, n, iterates = signature.states, len(signature.arguments), kernels.instead is not None
 
@@ -116,35 +121,34 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels, walks: 
         outputs, last, kept, report = walks.forward(kernels, signature, tensors, cu)
         dtype = output_dtype(signature, tensors)
         found = [torch.tensor(report.numbers, dtype=torch.float64, device=tensors[0].device)] if iterates else []
-        return (*(y.to(dtype) for y in outputs), *last, *(x.flatten() for x in kept), *found)
+        return (*(y.to(dtype) for y in outputs), *last, *kept, *found)
 
     def fake(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
         sizes = sizes_of(signature, tensors, cu)
         dtype, wide = output_dtype(signature, tensors), compute_dtype(tensors)
-        kept = walks.kept_states(signature, sizes, cu is not None)
         outputs = [tensors[0].new_empty(shape(v, sizes), dtype=dtype) for v in signature.outputs]
         last = [tensors[0].new_empty(shape(v, sizes), dtype=wide) for v in states]
-        rows = [tensors[0].new_empty(kept * prod(shape(v, sizes)), dtype=wide) for v in states]
-        return (*outputs, *last, *rows, *([tensors[0].new_empty(4, dtype=torch.float64)] if iterates else []))
+        kept = walks.kept_shapes(kernels, signature, tensors, cu)
+        return (*outputs, *last, *kept, *([tensors[0].new_empty(4, dtype=torch.float64)] if iterates else []))
 
-    return _operator(name, run, fake, _names(signature.arguments), len(signature.outputs) + 2 * len(states) + iterates)
+    gives = len(signature.outputs) + len(states) + walks.kept_count(kernels, signature) + iterates
+    return _operator(name, run, fake, _names(signature.arguments), gives)
 
 
 def _backward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> Any:
-    """Adjoints of outputs and last states, arguments, kept states -> adjoints of the arguments."""
+    """Adjoints of outputs and last states, arguments, what is kept -> adjoints of the arguments."""
     n, seeds = len(signature.arguments), len(signature.outputs) + len(signature.states)
 
     def run(*a: Any) -> Tensors:
         tensors = a[seeds : seeds + n]
-        rows = walks.kept_states(signature, sizes_of(signature, tensors, a[-1]), a[-1] is not None)
-        kept = tuple(x.view(rows, *s.shape) for x, s in zip(a[seeds + n : -1], tensors[n - len(signature.states) :], strict=True))
-        return _like(walks.backward(kernels, signature, tensors, a[:seeds], kept, a[-1]), tensors)
+        return _like(walks.backward(kernels, signature, tensors, a[:seeds], a[seeds + n : -1], a[-1]), tensors)
 
     def fake(*a: Any) -> Tensors:
         return _empty(a[seeds : seeds + n])
 
-    takes = [*_seed_names(signature), *_names(signature.arguments), *_names(signature.states, "kept_")]
+    kept = [f"kept_{i}" for i in range(walks.kept_count(kernels, signature))]
+    takes = [*_seed_names(signature), *_names(signature.arguments), *kept]
     return _operator(name, run, fake, takes, n)
 
 

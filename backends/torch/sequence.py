@@ -68,6 +68,18 @@ def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:
     return signature.chunk * chunks if signature.chunk else ROWS
 
 
+def kept_count(kernels: Kernels, signature: Signature) -> int:
+    """How many tensors a forward keeps for its backward: those of every state at the start of slabs, each as one row of numbers."""
+    return len(signature.states)
+
+
+def kept_shapes(kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> list[Tensor]:
+    """Tensors like those that are kept, not filled."""
+    sizes = sizes_of(signature, tensors, cu_seqlens)
+    rows, dtype = kept_states(signature, sizes, cu_seqlens is not None), compute_dtype(tensors)
+    return [tensors[0].new_empty(rows * prod(shape(v, sizes)), dtype=dtype) for v in signature.states]
+
+
 def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
     """States kept for the backward, at the start of each slab but the first; of one slab a row of zeros, as an exported length is not 0."""
     return 0 if packed or sizes["@T"] <= 1 else torch.sym_max(1, -(-sizes["@T"] // slab_tokens(signature, sizes)) - 1)
@@ -235,17 +247,17 @@ def _unpacked(values: tuple[Value, ...], tensors: list[Tensor], sizes: dict[str,
 def forward(
     kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Report]:
-    """Outputs [B, T, H, ...], last states [N, H, ...], per state those at the start of later slabs, stacked, and how iterations went."""
+    """Outputs [B, T, H, ...], last states [N, H, ...], per state those at the start of later slabs, and how iterations went."""
     report = Report()
     sizes = sizes_of(signature, tensors, cu_seqlens)
     dtype = compute_dtype(tensors)
     states = tensors[len(tensors) - len(signature.states) :]
     rows_of = packed_rows(signature, tensors, cu_seqlens, sizes)
-    none = (kept_states(signature, sizes, cu_seqlens is not None),)
+    none = kept_states(signature, sizes, cu_seqlens is not None)
     if rows_of is None:
         outputs, last, kept = _forward_rows(kernels, signature, list(tensors), sizes, None, True, report)
-        stacked = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros(none + s.shape, dtype=dtype) for i, s in enumerate(states)]
-        return outputs, _apart(last, states), stacked, report
+        starts = [torch.stack([k[i] for k in kept]) if kept else s.new_zeros((none, *s.shape), dtype=dtype) for i, s in enumerate(states)]
+        return outputs, _apart(last, states), [x.flatten() for x in starts], report
     given = list(tensors) if cu_seqlens is not None else _packed(signature.arguments, tensors)
     wide = sizes if cu_seqlens is not None else {**sizes, "@B": 1, "@T": sizes["@B"] * sizes["@T"]}
     outputs = [tensors[0].new_zeros(shape(v, wide), dtype=dtype) for v in signature.outputs]
@@ -258,7 +270,7 @@ def forward(
             rows_of.scatter(v, y, out, rows)
     if cu_seqlens is None:
         outputs = _unpacked(signature.outputs, outputs, sizes)
-    return outputs, last, [s.new_zeros(none + s.shape, dtype=dtype) for s in states], report
+    return outputs, last, [s.new_zeros(none * s.numel(), dtype=dtype) for s in states], report
 
 
 def backward(
@@ -275,7 +287,9 @@ def backward(
     rows_of = packed_rows(signature, tensors, cu_seqlens, sizes)
     if rows_of is None:
         later = len(_walk(sizes["@T"], slab_tokens(signature, sizes))[1:])
-        starts = [list(x) for x in zip(*(s.unbind(0)[:later] for s in kept), strict=True)] if kept else []
+        states = tensors[len(tensors) - len(signature.states) :]
+        stacked = [x.view(kept_states(signature, sizes, packed=False), *s.shape) for x, s in zip(kept, states, strict=True)]
+        starts = [list(x) for x in zip(*(s.unbind(0)[:later] for s in stacked), strict=True)] if kept else []
         return _backward_rows(kernels, signature, list(tensors), list(seeds[:k]), list(seeds[k:]), starts, sizes, None)
     results = (*signature.outputs, *signature.states)
     given, adjoints = list(tensors), list(seeds)

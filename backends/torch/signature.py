@@ -51,18 +51,28 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """A forward that gives `count` tensors behind its results, which the backward takes behind the adjoints. shapes makes them unfilled."""
+
+    forward: Callable[..., tuple[Any, ...]]
+    shapes: Callable[..., tuple[Any, ...]]
+    count: int
+
+
+@dataclass(frozen=True)
 class Kernels:
     """forward(arguments, valid) -> outputs, last states; backward(arguments, valid, their adjoints) -> adjoints of the arguments;
     double_backward is backward's own backward.
 
     instead: the kernels of a form without chunks, for slabs where these, which iterate, do not come to an end. Such kernels return the
-    account of their iteration behind their results.
+    account of their iteration behind their results. keeping: the forward before a backward that takes more than adjoints.
     """
 
     forward: Callable[..., tuple[Any, ...]]
     backward: Callable[..., tuple[Any, ...]]
     double_backward: Callable[..., tuple[Any, ...]]
     instead: Kernels | None = None
+    keeping: Keeping | None = None
 
 
 def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:

@@ -17,7 +17,7 @@ from .runtime import Newton
 from .sequence import Report, double_backward
 from .signature import Kernels, Signature, boundaries, output_dtype, sizes_of
 
-__all__ = ["backward", "double_backward", "forward", "in_place", "kept_states"]
+__all__ = ["backward", "double_backward", "forward", "in_place", "kept_count", "kept_shapes"]
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,41 @@ class Rows:
         return found[:-1]
 
 
-def kept_states(signature: Signature, sizes: dict[str, int], packed: bool) -> int:
-    """None: the backward runs the forward's kernels again."""
-    return 0
+def kept_count(kernels: Kernels, signature: Signature) -> int:
+    """How many tensors a forward keeps for its backward, each as one row of numbers; without any, the backward runs its kernels."""
+    return 0 if kernels.keeping is None else kernels.keeping.count
+
+
+def kept_shapes(kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> list[Tensor]:
+    """Tensors like those that are kept, not filled. Reads no number of cu_seqlens."""
+    if kernels.keeping is None:
+        return []
+    rows = _even(signature, tensors, sizes_of(signature, tensors, cu_seqlens))
+    if cu_seqlens is not None or signature.blocks:
+        rows = replace(rows, places=_places(signature, rows, cu_seqlens is not None))
+    return [x.flatten() for x in kernels.keeping.shapes(*tensors, rows)]
+
+
+def _even(signature: Signature, tensors: tuple[Tensor, ...], sizes: dict[str, int]) -> Rows:
+    """Rows of equal lengths that begin with a chunk."""
+    n, T, device = sizes["@N"], sizes["@T"], tensors[0].device
+    short = [x.dtype for v, x in zip(signature.inputs, tensors, strict=False) if v.axes and x.element_size() == 2]
+    most, table = -(-T // (signature.chunk or 1)), torch.empty(0, dtype=torch.int64, device=device)
+    result = output_dtype(signature, tensors)
+    return Rows(table, True, n, n * most, most, T, (sizes["@B"], T), (*short, torch.float32)[0], result, device)
+
+
+def _places(signature: Signature, even: Rows, packed: bool) -> int:
+    """Places for rows of any lengths: each row's last chunk may be partly filled, and its first one where a block begins before it."""
+    chunk = signature.chunk or 1
+    padded = even.count * (1 + signature.blocks) if chunk > 1 else 0
+    return even.tokens // chunk + padded if packed else even.count * (even.most + 1)
 
 
 def rows_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None, sizes: dict[str, int]) -> Rows:
     """Raises ValueError where cu_seqlens are not increasing to the number of tokens (on a GPU an assertion of the device)."""
-    n, T, chunk, device = sizes["@N"], sizes["@T"], signature.chunk or 1, tensors[0].device
-    short = [x.dtype for v, x in zip(signature.inputs, tensors, strict=False) if v.axes and x.element_size() == 2]
-    most, table = -(-T // chunk), torch.empty(0, dtype=torch.int64, device=device)
-    even = Rows(
-        table, True, n, n * most, most, T, (sizes["@B"], T), (*short, torch.float32)[0], output_dtype(signature, tensors), device
-    )  # fmt: skip
+    even = _even(signature, tensors, sizes)
+    n, T, chunk, device = even.count, even.tokens, signature.chunk or 1, even.device
     if cu_seqlens is None and not signature.blocks:
         return even
     if cu_seqlens is None:
@@ -85,8 +107,7 @@ def rows_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tenso
         before = tensors[at].detach().round().long() % chunk
     counts = torch.where(length > 0, (length + before + chunk - 1) // chunk, 0)
     first = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
-    padded = n * (1 + signature.blocks) if chunk > 1 else 0  # each row's last chunk may be partly filled, and its first
-    places = n * (most + 1) if cu_seqlens is None else T // chunk + padded
+    places = _places(signature, even, cu_seqlens is not None)
     row = torch.searchsorted(first[1:], torch.arange(places, device=device), right=True)
     table = torch.cat((start, first, start[:-1] - before, row))
     return replace(even, table=table, even=False, places=places, most=places, length=length)
@@ -103,16 +124,19 @@ def _check(cu_seqlens: Tensor, tokens: int) -> None:
 def forward(
     kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Report]:
-    """Outputs [B, T, H, ...], last states [N, H, ...], and nothing that is kept."""
+    """Outputs [B, T, H, ...], last states [N, H, ...], and what is kept, each as one row of numbers."""
     sizes, k = sizes_of(signature, tensors, cu_seqlens), len(signature.outputs)
     states = tensors[len(tensors) - len(signature.states) :]
     rows = rows_of(signature, tensors, cu_seqlens, sizes)
     if not rows.places:
         outputs = [tensors[0].new_empty([sizes[a] for a in v.names], dtype=rows.result) for v in signature.outputs]
-        return outputs, [s.float().clone() for s in states], _none(states), Report()
+        return outputs, [s.float().clone() for s in states], kept_shapes(kernels, signature, tensors, cu_seqlens), Report()
+    if kernels.keeping is not None:
+        found, m = kernels.keeping.forward(*tensors, rows), k + len(states)
+        return list(found[:k]), _handed(rows, states, list(found[k:m])), [x.flatten() for x in found[m:]], Report()
     report = Report()
     results, rows = _computed(kernels, "forward", rows, _without(signature, tensors, cu_seqlens, sizes), tensors, (), report)
-    return results[:k], _handed(rows, states, results[k:]), _none(states), report
+    return results[:k], _handed(rows, states, results[k:]), [], report
 
 
 def in_place(kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...]) -> list[Tensor]:
@@ -132,7 +156,7 @@ def backward(
     last = seeds[len(signature.outputs) :]
     if not rows.places:
         return [*(torch.zeros_like(x) for x in tensors[:given]), *(d.float().clone() for d in last)]
-    grads, rows = _computed(kernels, "backward", rows, _without(signature, tensors, cu_seqlens, sizes), tensors, seeds)
+    grads, rows = _computed(kernels, "backward", rows, _without(signature, tensors, cu_seqlens, sizes), tensors, (*seeds, *kept))
     return [*grads[:given], *_handed(rows, last, grads[given:])]
 
 
@@ -162,7 +186,3 @@ def _handed(rows: Rows, given: Any, made: list[Tensor]) -> list[Tensor]:
     if rows.length is None:
         return made
     return [torch.where((rows.length == 0).view(-1, *[1] * (y.dim() - 1)), x.to(y.dtype), y) for x, y in zip(given, made, strict=True)]
-
-
-def _none(states: tuple[Tensor, ...]) -> list[Tensor]:
-    return [s.new_empty((0, *s.shape), dtype=torch.float32) for s in states]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.cuts import is_product
@@ -27,7 +27,8 @@ class Setting:
     """A program with its launches. leaves: every name outside of loops. given: inputs with tokens as the caller has them.
 
     chunk: tokens of a chunk, 0 if there are none. like_inputs: an output has the type of the input at its place, else of all inputs.
-    in_place: last states can be written where the first ones are.
+    in_place: last states can be written where the first ones are. kept: outputs behind the results, which the backward reads, and whether
+    each is stored in the type of products' factors.
     """
 
     program: Program
@@ -37,12 +38,13 @@ class Setting:
     chunk: int
     like_inputs: bool
     in_place: bool = False
+    kept: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def results(self) -> list[str]:
         """The names of the tensors that are given back."""
         apart = copied(self.program)
-        return [result(e.name) if e in apart else e.value.name for e in self.program.outputs]
+        return [result(e.name) if e in apart else e.value.name for e in self.program.outputs if e.name not in self.kept]
 
 
 def print_functions(
@@ -60,7 +62,7 @@ def print_functions(
         if anonymous not in known:
             kernels.append(text)
         w.kernel = known.setdefault(anonymous, w.launch.name)
-    return [*kernels, _host(name, setting, writers, sizes)]
+    return [*kernels, *([_shapes(name, setting, sizes)] if setting.kept else []), _host(name, setting, writers, sizes)]
 
 
 def _cut(w: Writer) -> str:
@@ -99,7 +101,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
                 names[leaf.name] = names.get(leaf.name) or namer(leaf.name)
                 native = leaf.name in types and TOKENS in leaf.axes and (s.chunk > 0 or launch.place == TOKENS)
                 dtype = types[leaf.name] if native else "rows.dtype" if leaf.name in narrow else ""
-                made = f"tiles.made(rows, {_shape(leaf, native, launch.place, sizes)}{f', {dtype}' if dtype else ''})"
+                made = _tensor(leaf, dtype, launch.place, sizes, native)
                 if leaf.name in over:
                     made = f"into[{over[leaf.name]}] if into else {made}"
                 body.append(f"{indent}{names[leaf.name]} = {made}")
@@ -137,8 +139,26 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     lines += [f"    {given}{',' if len(read) == 1 else ''} = tiles.contiguous({given})"] if read else []
     lines += [f"    {line}" for line in body]
     iterates = any(isinstance(x, Iteration) for x in s.launches)
-    lines.append(f"    return {_tuple([*(names[n] for n in s.results), *(['solver'] if iterates else [])])}")
+    lines.append(f"    return {_tuple([*(names[n] for n in (*s.results, *s.kept)), *(['solver'] if iterates else [])])}")
     return "\n".join(lines) + "\n"
+
+
+def _shapes(name: str, s: Setting, sizes: Sizes) -> str:
+    """The function that makes what is kept, and computes nothing: compilers ask for the shapes."""
+    namer = Namer(("tl", "tiles", "triton", "launch", "rows"))
+    names = {leaf.name: namer(leaf.name) for leaf in s.program.inputs if leaf.name != VALID}
+    place = flat(s.launches)[0].place
+    made = [_tensor(s.leaves[n], "rows.dtype" if narrow else "", place, sizes) for n, narrow in s.kept.items()]
+    lines = [f"def {name}_shapes({', '.join('rows' if i.name == VALID else names[i.name] for i in s.program.inputs)}):"]
+    if VALID not in {i.name for i in s.program.inputs}:
+        lines = [lines[0].replace("):", ", rows):")]
+    body = f"    return {_tuple(made)}"
+    return "\n".join([*lines, *_lengths(s, names, sizes, body), body]) + "\n"
+
+
+def _tensor(leaf: Expr, dtype: str, place: str, sizes: Sizes, native: bool = False) -> str:
+    """The call that makes the tensor of a value."""
+    return f"tiles.made(rows, {_shape(leaf, native, place, sizes)}{f', {dtype}' if dtype else ''})"
 
 
 def _each(s: Setting) -> dict[str, str]:
@@ -199,14 +219,20 @@ def _narrow(s: Setting) -> set[str]:
     """
     if not s.chunk:
         return set()
-    made = {leaf.name for launch in flat(s.launches) for leaf in _made(launch, s.leaves)} - {*s.results}
-    found, exponents = set[str](), set[str]()
-    for launch in flat(s.launches):
+    made = {leaf.name for launch in flat(s.launches) for leaf in _made(launch, s.leaves)} - {*s.results, *s.kept}
+    matrices, exponents = read_as(flat(s.launches))
+    iterated = {name for x in s.launches if isinstance(x, Iteration) for names in x.found for name in names}
+    return ((made & matrices) - {*_each(s)} - exponents - iterated) | {n for n, narrow in s.kept.items() if narrow}
+
+
+def read_as(launches: Iterable[Launch]) -> tuple[set[str], set[str]]:
+    """The names of what is read as matrices, and of what reaches exponents."""
+    matrices, exponents = set[str](), set[str]()
+    for launch in launches:
         nodes = list(walk(*launch.values))
         exponents |= _exponents(nodes, launch)
-        found |= {n.name for n in nodes if n.op.name == "var" and sum(a not in launch.lead for a in n.axes) > 1}
-    iterated = {name for x in s.launches if isinstance(x, Iteration) for names in x.found for name in names}
-    return (made & found) - {*_each(s)} - exponents - iterated
+        matrices |= {n.name for n in nodes if n.op.name == "var" and sum(a not in launch.lead for a in n.axes) > 1}
+    return matrices, exponents
 
 
 def _exponents(nodes: list[Expr], launch: Launch) -> set[str]:
@@ -227,7 +253,7 @@ def _lengths(s: Setting, names: Mapping[str, str], sizes: Sizes, body: str) -> l
     place = flat(s.launches)[0].place
     shown = {BATCH: "rows.count", place: "rows.most"} | ({TOKENS: str(s.chunk)} if s.chunk else {})
     for leaf in s.program.inputs:
-        if leaf.name == VALID:
+        if leaf.name == VALID or (s.chunk and leaf.name not in s.given and place in leaf.axes):
             continue
         native = leaf.name in s.given
         axes = [BATCH, TOKENS, *(a for a in leaf.axes if a not in (BATCH, TOKENS, CHUNKS))] if native else list(leaf.axes)

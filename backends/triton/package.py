@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
+from types import MappingProxyType
 
 from seqc.analysis.chain import Refusal
-from seqc.backends.triton.host import NOTHING, Setting, print_functions
-from seqc.backends.triton.launches import launches, leading
+from seqc.backends.triton.host import NOTHING, Setting, print_functions, read_as
+from seqc.backends.triton.keeping import keeping
+from seqc.backends.triton.launches import flat, launches, leading
 from seqc.backends.triton.writer import Given, Sizes
 from seqc.emit.layer import GeneratedFile, Layer, Programs
 from seqc.forms.base import VALID
@@ -28,42 +30,60 @@ from . import triton_tiles as tiles
 """
 
 
-def emit(layer: Layer) -> tuple[tuple[GeneratedFile, ...], Mapping[str, str]]:
-    """The files, and for each form that has no Triton kernels the reason."""
-    out, refused = [GeneratedFile(name, files(place).joinpath(own).read_text("utf-8")) for name, place, own in COPIED], {}
+def emit(layer: Layer) -> tuple[tuple[GeneratedFile, ...], Mapping[str, str], Mapping[str, int]]:
+    """The files, for each form that has no Triton kernels the reason, and for each other how many tensors its forward keeps."""
+    out, refused, kept = [GeneratedFile(name, files(place).joinpath(own).read_text("utf-8")) for name, place, own in COPIED], {}, {}
     for name, p in layer.programs.items():
         try:
             out.append(GeneratedFile(f"triton_{name}.py", print_form(layer, p)))
+            kept[name] = len(kept_of(p)[2])
         except Refusal as r:
             refused[name] = r.reason
-    return tuple(out), refused
+    return tuple(out), refused, kept
 
 
 def print_form(layer: Layer, p: Programs) -> str:
     """One file. Raises Refusal where an op has no meaning in Triton."""
     texts, chunked, printed = [HEAD.format(form=p.form.name)], CHUNKS in p.form.axes, dict[str, str]()
     domains = {i.name: i.domain for i in layer.recurrence.inputs}
-    for program, name in ((p.forward, "forward"), (p.backward, "backward")):
+    giving, taking, kept = kept_of(p)
+    programs = ((p.forward, "forward"), *(((giving, "forward_kept"),) if kept else ()), (taking, "backward"))
+    for program, name in programs:
         given = {
             leaf.name: Given(repeat=leaf.name in domains, positive=leaf.name in domains and domains[leaf.name].positive)
             for leaf in program.inputs
-            if TOKENS in leaf.axes and leaf.name != VALID
+            if TOKENS in leaf.axes and leaf.name != VALID and leaf not in kept
         }
         order = axis_order(program, layer.recurrence.declared_axes)
         chunk = (p.lowered.block or layer.options.chunk_size) if chunked else 0
         decodes = p.form is RECURRENT and name == "forward"
-        texts += functions(program, name, p.hints, leading(chunked), order, given, chunk, printed, decodes)
+        own = _types(giving, taking, kept, leading(chunked)) if program is giving and kept else {}
+        texts += functions(program, name, p.hints, leading(chunked), order, given, chunk, printed, decodes, own)
     return "\n\n".join(texts)
+
+
+def kept_of(p: Programs) -> tuple[Program, Program, tuple[Expr, ...]]:
+    """`keeping` for a form: one without chunks keeps nothing, which would be of every token."""
+    if CHUNKS not in p.form.axes:
+        return p.forward, p.backward, ()
+    return keeping(p.forward, p.backward, leading(True))
+
+
+def _types(giving: Program, taking: Program, kept: tuple[Expr, ...], lead: tuple[str, ...]) -> dict[str, bool]:
+    """Which of the kept values are stored in the type of products' factors: matrices that reach no exponent on either side."""
+    _, before = read_as(flat(launches(giving, lead)[1]))
+    matrices, behind = read_as(flat(launches(taking, lead)[1]))
+    return {leaf.name: leaf.name in matrices - before - behind for leaf in kept}
 
 
 def functions(
     program: Program, name: str, hints: Mapping[Expr, str], lead: tuple[str, ...], order: tuple[str, ...],
     given: Mapping[str, Given] = NOTHING, chunk: int = 0, printed: dict[str, str] | None = None,
-    in_place: bool = False,
+    in_place: bool = False, kept: Mapping[str, bool] = MappingProxyType({}),
 ) -> list[str]:  # fmt: skip
     """The kernels of a program, and the function that launches them. given: inputs with tokens as the caller has them."""
     program, found = launches(replace(program, name=f"_{name}"), lead)
-    setting = Setting(program, found, _leaves(program), given, chunk, name == "backward", in_place)
+    setting = Setting(program, found, _leaves(program), given, chunk, name == "backward", in_place, kept)
     return print_functions(name, setting, hints, Sizes(order, lead), printed)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import networkx as nx
-
 from seqc.backends.triton.cuts import entries, is_heavy
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
@@ -97,6 +95,8 @@ def _neighbours(graph: _Graph, first: int) -> Iterator[int]:
 
 def _cut(graph: _Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
     """The values to be written by a kernel with the products `first`, so that the others read and write least."""
+    import networkx as nx  # where a kernel is cut, and nowhere before: a command that prints none should not wait for it
+
     flow, source, sink = nx.DiGraph(), "source", "sink"
     todo = [e.value for e in graph.equations if graph.needs[e.value] & ~first]
     written = {e.value for e in graph.equations}

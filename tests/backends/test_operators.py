@@ -27,7 +27,7 @@ def arguments(package, c: Call, form: str) -> tuple[torch.Tensor | None, ...]:
         return registered.op(*a)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(package.ops.OPERATOR.forms, form, (signature, registered._replace(op=spy)))
+        patch.setitem(package.ops.OPERATOR.forms, form, (signature, registered._replace(op=spy, plain=spy)))
         c.run(package, form)
     return tuple(x if x is None or x.dtype == torch.int64 else x.detach().requires_grad_(x.requires_grad) for x in seen[0])
 

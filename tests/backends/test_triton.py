@@ -140,6 +140,16 @@ def test_tokens_one_by_one_in_place(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ("gated_deltanet", "gla", "linear_attention") if ALL else ("gated_deltanet",))
+def test_what_is_kept_for_the_backward(name: str, tmp_path: Path) -> None:
+    lines = worker("keeps", str(tmp_path), name)
+    assert len(lines) == 2
+    for line in lines:
+        assert line["equal"] is True and line["plain"] == 0 and int(line["kept"]) > 0, line  # type: ignore[call-overload]
+        assert float(line["compiled"]) < 1e-6, line  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
 def test_where_a_program_is_cut_changes_no_result(tmp_path: Path) -> None:
     """A layer from no paper, cut in four ways: other kernels, equal results and gradients."""
     lines = worker("cuts", str(tmp_path), str(ROOT / "tests/backends/invented.seq"))

@@ -231,6 +231,28 @@ def cut_otherwise(text: Path, folder: Path) -> None:
         print(json.dumps({"way": way, "launches": kernels.count("tiles.launch("), "apart": apart}), flush=True)
 
 
+def keeps(name: str, folder: Path) -> None:
+    """Whether a call that needs no gradient gives the same to the last bit and keeps nothing; what is kept has the shapes that compilers
+    are told, for even rows and packed ones; and the gradient is that of a compiled call."""
+    p = package(name, folder, CHUNK)
+    operator = p.ops.OPERATOR
+    for ends in (None, (0, 0, 1, 12, 13, 13)):
+        c = in_float32(steady(call(name, T=13, B=1, heads=2, lengths=SIZES, ends=ends)))
+        _, found = operator.triton["chunkwise"]
+        arguments = (*c.arguments, None if ends is None else torch.tensor(ends))
+        torch.library.opcheck(found.op, arguments, test_utils=("test_schema", "test_faketensor"))
+        results = c.run(chosen(p, "triton"), "chunkwise")
+        with torch.no_grad():
+            plain, bare = c.run(chosen(p, "triton"), "chunkwise"), found.plain(*arguments)
+        compiled = torch.compile(lambda *a, c=c: c.run(chosen(p, "triton"), "chunkwise", a), fullgraph=True, backend="aot_eager")
+        slopes = gradients(results, c.arguments)
+        same = worst(gradients(compiled(*c.arguments), c.arguments), slopes)
+        print(json.dumps({
+            "equal": all(torch.equal(x, y) for x, y in zip(results, plain, strict=True)), "compiled": same,
+            "plain": len(bare) - len(results), "kept": len(found.op(*arguments)) - len(results),
+        }), flush=True)  # fmt: skip
+
+
 def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_size: int, sizes: tuple[int, ...], most: int) -> None:
     p = package(name, folder, chunk_size)
     if most:
@@ -252,7 +274,8 @@ def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_siz
 if __name__ == "__main__":
     layer, place, tokens, ends, chunk, axes, longest = (sys.argv[1:] + [""] * 7)[:7]
     other = {"ops": lambda: ops_one_by_one(Path(place)), "16": lambda: in_16_bits(tokens, Path(place)),
-             "decode": lambda: one_by_one(tokens, Path(place)), "cuts": lambda: cut_otherwise(Path(tokens), Path(place))}  # fmt: skip
+             "keeps": lambda: keeps(tokens, Path(place)), "decode": lambda: one_by_one(tokens, Path(place)),
+             "cuts": lambda: cut_otherwise(Path(tokens), Path(place))}  # fmt: skip
     if layer in other:
         other[layer]()
         sys.exit()
