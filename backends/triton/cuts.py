@@ -73,6 +73,22 @@ def is_heavy(node: Expr, lead: tuple[str, ...]) -> bool:
     return bool(x - y) and bool(y - x)
 
 
+def decayed_kind(node: Expr, lead: tuple[str, ...]) -> str:
+    """How a product with decays goes by blocks of rows: `gram` [row, column], `rows` [row, k], `columns` [column, k]; or nothing."""
+    _, mask = node.attr
+    tiles = [tuple(a for a in x.axes if a not in lead) for x in node.args]
+    axes, out = {a for t in tiles for a in t}, {a for a in node.axes if a not in lead}
+    if len(axes) != 3 or len(out) != 2 or not {mask.row, mask.column} < axes:
+        return ""
+    (along,) = axes - {mask.row, mask.column}
+    rows, columns, both = {mask.row, along}, {mask.column, along}, {mask.row, mask.column}
+    kind = "gram" if along not in out else "rows" if mask.row in out else "columns"
+    sides = {"gram": (rows, columns), "rows": (both, columns), "columns": (both, rows)}[kind]
+    x, y = ({*t} for t in tiles[:2])
+    fits = (x <= sides[0] and y <= sides[1]) or (y <= sides[0] and x <= sides[1])
+    return kind if fits and {*tiles[2]} <= rows and {*tiles[3]} <= columns else ""
+
+
 def lost(node: Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(a for x in node.args for a in x.axes if a not in node.axes))
 

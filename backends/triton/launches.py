@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from seqc.backends.triton.cuts import Cuts, cut, expanded, is_work, lost, sunk, words
+from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, sunk, words
 from seqc.backends.triton.parts import parts
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
@@ -146,12 +146,12 @@ def _cut(launch: Launch) -> Launch:
     nodes = list(walk(*launch.values))
     texts = dict.fromkeys(a for n in nodes for a in _tile(n, launch) if not a.startswith("@"))
     for axis in texts:
-        if all(_passes(n, axis) for n in nodes):
+        if all(_passes(n, axis, launch.lead) for n in nodes):
             work = [n for n in nodes if is_work(n, launch.lead)]
             if launch.loop is not None or all(axis in n.axes for n in work):
                 launch = replace(launch, split=(*launch.split, axis))
                 continue
-        if launch.loop is None and all(_passes(n, axis) or (n.op.name == "contract" and axis not in n.axes) for n in nodes):
+        if launch.loop is None and all(_passes(n, axis, launch.lead) or _is_sum(n, axis, launch.lead) for n in nodes):
             launch = replace(launch, walked=(*launch.walked, axis))
     return launch
 
@@ -163,7 +163,7 @@ def _thinned(launch: Launch) -> Launch:
         nodes = list(walk(*values))
         if max((len(_tile(n, launch)) for n in nodes), default=0) <= DIMENSIONS:
             return launch
-        free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if all(_passes(n, a) for n in nodes)]
+        free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if all(_passes(n, a, launch.lead) for n in nodes)]
         free = [a for a in free if all(a in v.axes for v in values)]
         if not free:
             return launch
@@ -174,10 +174,18 @@ def _tile(node: Expr, launch: Launch) -> list[str]:
     return [a for a in node.axes if a not in launch.lead]
 
 
-def _passes(node: Expr, axis: str) -> bool:
+def _is_sum(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
+    """Whether all that a node does along an axis is to sum."""
+    sums = node.op.name == "contract" or (node.op.name == "decayed" and decayed_kind(node, lead) == "gram")
+    return sums and axis not in node.axes
+
+
+def _passes(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
     """Whether a node does nothing along an axis and has no other of its length."""
     if any(b != axis and ops.base(axis) in ops.base(b).split("*") for b in node.axes):
         return False
+    if node.op.name == "decayed" and decayed_kind(node, lead):
+        return axis in node.axes and axis not in words(node.attr[1])
     if node.op.name not in ("var", "contract", "broadcast", "size") and axis in words(node.attr):
         return False
     return axis in node.axes or not any(axis in x.axes for x in node.args)

@@ -11,17 +11,18 @@ from seqc.backends.triton.entries import CALLS, FUNCTIONS, OPERATORS
 from seqc.backends.triton.writer import Env, Tile, Writer
 from seqc.ir.expr import Expr
 
-LOOPS = ("contract", "convolve", "correlate")
+LOOPS = ("contract", "decayed", "convolve", "correlate")
 MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
     "var": entries.var, "const": entries.const, "constant": entries.constant, "size": entries.size, "iota": entries.iota,
     "eye": entries.eye, "neg": entries.neg, "relu": entries.relu, "stop_gradient": entries.same, "compare": entries.compare,
     "where": entries.where, "broadcast": entries.broadcast, "spread": entries.same,
-    "contract": sums.contract, "max_over": sums.max_over, "cumsum": sums.cumsum, "collect": sums.collect, "convolve": sums.convolve,
+    "contract": sums.product, "decayed": sums.product,
+    "max_over": sums.max_over, "cumsum": sums.cumsum, "collect": sums.collect, "convolve": sums.convolve,
     "correlate": sums.convolve,
     "rename": rearranging.rename, "shift": rearranging.shift, "select": rearranging.select, "place": rearranging.place,
     "stack": rearranging.stack, "flatten": rearranging.flatten, "unflatten": rearranging.unflatten, "concat": rearranging.concat,
     "piece": rearranging.piece,
-    "masked": triangular.masked, "decay": triangular.decay, "decayed": triangular.decayed, "unit_lower_inverse": triangular.inverse,
+    "masked": triangular.masked, "decay": triangular.decay, "unit_lower_inverse": triangular.inverse,
     "solve": triangular.solve,
     "decayed_solve": triangular.decayed_solve, "strict_solve": triangular.strict_solve,
     **dict.fromkeys(FUNCTIONS, entries.function), **dict.fromkeys(OPERATORS, entries.operator), **dict.fromkeys(CALLS, entries.call),

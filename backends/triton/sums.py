@@ -5,22 +5,23 @@ from __future__ import annotations
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.arguments import arguments, gathered, summed_over, taken, walked_over, within
 from seqc.backends.triton.cuts import expanded
+from seqc.backends.triton.triangular import decayed
 from seqc.backends.triton.writer import Env, Scope, Tile, Writer
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
 
 
-def contract(w: Writer, e: Expr, env: Env) -> Tile:
+def product(w: Writer, e: Expr, env: Env) -> Tile:
+    """A product, with decays or without, summed over what its result lacks."""
     bound, blocks = summed_over(w, e, env), walked_over(w, e)
     if len(blocks) == 1 and not bound and w.home(e, env) is w.root:
         return _together(w, e, env, blocks[0])
     bound += blocks
     if not bound:
-        return _product(w, e, env, [(a, t) for a, t in zip(e.args, arguments(w, e, env), strict=True)])
+        return _product(w, e, env, arguments(w, e, env))
 
     def body(at: Env, scope: Scope) -> str:
-        args = [w.tile(a, within(w, e, a, at)) for a in e.args]
-        t = _product(w, e, at, list(zip(e.args, args, strict=True)))
+        t = _product(w, e, at, [w.tile(a, within(w, e, a, at)) for a in e.args])
         return w.widen(t.text, t.dims, w.dims(e, env))
 
     return w.total(e, env, bound, body)
@@ -57,7 +58,7 @@ def added(w: Writer, names: dict[Expr, str], at: Env, axis: str, scope: Scope) -
     """What one block adds to each sum."""
     for n, acc in names.items():
         own = {**_of(n, at), axis: at[axis]}
-        t = _product(w, n, own, [(a, w.tile(a, within(w, n, a, at))) for a in n.args])
+        t = _product(w, n, own, [w.tile(a, within(w, n, a, at)) for a in n.args])
         scope.lines.append(f"{acc} += {w.widen(t.text, t.dims, w.dims(n, _of(n, at)))}")
 
 
@@ -68,7 +69,7 @@ def given(w: Writer, names: dict[Expr, str], env: Env) -> None:
 
 def _same_walk(w: Writer, e: Expr, env: Env, axis: str) -> bool:
     """Whether a sum is not found yet, and can be in a walk along the axis that begins where this one does."""
-    if e.op.name != "contract" or walked_over(w, e) != [axis] or summed_over(w, e, env):
+    if e.op.name not in ("contract", "decayed") or walked_over(w, e) != [axis] or summed_over(w, e, env):
         return False
     every = union(tuple(x.type for x in e.args))
     seen = all(a in env for a in every if a in w.launch.lead or a in w.launch.split)
@@ -80,10 +81,11 @@ def _of(e: Expr, env: Env) -> Env:
     return {a: i for a, i in env.items() if a in e.axes}
 
 
-def _product(w: Writer, e: Expr, env: Env, args: list[tuple[Expr, Tile]]) -> Tile:
+def _product(w: Writer, e: Expr, env: Env, tiles: list[Tile]) -> Tile:
     """The product of one or two tiles, summed over the axes of tiles that the result lacks."""
+    if e.op.name == "decayed":
+        return decayed(w, e, env, tiles)
     dims = w.dims(e, env)
-    tiles = [t for _, t in args]
     if len(tiles) == 2:
         only = [[a for a in t.dims if a not in dims and a not in other.dims] for t, other in (tiles, tiles[::-1])]
         tiles = [Tile(w.summed(t.text, t.dims, gone, env), tuple(a for a in t.dims if a not in gone)) if gone else t

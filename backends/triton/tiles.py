@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 FLOOR = tl.constexpr(-80.0)  # smaller exponents are raised to this one: exp of it is far below rounding, and a normal number still
+BAND = tl.constexpr(16)  # rows of a block in products with decays
 SMALLEST = tl.constexpr(1e-30)  # of a positive input: smaller decays forget as much
 
 
@@ -116,6 +117,118 @@ def matrices(x, y, DOT: tl.constexpr):
 def decay(exponent):
     """exp of what is at most zero."""
     return tl.exp(tl.minimum(tl.maximum(exponent, FLOOR), 0.0))
+
+
+# Products with a decay exp(upper[i, k] - lower[j, k]) in every term, wherever row i sees column j; the exponent is at most zero there, and
+# rows see as many columns as the rows before them or more. Rows go in blocks of BAND. What all rows of a block see goes through the
+# largest of their exponents, `top`: exp(upper - top) and exp(top - lower) are at most one, and factors of matrix products. The few columns
+# that only some rows of a block see are taken one by one.
+
+
+@triton.jit
+def visible(i, PER_ROW: tl.constexpr, PER_COLUMN: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr):
+    """How many columns row i sees: the first ones."""
+    return ((i // PER_ROW) * STEP + OFFSET) * PER_COLUMN
+
+
+@triton.jit
+def before(i, PER_ROW: tl.constexpr, PER_COLUMN: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr):
+    """How many columns the last row before the block of row i sees."""
+    first = (i // BAND) * BAND
+    return tl.where(first > 0, visible(first - 1, PER_ROW, PER_COLUMN, STEP, OFFSET), 0)
+
+
+@triton.jit
+def top(upper, b, n: tl.constexpr):
+    """The largest exponents [k] of block b of rows."""
+    i = tl.arange(0, upper.shape[0])
+    return tl.max(tl.where(((i // BAND == b) & (i < n))[:, None], upper, float("-inf")), 0)
+
+
+@triton.jit
+def below_top(upper, n: tl.constexpr):
+    """exp(upper - top) of each row's own block, [i, k]."""
+    i = tl.arange(0, upper.shape[0])
+    tops = tl.zeros(upper.shape, tl.float32)
+    for b in range(0, (upper.shape[0] + BAND - 1) // BAND):
+        tops = tl.where((i // BAND == b)[:, None], top(upper, b, n)[None, :], tops)
+    return tl.where((i < n)[:, None], decay(upper - tops), 0.0)
+
+
+@triton.jit
+def taken(x, at):
+    """The rows `at` of x [n, k]."""
+    index = tl.minimum(tl.maximum(at, 0), x.shape[0] - 1)
+    return tl.gather(x, tl.broadcast_to(index[:, None], (at.shape[0], x.shape[1])), 0)
+
+
+@triton.jit
+def decayed_gram(
+    x, y, upper, lower, n_i: tl.constexpr, n_j: tl.constexpr,
+    PER_ROW: tl.constexpr, PER_COLUMN: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """[i, j]: the sum over k of x[i, k] y[j, k] exp(upper[i, k] - lower[j, k])."""
+    i, j = tl.arange(0, x.shape[0]), tl.arange(0, y.shape[0])
+    found = tl.zeros((x.shape[0], y.shape[0]), tl.float32)
+    if x.shape[0] > BAND:
+        near = x * below_top(upper, n_i)
+        for b in range(1, x.shape[0] // BAND):
+            seen = (j < visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)) & (j < n_j)
+            far = tl.where(seen[:, None], y * decay(top(upper, b, n_i)[None, :] - lower), 0.0)
+            found = tl.where((i // BAND == b)[:, None], dot(near, tl.trans(far), DOT), found)
+    start, end = before(i, PER_ROW, PER_COLUMN, STEP, OFFSET), visible(i, PER_ROW, PER_COLUMN, STEP, OFFSET)
+    for d in range(0, ((BAND - 1) // PER_ROW + 1) * STEP * PER_COLUMN + max(OFFSET - STEP, 0) * PER_COLUMN):
+        at = start + d
+        total = tl.sum(x * taken(y, at) * decay(upper - taken(lower, at)), 1)
+        found = tl.where((j[None, :] == at[:, None]) & (at < end)[:, None], total[:, None], found)
+    return found
+
+
+@triton.jit
+def decayed_rows(
+    p, y, upper, lower, n_i: tl.constexpr, n_j: tl.constexpr,
+    PER_ROW: tl.constexpr, PER_COLUMN: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """[i, k]: the sum over j of p[i, j] y[j, k] exp(upper[i, k] - lower[j, k])."""
+    i, j = tl.arange(0, p.shape[0]), tl.arange(0, p.shape[1])
+    found = tl.zeros(upper.shape, tl.float32)
+    if p.shape[0] > BAND:
+        for b in range(1, p.shape[0] // BAND):
+            seen = (j < visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)) & (j < n_j)
+            far = tl.where(seen[:, None], y * decay(top(upper, b, n_i)[None, :] - lower), 0.0)
+            found = tl.where((i // BAND == b)[:, None], dot(p, far, DOT), found)
+        found = found * below_top(upper, n_i)
+    start, end = before(i, PER_ROW, PER_COLUMN, STEP, OFFSET), visible(i, PER_ROW, PER_COLUMN, STEP, OFFSET)
+    for d in range(0, ((BAND - 1) // PER_ROW + 1) * STEP * PER_COLUMN + max(OFFSET - STEP, 0) * PER_COLUMN):
+        at = start + d
+        weight = tl.sum(tl.where(j[None, :] == at[:, None], p, 0.0), 1)
+        one = weight[:, None] * taken(y, at) * decay(upper - taken(lower, at))
+        found += tl.where(((at < end) & (at < n_j))[:, None], one, 0.0)
+    return found
+
+
+@triton.jit
+def decayed_columns(
+    p, x, upper, lower, n_i: tl.constexpr, n_j: tl.constexpr,
+    PER_ROW: tl.constexpr, PER_COLUMN: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """[j, k]: the sum over i of p[i, j] x[i, k] exp(upper[i, k] - lower[j, k])."""
+    i, j = tl.arange(0, p.shape[0]), tl.arange(0, p.shape[1])
+    found, own = tl.zeros(lower.shape, tl.float32), tl.zeros(j.shape, tl.int32)
+    if p.shape[0] > BAND:
+        near = tl.where((i < n_i)[:, None], x * below_top(upper, n_i), 0.0)
+        for b in range(1, p.shape[0] // BAND):
+            seen = j < visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)
+            here = (i // BAND == b) & (i < n_i)
+            far = decay(top(upper, b, n_i)[None, :] - lower)
+            found += tl.where(seen[:, None], dot(tl.trans(tl.where(here[:, None], p, 0.0)), near, DOT) * far, 0.0)
+            own += tl.where(seen, 0, 1)
+    for d in range(0, BAND):
+        at = own * BAND + d
+        weight = tl.sum(tl.where(i[:, None] == at[None, :], p, 0.0), 0)
+        one = weight[:, None] * taken(x, at) * decay(taken(upper, at) - lower)
+        found += tl.where(((j < visible(at, PER_ROW, PER_COLUMN, STEP, OFFSET)) & (at < n_i))[:, None], one, 0.0)
+    return found
 
 
 @triton.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.arguments import arguments, taken
+from seqc.backends.triton.cuts import decayed_kind
 from seqc.backends.triton.writer import Env, Scope, Tile, Writer
 from seqc.ir.expr import Expr, Mask, walk
 
@@ -32,10 +33,35 @@ def decay(w: Writer, e: Expr, env: Env) -> Tile:
     return Tile(f"tl.where({_mask(w, e.attr, dims)}, tiles.decay({exponent}), 0.0)", dims)
 
 
-def decayed(w: Writer, e: Expr, env: Env) -> Tile:
+def decayed(w: Writer, e: Expr, env: Env, args: list[Tile]) -> Tile:
+    """By blocks, where one program sees the rows, the columns and one axis of decays; `tiles.py` says how."""
+    _, mask = e.attr
+    kind, dims = decayed_kind(e, w.launch.lead), w.dims(e, env)
+    if not kind:
+        return _decayed_one_by_one(w, e, env, args)
+    (along,) = {a for t in args for a in t.dims} - {mask.row, mask.column}
+    rows, columns, both = (mask.row, along), (mask.column, along), (mask.row, mask.column)
+    first, second, out = {"gram": (rows, columns, both), "rows": (both, columns, rows), "columns": (both, rows, columns)}[kind]
+    x, y, upper, lower = args
+    if not ({*x.dims} <= {*first} and {*y.dims} <= {*second}):
+        x, y = y, x
+
+    def whole(t: Tile, want: tuple[str, ...], gone: str) -> str:
+        have = w.sorted(want)
+        return w.permuted(w.kept(w.whole(t, have), have, [a for a in want if a == gone], env=env), have, want)
+
+    (gone,) = {*both, along} - {*out}
+    exponents = gone if kind == "gram" else ""
+    texts = [whole(x, first, gone), whole(y, second, gone), whole(upper, rows, exponents), whole(lower, columns, exponents)]
+    numbers = (w.n(mask.row), w.n(mask.column), mask.per_row, mask.per_column, mask.step, mask.offset)
+    text = f"tiles.decayed_{kind}({', '.join([*texts, *map(str, numbers), w.number('DOT')])})"
+    return Tile(w.permuted(text, out, dims), dims)
+
+
+def _decayed_one_by_one(w: Writer, e: Expr, env: Env, args: list[Tile]) -> Tile:
     """A loop over the axis that is summed: the decays of one index at a time are a tile, those of all never are."""
     _, mask = e.attr
-    args, dims, home = arguments(w, e, env), w.dims(e, env), w.home(e, env)
+    dims, home = w.dims(e, env), w.home(e, env)
     summed = [a for a in w.sorted(a for t in args for a in t.dims) if a not in dims]
     if len(summed) != 1:
         raise Refusal("a decayed product over several axes", e)

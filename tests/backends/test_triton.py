@@ -66,6 +66,13 @@ def test_every_op(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_products_with_decays_by_blocks(tmp_path: Path) -> None:
+    lines = worker("decays", str(tmp_path))
+    assert len(lines) == 3 * 9 * 3 * 2
+    assert not [line for line in lines if not float(line["distance"]) < 2e-6]  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
 @every
 def test_kernels_are_the_recurrence(name: str, tmp_path: Path) -> None:
     """Results and all gradients, at lengths around a chunk, and of packed rows with empty ones, the first among them."""

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ from conftest import import_package  # noqa: E402
 from layers import Call, call, checked, distance, gradients, interpreted, steady  # noqa: E402
 from op_examples import EXAMPLES  # noqa: E402
 from printing import NAMED, like  # noqa: E402
-from test_printed_ops import BATCHES, LEADS, UNPRINTED, spread_over  # noqa: E402
+from test_printed_ops import BATCHES, LEADS, MASKS, UNPRINTED, decayed_operands, lengths, running, spread_over  # noqa: E402
 
 from seqc import compiler  # noqa: E402
 from seqc.analysis.chain import Refusal  # noqa: E402
@@ -34,9 +35,9 @@ from seqc.backends.triton import cuts, launches, parts, tiles  # noqa: E402
 from seqc.backends.triton.package import HEAD, functions  # noqa: E402
 from seqc.emit.write import write_package  # noqa: E402
 from seqc.ir.execute import execute  # noqa: E402
-from seqc.ir.expr import Expr, variables, walk  # noqa: E402
+from seqc.ir.expr import Expr, make, variables, walk  # noqa: E402
 from seqc.ir.interp import Reals  # noqa: E402
-from seqc.ir.ops import var  # noqa: E402
+from seqc.ir.ops import TABLE, var  # noqa: E402
 from seqc.ir.program import BATCH, CHUNKS, LEAD, TOKENS, Equation, Map, Program, Stage  # noqa: E402
 from seqc.ir.rules import extent  # noqa: E402
 from seqc.options import Options  # noqa: E402
@@ -129,9 +130,32 @@ def ops_one_by_one(folder: Path) -> None:
             print(json.dumps(said), flush=True)
 
 
-def one_op(folder: Path, name: str, e: Expr, given: dict[str, np.ndarray]) -> float:
-    sizes = {**BATCHES, "@c": 1}
-    widths = tuple((a, TOKENS, 1) for a in ("@s", "@m") if any(a in node.axes for node in walk(e)))
+def decays(folder: Path) -> None:
+    """Products with decays in all three shapes, along all masks of micro-steps, below, at and beyond a block of rows, some far below any
+    number."""
+    (folder / "ops").mkdir(parents=True)
+    (folder / "ops" / "__init__.py").touch()
+    shutil.copy(Path(tiles.__file__), folder / "ops" / "triton_tiles.py")
+    import_package(folder / "ops", "triton_ops")
+    for kind, mask, count, extreme in product(("gram", "rows", "columns"), MASKS, (7, 16, 40), (0.1, 20.0)):
+        x, y, out = (tuple(a for a in axes if a != BATCH) for axes in decayed_operands(kind, mask))
+        n, rng = lengths(count), np.random.default_rng(count)
+        leaves = (var("x", x), var("y", y), var("up", (mask.row, "K")), var("low", (mask.column, "K")))
+        given = {v.name: rng.standard_normal([n[a] for a in v.axes]) for v in leaves[:2]}
+        total = np.round(64 * running("K", 1, count, extreme, rng, ())) / 64  # differences of exponents are exact in float32
+        given |= {"up": np.repeat(total, n[mask.row] // count, -2), "low": np.repeat(total, n[mask.column] // count, -2)}
+        widths = tuple((a, TOKENS, k) for a, k in (("@s", 1), ("@r6", 2), ("@s6", 2), ("@s9", 3)) if a in (mask.row, mask.column))
+        name = f"decays_{kind}_{MASKS.index(mask)}_{count}_{int(extreme)}"
+        apart = one_op(folder / "ops", name, make(TABLE["decayed"], leaves, (out, mask)), given, {**n, "@c": 1}, widths)
+        print(json.dumps({"kind": kind, "mask": str(mask), "tokens": count, "distance": apart}), flush=True)
+
+
+def one_op(
+    folder: Path, name: str, e: Expr, given: dict[str, np.ndarray], sizes: dict[str, int] | None = None,
+    widths: tuple[tuple[str, str, int], ...] | None = None,
+) -> float:  # fmt: skip
+    sizes = sizes or {**BATCHES, "@c": 1}
+    widths = widths or tuple((a, TOKENS, 1) for a in ("@s", "@m") if any(a in node.axes for node in walk(e)))
     shown = like(e)
     leaf = var("made", e.axes, e.type.dtype)
     given = {**given, "like": np.zeros([extent(sizes, a) for a in shown.axes])}
@@ -273,7 +297,8 @@ def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_siz
 
 if __name__ == "__main__":
     layer, place, tokens, ends, chunk, axes, longest = (sys.argv[1:] + [""] * 7)[:7]
-    other = {"ops": lambda: ops_one_by_one(Path(place)), "16": lambda: in_16_bits(tokens, Path(place)),
+    other = {"ops": lambda: ops_one_by_one(Path(place)), "decays": lambda: decays(Path(place)),
+             "16": lambda: in_16_bits(tokens, Path(place)),
              "keeps": lambda: keeps(tokens, Path(place)), "decode": lambda: one_by_one(tokens, Path(place)),
              "cuts": lambda: cut_otherwise(Path(tokens), Path(place))}  # fmt: skip
     if layer in other:
