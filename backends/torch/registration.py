@@ -57,11 +57,12 @@ def _register_gradients(signature: Signature, count: int, gradient: Callable[...
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.save_for_backward(*inputs[:n], *output[k + m : k + m + count], *([inputs[n]] if inputs[n] is not None else []))
         ctx.packed = inputs[n] is not None
+        ctx.set_materialize_grads(False)  # what is kept is large, and has no adjoint
 
-    def op_backward(ctx: Any, *d: Tensor) -> tuple[Tensor | None, ...]:
+    def op_backward(ctx: Any, *d: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         tensors, kept, cu = saved[:n], saved[n : n + count], saved[n + count] if ctx.packed else None
-        return (*call_back(*(x.contiguous() for x in d[: k + m]), *tensors, *kept, cu), None)
+        return (*call_back(*_seeds(signature, tensors, cu, d[: k + m]), *tensors, *kept, cu), None)
 
     def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.save_for_backward(*inputs[: k + m + n], *([inputs[-1]] if inputs[-1] is not None else []))
@@ -82,6 +83,14 @@ def _register_gradients(signature: Signature, count: int, gradient: Callable[...
     gradient(op, keep, op_backward)
     gradient(back, keep_backward, back_backward)
     gradient(double, keep_nothing, no_third)
+
+
+def _seeds(signature: Signature, tensors: Tensors, cu: Tensor | None, d: tuple[Tensor | None, ...]) -> list[Tensor]:
+    """The adjoints of outputs and last states, zero where the caller made nothing of one."""
+    sizes = sizes_of(signature, tensors, cu)
+    dtypes = [output_dtype(signature, tensors)] * len(signature.outputs) + [compute_dtype(tensors)] * len(signature.states)
+    results = zip(d, (*signature.outputs, *signature.states), dtypes, strict=True)
+    return [tensors[0].new_zeros(shape(v, sizes), dtype=t) if x is None else x.contiguous() for x, v, t in results]
 
 
 def _function(op: Any) -> Any:

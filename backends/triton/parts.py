@@ -14,7 +14,7 @@ from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import Equation, Map
 
-WORK = 10  # products of matrices in one kernel
+WORK = 12  # products of matrices in one kernel
 
 
 @dataclass(frozen=True)
