@@ -156,6 +156,13 @@ def below_top(upper, n: tl.constexpr):
 
 
 @triton.jit
+def from_top(y, tops, lower, seen):
+    """y exp(top - lower) of the first columns, as many as a block's rows all see, and zero of the others."""
+    j = tl.arange(0, y.shape[0])
+    return tl.where((j < seen)[:, None], y * decay(tops[None, :] - lower), 0.0)
+
+
+@triton.jit
 def taken(x, at):
     """The rows `at` of x [n, k]."""
     index = tl.minimum(tl.maximum(at, 0), x.shape[0] - 1)
@@ -173,8 +180,8 @@ def decayed_gram(
     if x.shape[0] > BAND:
         near = x * below_top(upper, n_i)
         for b in range(1, x.shape[0] // BAND):
-            seen = (j < visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)) & (j < n_j)
-            far = tl.where(seen[:, None], y * decay(top(upper, b, n_i)[None, :] - lower), 0.0)
+            seen = visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)
+            far = from_top(y, top(upper, b, n_i), lower, tl.minimum(seen, n_j))
             found = tl.where((i // BAND == b)[:, None], dot(near, tl.trans(far), DOT), found)
     start, end = before(i, PER_ROW, PER_COLUMN, STEP, OFFSET), visible(i, PER_ROW, PER_COLUMN, STEP, OFFSET)
     for d in range(0, ((BAND - 1) // PER_ROW + 1) * STEP * PER_COLUMN + max(OFFSET - STEP, 0) * PER_COLUMN):
@@ -194,8 +201,8 @@ def decayed_rows(
     found = tl.zeros(upper.shape, tl.float32)
     if p.shape[0] > BAND:
         for b in range(1, p.shape[0] // BAND):
-            seen = (j < visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)) & (j < n_j)
-            far = tl.where(seen[:, None], y * decay(top(upper, b, n_i)[None, :] - lower), 0.0)
+            seen = visible(b * BAND - 1, PER_ROW, PER_COLUMN, STEP, OFFSET)
+            far = from_top(y, top(upper, b, n_i), lower, tl.minimum(seen, n_j))
             found = tl.where((i // BAND == b)[:, None], dot(p, far, DOT), found)
         found = found * below_top(upper, n_i)
     start, end = before(i, PER_ROW, PER_COLUMN, STEP, OFFSET), visible(i, PER_ROW, PER_COLUMN, STEP, OFFSET)
