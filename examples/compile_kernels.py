@@ -13,10 +13,13 @@ needs more shared memory than a block of the target has, is shown as failed, and
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from seqc.terminal import Terminal
 SPECS = Path(__file__).parents[1] / "specs"
 SIZES = (64, 128, 256)
 INNER = 64  # of memories that are networks
+WORD = re.compile(r"\w+")
 HEAD = "| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|"
 
 
@@ -43,10 +47,32 @@ def asked(name: str) -> list[dict[str, int]]:
 
 
 def forms_of(name: str) -> dict[str, str]:
-    """The forms with kernels, and a digest of each one's text."""
+    """The forms with kernels, and a digest of each one's text: its own, and what of the functions of tiles it calls."""
     package = seqc.load(name, backend="triton")
-    files = package.MANIFEST["files"]
-    return {form: f"{files[f'triton_{form}.py'][:16]} {files['triton_tiles.py'][:16]}" for form in package.MANIFEST["triton"]["forms"]}
+    there = Path(package.__file__).parent
+    tiles = parts((there / "triton_tiles.py").read_text())
+    texts = {form: (there / f"triton_{form}.py").read_text() for form in package.MANIFEST["triton"]["forms"]}
+    return {form: sha256("".join([text, *called(text, tiles)]).encode()).hexdigest()[:16] for form, text in texts.items()}
+
+
+def parts(text: str) -> dict[str, str]:
+    """What a module defines, by name."""
+    found = {}
+    for node in ast.parse(text).body:
+        names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else [getattr(node, "name", "")]
+        found |= dict.fromkeys(names, ast.unparse(node))
+    return found
+
+
+def called(text: str, tiles: dict[str, str]) -> list[str]:
+    """The definitions whose names a text, or a definition that it needs, contains."""
+    found: dict[str, str] = {}
+    texts = [text]
+    while texts:
+        new = {n: tiles[n] for n in WORD.findall(texts.pop()) if n in tiles and n not in found}
+        found |= new
+        texts += new.values()
+    return [found[n] for n in sorted(found)]
 
 
 def compiled(one: dict[str, Any]) -> dict[str, Any]:
