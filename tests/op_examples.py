@@ -248,6 +248,12 @@ EXAMPLES: tuple[Example, ...] = (
     Example("solve", (MATRIX, var("y", ("K", "V"))), ("K", "K'"), lambda x, y: np.linalg.inv(3 * np.eye(2) + x) @ y),
     *(Example("masked", (SQUARE,), m, lambda p, m=m: np.where(triangle(m), p, 0.0)) for m in (CAUSAL, STRICT, STEPS)),
     Example("unit_lower_inverse", (LOWER,), ("@t", "@s"), lambda x: np.linalg.inv(np.eye(5) + np.tril(x, -1))),
+    Example(
+        "apply_inverse",
+        (LOWER, ops.unit_lower_inverse(LOWER, "@t", "@s"), var("y", ("@t", "K"))),
+        ("@t", "@s"),
+        lambda x, y: np.linalg.inv(np.eye(5) + np.tril(x, -1)) @ y,
+    ),
     *(Example("decay", (UP, LOW), m, lambda up, low, m=m: weights(m, up, low)) for m in (CAUSAL, STEPS)),
     Example(
         "decayed",

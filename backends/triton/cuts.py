@@ -17,7 +17,7 @@ from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Solve, Stage, de
 SERIAL = ("unit_lower_inverse", "solve", "decayed_solve", "strict_solve", "convolve", "correlate")
 LOOPS = ("decayed", *SERIAL)
 BEHIND = 6  # products of matrices that a loop computes behind its own at a step
-STEP = 5  # of products that a loop computes at a step rather than reads, with its own
+STEP = 6  # of products that a loop computes at a step rather than reads, with its own
 LONG = 64  # the length of an axis where values are compared
 FULL = 3  # tensors as large as a value from which it is rather computed than read
 
@@ -218,19 +218,37 @@ def _fused(
             continue
         stacked = {e.name for e in s.equations}
         readers = [j for j, t in enumerate(stages) if j != i and stacked & _names(expanded(roots(t), folded))]
-        if len(readers) != 1 or readers[0] < i or not isinstance(later := stages[readers[0]], Map):
-            continue
-        known = {leaf.name for t in stages[i + 1 : readers[0]] for leaf in defined(t)} | {k.final for k in s.carried}
-        moved = [e for e in later.equations if stacked & _names(expanded([e.value], folded))]
-        states = [e for e in s.equations if sum(not a.startswith("@") for a in e.value.axes) > 1]
-        grid = {s.axis, *(a for e in s.equations for a in e.value.axes if a in LEAD)}
-        alike = all({a for a in e.value.axes if a in (s.axis, *LEAD)} == grid for e in moved)
-        few = sum(is_work(n, lead) for n in walk(*expanded((e.value for e in moved), folded))) <= BEHIND
-        if states and alike and few and all(_at_one_step(e, s.axis, known, folded) for e in moved):
-            behind[i] = tuple(moved)
-            stages = list(stages)
-            stages[readers[0]] = Map(tuple(e for e in later.equations if e not in moved))
+        maps = {j: t for j in readers if j > i and isinstance(t := stages[j], Map)}
+        one = len(maps) == len(readers) == 1
+        moved = _all_behind(s, next(iter(maps.values())), stages[i + 1 : readers[0]], folded, lead) if one else ()
+        moved = moved or tuple(e for t in maps.values() for e in t.equations if _is_copy(e, s, folded))
+        if moved:
+            behind[i] = moved
+            left = {j: Map(tuple(e for e in t.equations if e not in moved)) for j, t in maps.items()}
+            stages = [left.get(j, t) for j, t in enumerate(stages)]
     return stages, behind
+
+
+def _all_behind(s: Carry, later: Map, between: Iterable[Stage], folded: Mapping[str, Expr], lead: tuple[str, ...]) -> tuple[Equation, ...]:
+    """What of a Map needs a loop's stacked values, if that spares the states and all of it can be computed at a step."""
+    stacked = {e.name for e in s.equations}
+    known = {leaf.name for t in between for leaf in defined(t)} | {k.final for k in s.carried}
+    moved = tuple(e for e in later.equations if stacked & _names(expanded([e.value], folded)))
+    states = [e for e in s.equations if sum(not a.startswith("@") for a in e.value.axes) > 1]
+    grid = {s.axis, *(a for e in s.equations for a in e.value.axes if a in LEAD)}
+    alike = all({a for a in e.value.axes if a in (s.axis, *LEAD)} == grid for e in moved)
+    few = sum(is_work(n, lead) for n in walk(*expanded((e.value for e in moved), folded))) <= BEHIND
+    possible = states and alike and few and all(_at_one_step(e, s.axis, known, folded) for e in moved)
+    return moved if possible else ()
+
+
+def _is_copy(e: Equation, s: Carry, folded: Mapping[str, Expr]) -> bool:
+    """Whether a value is what a loop stacks, in another place: the loop writes it there rather than a kernel that reads it for that."""
+    core = e.value
+    while core.op.name in ("rename", "neg"):
+        (core,) = core.args
+    stacked = {x.name for x in s.equations if {*x.value.axes, s.axis} == {*core.axes}}
+    return core.op.name == "var" and core.name in stacked and _at_one_step(e, s.axis, set(), folded)
 
 
 def _at_one_step(e: Equation, axis: str, known: set[str], folded: Mapping[str, Expr]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from seqc.analysis.chain import Refusal
 from seqc.backends.triton import memory
 from seqc.backends.triton.arguments import arguments, wide
 from seqc.backends.triton.writer import Env, Tile, Writer
@@ -48,10 +47,8 @@ def iota(w: Writer, e: Expr, env: Env) -> Tile:
 
 def eye(w: Writer, e: Expr, env: Env) -> Tile:
     dims = w.dims(e, env)
-    if len(dims) != 2:
-        raise Refusal("a unit matrix along an axis of the grid", e)
-    row, column = dims
-    return Tile(f"tl.where({w.at(row, dims)} == {w.at(column, dims)}, 1.0, 0.0)", dims)
+    row, column = (str(env[a]) if a in env else w.at(a, dims) for a in e.axes)
+    return Tile(f"tl.where({row} == {column}, 1.0, 0.0)", dims)
 
 
 def neg(w: Writer, e: Expr, env: Env) -> Tile:

@@ -9,7 +9,7 @@ from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work
 from seqc.backends.triton.parts import parts
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of
+from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of, roots
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
@@ -122,7 +122,8 @@ def _launches(
     axes = union(tuple(v.type for v in values))
     own = tuple(a for a in lead if a not in _mixed(stage, lead))
     grid = tuple(a for a in own if a in axes and a != stage.axis)
-    held = frozenset(e.name for e in stage.equations if behind) - cuts.outputs
+    read = {n.name for s in cuts.stages if s is not stage for n in walk(*expanded(roots(s), cuts.folded)) if n.op.name == "var"}
+    held = frozenset(e.name for e in stage.equations if behind) - cuts.outputs - read
     return [_cut(_thinned(Launch(f"{name}_{before + 1}", grid, own, lead[0], stage, stage.equations, cuts.folded, behind, held)))]
 
 

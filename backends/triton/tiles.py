@@ -345,8 +345,13 @@ class Cut(NamedTuple):
     walked: tuple[str, ...] = ()
 
 
+# How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved. The first that fits is taken.
+WAYS = ((0, 0), (2, 0), (1, 0), (1, 1), (1, 2))
+TENSOR_MEMORY = 512  # columns, on GPUs that have it
+
+
 @cache
-def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], int, int]:
+def plan(cut: Cut, sizes: tuple[tuple[str, int], ...], halved: int = 0) -> tuple[dict[str, int], int, int]:
     """The tiles' lengths, how many programs an index of the grid has, and the warps of a program."""
     n = dict(sizes)
     b = {a: triton.next_power_of_2(max(x, 1)) for a, x in sizes}
@@ -358,7 +363,7 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], 
         return prod(b[a] for a in shape)
 
     for shape in sorted(cut.shapes, key=numbers, reverse=True):
-        while numbers(shape) > LARGEST and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
+        while numbers(shape) > LARGEST >> halved and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
             b[max(long, key=b.__getitem__)] //= 2
     largest = max(map(numbers, cut.shapes), default=1)
     blocks = prod(-(-n[a] // b[a]) for a in cut.split)
@@ -368,15 +373,40 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...]) -> tuple[dict[str, int], 
 def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], rows: Any, **sizes: int) -> None:
     """The kernel over a grid of one axis. b_x is the length of a tile that holds n_x or a block of it."""
     if programs:
-        lengths = {name[2:]: n for name, n in sizes.items()}
         inside = {a for shape in cut.shapes for a in shape}
-        tiles, blocks, warps = plan(cut, tuple((a, n) for a, n in lengths.items() if a in inside))
-        extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": SHORT.get(rows.dtype) or exact(), **tiles}
-        given = {name: x for name, x in extra.items() if name in kernel.arg_names}
-        if TRITON < RIGHT:
-            warps = min(warps, most_warps(target(), TRITON))
+        lengths = tuple((name[2:], n) for name, n in sizes.items() if name[2:] in inside)
+        extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": SHORT.get(rows.dtype) or exact()}
+        given = {**sizes, **{name: x for name, x in extra.items() if name in kernel.arg_names}}
         with torch.cuda.device_of(tensors[0]):
-            kernel[(programs * blocks,)](*tensors, **sizes, **given, num_warps=warps)
+            key = id(kernel), lengths, rows.dtype, device()
+            found = FOUND.get(key)
+            if found is None:
+                found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, given)
+            blocks, options = found
+            kernel[(programs * blocks,)](*tensors, **given, **options)
+
+
+FOUND: dict[Any, tuple[int, dict[str, int]]] = {}
+
+
+def first_that_fits(
+    kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], lengths: tuple[tuple[str, int], ...], given: dict[str, Any]
+) -> tuple[int, dict[str, int]]:  # fmt: skip
+    """The blocks and the options of the first of WAYS that needs no more than the GPU has; of the last, if none does."""
+    for stages, halved in WAYS:
+        found, blocks, warps = plan(cut, lengths, halved)
+        names = {name: x for name, x in found.items() if name in kernel.arg_names}
+        options = {**names, "num_warps": min(warps, most_warps(target(), TRITON)), **({"num_stages": stages} if stages else {})}
+        if not isinstance(kernel, triton.JITFunction) or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
+            break
+    return blocks, options
+
+
+def fits(kernel: Any) -> bool:
+    """Whether a block of the GPU at hand has the memory that a compiled kernel needs."""
+    driver, needs = triton.runtime.driver.active, kernel.metadata
+    has = driver.utils.get_device_properties(driver.get_current_device())["max_shared_mem"]
+    return bool(needs.shared <= has) and (getattr(needs, "tmem_size", None) or 0) <= TENSOR_MEMORY
 
 
 FULL = torch.float32
@@ -392,6 +422,14 @@ def target() -> tuple[str, int | str]:
     return found.backend, found.arch
 
 
+def device() -> int:
+    """The GPU that Triton is at; of none, the interpreter."""
+    try:
+        return int(triton.runtime.driver.active.get_current_device())
+    except RuntimeError:
+        return -1
+
+
 def exact() -> str:
     """How products of float32 that lose no bits are composed: AMD's GPUs multiply them as they are."""
     return "ieee" if target()[0] == "hip" else "tf32x3"
@@ -400,7 +438,6 @@ def exact() -> str:
 # NVIDIA's GPUs by major compute capability; the version of Triton before which kernels like these were known to be miscompiled there, and
 # the most warps that were not.
 MISCOMPILED = ((9, (3, 7, 1), 4), (10, (3, 8, 0), 2))
-RIGHT = max(before for _, before, _ in MISCOMPILED)
 TRITON = tuple(int(x) for x in re.findall(r"\d+", triton.__version__)[:3])
 
 

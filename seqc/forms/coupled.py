@@ -84,12 +84,11 @@ class Coupled:
         if not A:
             self.w = ops.rename(target, {self.i: self.j})
             return
-        T = self.hint(ops.unit_lower_inverse(self.hint(ops.neg(total(A)), "A"), self.i, self.j), "T")
-        shares = [] if ops.is_zero(target) else [self.hint(self._solved(T, target, value), "u")]
-        for o, parts in B.items():
-            W = self.hint(self._solved(T, total(parts), key), f"W_{o}")
-            shares.append(self._with(self.states[o], W, self.i))
-        self.w = self.hint(ops.rename(total(shares), {self.i: self.j}), "w")
+        matrix = self.hint(ops.neg(total(A)), "A")
+        T = self.hint(ops.unit_lower_inverse(matrix, self.i, self.j), "T")
+        found = [self._with(self.states[o], self.hint(total(parts), f"b_{o}"), self.i) for o, parts in B.items()]
+        rest = total([target, *found])
+        self.w = self.hint(ops.rename(ops.apply_inverse(matrix, T, rest, self.i, self.j), {self.i: self.j}), "w")
 
     def _reads(self, terms: list[Term | None]) -> tuple[Expr, Expr, dict[str, Expr]]:
         """One term of every row of a token: queries, numbers of rows, numbers of first states, all along `i`."""
@@ -105,11 +104,6 @@ class Coupled:
     def _gram(self, query: Expr, axis: str) -> Expr:
         lead = (a for a in dict.fromkeys((*query.axes, *self.a.axes)) if a not in (axis, self.j, *self.c.key))
         return ops.contract((query, self.a), (*lead, axis, self.j))
-
-    def _solved(self, T: Expr, right: Expr, last: tuple[str, ...]) -> Expr:
-        """T applied to rows, as rows."""
-        lead = (a for a in dict.fromkeys((*T.axes, *right.axes)) if a not in (self.i, self.j, *last))
-        return ops.contract((T, ops.rename(right, {self.i: self.j})), (*lead, self.i, *last))
 
     def _with(self, state: Expr, query: Expr, axis: str) -> Expr:
         lead = (a for a in dict.fromkeys((*query.axes, *state.axes)) if a not in (axis, *self.c.key, *self.c.value))

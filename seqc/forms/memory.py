@@ -3,7 +3,7 @@
 With G the running sum of log decays over the chunk's micro-steps, S_0 the chunk's first state, and per erase row
 (write a, read b, value v), per plain row (write k, value w):
 
-    U   = (I + A)^-1 (v - B w) - W S_0,  W = (I + A)^-1 (b e^G')
+    U   = (I + A)^-1 (v - B w - (b e^G') S_0)
           A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j, earlier micro-steps only
     o   = (q e^G) S_0 + P U + R w                 P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
     S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
@@ -217,12 +217,12 @@ class Memory:
         U, up, low = (_joined(e, kept) for e in (U, up, low))
         return _apart(ops.decayed(P, U, up, low, one, mask), kept)
 
-    def from_state(self, x: Expr, exponent: Halves, axis: str, over: tuple[str, ...]) -> Expr:
+    def from_state(self, x: Expr, exponent: Halves, axis: str, over: tuple[str, ...], word: str = "q_in") -> Expr:
         """(x e^exponent) S_0 summed over `over`, row by row."""
         lead = tuple(a for a in dict.fromkeys((*x.axes, *self.S.axes)) if a not in (axis, *self.chain.state.axes))
         within, behind = self.parted(self.since_start(exponent), over)
         if within is not None:
-            x = self.hint(ops.mul(ops.exp(within), x), "q_in")
+            x = self.hint(ops.mul(ops.exp(within), x), word)
         found = ops.contract((x, self.S), (*lead, axis, *self._kept(over)))
         return found if behind is None else ops.mul(ops.exp(behind), found)
 
@@ -253,13 +253,9 @@ class Memory:
             self.U = self.hint(ops.rename(_apart(solved, value), {self.i: self.j}), "U")
             return
         T = self.hint(ops.unit_lower_inverse(self.hint(A, "A"), self.i, self.j), "T")
-        target = self._target(b, before)
-        # (I + A)^-1 is applied to both terms, so that between chunks only two products with the state remain.
-        (since, _) = self.since_start(before)
-        W = self.hint(self._solved(T, b if since is None else ops.mul(ops.exp(since), b), chain.key), "W")
-        from_state = ops.contract((W, self.S), (*(a for a in self.S.axes if a not in (*chain.key, *value)), self.i, *value))
-        u = ops.number(0) if ops.is_zero(target) else self.hint(self._solved(T, target, value), "u")
-        self.U = self.hint(ops.rename(ops.sub(u, from_state), {self.i: self.j}), "U")
+        # One product between chunks more than with (I + A)^-1 (b e^G') made before, but nothing as large to write, and to read again.
+        rest = ops.sub(self._target(b, before), self.from_state(b, before, self.i, over, "b_in"))
+        self.U = self.hint(ops.rename(ops.apply_inverse(A, T, rest, self.i, self.j), {self.i: self.j}), "U")
 
     def _ruled(self, A: Expr, b: Expr, before: Halves, strict: Mask) -> Expr:
         """U of rows that write a rule of what they find: a triangular solve that is not linear, in each chunk anew."""
@@ -290,11 +286,6 @@ class Memory:
         mask, over = Mask(self.i, self.w, re, 1, 0, rp), self.chain.key
         B = self.hint(self.weights(b, self.k, before, self.G_w, mask, over), "B")
         return ops.sub(target, self.apply(B, self.v, before, self.G_w, mask, over))
-
-    def _solved(self, T: Expr, right: Expr, last: tuple[str, ...]) -> Expr:
-        """T applied to rows, as rows."""
-        lead = tuple(a for a in dict.fromkeys((*T.axes, *right.axes)) if a not in (self.i, self.j, *last))
-        return ops.contract((T, ops.rename(right, {self.i: self.j})), (*lead, self.i, *last))
 
     def read(self, query: Expr, done: int, over: tuple[str, ...]) -> Expr:
         """query . S summed over the key axes or over the value axes, at each token after `done` micro-steps."""

@@ -120,6 +120,16 @@ def inverse(e: Expr, g: Expr) -> Adjoints:
     return (ops.neg(ops.masked(ops.contract((half, right), e.axes), Mask(row, column))),)
 
 
+def apply_inverse(e: Expr, g: Expr) -> Adjoints:
+    """y = (I + A)^-1 x: dx = (I + A)^-T dy, dA = -dx y^T, strictly lower. The inverse is a function of A, whose derivative this is."""
+    row, column = e.attr
+    A, inverse, _ = e.args
+    g = full(g, e.axes)
+    turned = ops.contract((inverse, g), tuple(column if a == row else a for a in e.axes))
+    d_A = ops.contract((ops.rename(turned, {column: row}), ops.rename(e, {row: column})), A.axes)
+    return ops.neg(ops.masked(d_A, Mask(row, column))), None, ops.rename(turned, {column: row})
+
+
 def solve(e: Expr, g: Expr) -> Adjoints:
     row, column = e.attr
     adjoint = ops.solve(e.args[0], full(g, e.axes), column, row)

@@ -348,6 +348,12 @@ def unit_lower_inverse(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
     return arrange(A, A.unit_lower_inverse(arrange(A, args[0], e.axes, order)), order, e.axes)
 
 
+def apply_inverse(A: Any, e: Expr, args: tuple[Any, ...]) -> Any:
+    row, column = e.attr
+    right = tuple(column if a == row else a for a in e.args[2].axes)
+    return A.contract(args[1:], [e.args[1].axes, right], e.axes)
+
+
 def _decay_factor(A: Any, upper: tuple[Any, Axes], lower: tuple[Any, Axes], mask: Mask) -> tuple[Any, Axes]:
     rest = [a for a in dict.fromkeys((*upper[1], *lower[1])) if a not in (mask.row, mask.column)]
     axes = (*rest, mask.row, mask.column)

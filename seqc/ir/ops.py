@@ -273,6 +273,14 @@ def unit_lower_inverse(x: Expr, row: str, column: str) -> Expr:
     return TABLE["unit_lower_inverse"].build((x,), (row, column))
 
 
+def apply_inverse(x: Expr, inverse: Expr, right: Expr, row: str, column: str) -> Expr:
+    """y with (I + x) y = right along the row axis, for x[row, column] strictly lower triangular and its `unit_lower_inverse`.
+
+    The product of the inverse and the right side, but its derivative with respect to x is -d_right y^T, without the inverse.
+    """
+    return TABLE["apply_inverse"].build((x, inverse, right), (row, column))
+
+
 def decay(upper: Expr, lower: Expr, mask: Mask) -> Expr:
     """exp(L[row] - M[column]) under the mask, zero elsewhere; the exponent is formed before exp."""
     return TABLE["decay"].build((upper, lower), mask)

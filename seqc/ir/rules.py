@@ -178,6 +178,15 @@ def solve(types: Types, attr: Any) -> TensorType:
     return TensorType((*lead, *axes), common_dtype(types))
 
 
+def apply_inverse(types: Types, attr: Any) -> TensorType:
+    """attr: row and column axis of the first two arguments; the third has the row axis, and so has the result."""
+    row, column = attr
+    square = all({row, column} <= {*t.axes} for t in types[:2])
+    need(square and row in types[2].axes and column not in types[2].axes, "applies a matrix along axes that are not there", types, attr)
+    own = (row, column, *types[2].axes)
+    return TensorType((*(a for a in union(types) if a not in own), *types[2].axes), common_dtype(types))
+
+
 def masked(types: Types, attr: Any) -> TensorType:
     """attr: a mask over a row and a column axis of the argument."""
     need(attr.row in types[0].axes and attr.column in types[0].axes, "masks axes that are not there", types, attr)

@@ -45,6 +45,10 @@ def _cubic(e: Expr, sizes: Sizes) -> int:
     return ops.numel(e.args[0].axes, sizes) * rules.extent(sizes, str(e.attr[0])) // 3
 
 
+def _applied(e: Expr, sizes: Sizes) -> int:
+    return 2 * ops.numel(e.axes, sizes) * rules.extent(sizes, str(e.attr[1]))
+
+
 def _decayed(e: Expr, sizes: Sizes) -> int:
     return 3 * _products(e, sizes)
 
@@ -126,6 +130,7 @@ ROWS: tuple[OpDef, ...] = (
     OpDef("solve", rules.solve, derivatives.solve, means("solve"), (1,), flops=_cubic),
     OpDef("masked", rules.masked, derivatives.opposite("masked"), means("masked"), (0,), simplify=simplify.masked),
     OpDef("unit_lower_inverse", rules.square, derivatives.inverse, means("unit_lower_inverse"), flops=_cubic),
+    OpDef("apply_inverse", rules.apply_inverse, derivatives.apply_inverse, means("apply_inverse"), (2,), flops=_applied),
     OpDef("decay", rules.decay, derivatives.decay, means("decay")),
     OpDef("decayed", rules.decayed, derivatives.decayed, means("decayed"), (0, 1), flops=_decayed),
     OpDef("decayed_solve", rules.decayed_solve, derivatives.decayed_solve, means("decayed_solve"), (1,), flops=_decayed),

@@ -1,4 +1,4 @@
-"""Expression -> expression: contractions of many tensors as contractions of two, the smallest result first."""
+"""Expression -> expression: contractions of many tensors, and of matrices with known inverses, as contractions of two."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from seqc.ir import ops
 from seqc.ir.expr import Expr, rebuild
 from seqc.ir.program import LEAD, Program, changed, changed_equations
 from seqc.ir.rules import union
+from seqc.passes.phases import prune
 
 # What an axis is worth in the choice: time and state axes are long, batch axes are in every tensor.
 WEIGHT = dict.fromkeys(LEAD, 0)
@@ -18,15 +19,18 @@ def binary(roots: Iterable[Expr]) -> tuple[Expr, ...]:
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
         if node.op.name == "contract" and len(args) > 2:
             return _pairwise(args, node.axes)
+        if node.op.name == "apply_inverse":
+            row, column = map(str, node.attr)
+            return ops.contract((args[1], ops.rename(args[2], {row: column})), node.axes)
         return node if args == node.args else node.op.build(args, node.attr)
 
     return rebuild(roots, rule)
 
 
 def binary_program(program: Program) -> Program:
-    """The program with contractions of two tensors only."""
+    """The program with contractions of two tensors only, and without what nothing needs then."""
     stages = tuple(changed(s, binary) for s in program.stages)
-    return replace(program, stages=stages, outputs=changed_equations(program.outputs, binary))
+    return prune(replace(program, stages=stages, outputs=changed_equations(program.outputs, binary)))
 
 
 def _pairwise(args: tuple[Expr, ...], out: tuple[str, ...]) -> Expr:

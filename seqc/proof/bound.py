@@ -97,6 +97,8 @@ class Degrees:
                 have = dict.fromkeys(a for e in node.args for a in e.axes)
                 along = node.attr[:1] if name in ("convolve", "correlate") else ()
                 return self.summed(reduce(self.mul, args), (*along, *(a for a in have if a not in node.axes)))
+            case "apply_inverse":
+                return self.summed(self.mul(args[1], args[2]), (str(node.attr[1]),))
             case "cumsum" | "max_over" | "collect":
                 return self.summed(args[0], node.args[0].axes)
             case "solve" | "unit_lower_inverse":

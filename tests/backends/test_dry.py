@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +47,15 @@ def long_product(x, y, z, n, b: tl.constexpr):
 def generated_product(x, y, z, b: tl.constexpr):
     i, j = tl.arange(0, b)[:, None], tl.arange(0, b)[None, :]
     tl.store(z + i * b + j, tiles.dot(tl.load(x + i * b + j), tl.load(y + i * b + j), "bf16"))
+
+
+@triton.jit
+def in_tiles(x, y, z, n_k, n_j: tl.constexpr, b_j: tl.constexpr):
+    i, j = tl.arange(0, b_j)[:, None], tl.arange(0, b_j)[None, :]
+    total = tl.zeros((b_j, b_j), tl.float32)
+    for k in range(0, n_k, b_j):
+        total += tl.dot(tl.load(x + i * n_k + k + j), tl.load(y + (k + i) * n_j + j))
+    tl.store(z + i * n_j + j, total)
 
 
 tuned = triton.autotune([triton.Config({}, num_stages=n) for n in (16, 4, 2)], key=[])(long_product)
@@ -103,6 +114,20 @@ def test_of_an_autotuned_kernel_one_launch_counts_and_it_fits() -> None:
         (launch,) = launches
         assert launch.binary is not None
         assert (launch.binary.shared > TARGETS["sm_80"].shared) == (launch.stages == 16) == (tried == 1)
+
+
+@pytest.mark.slow
+def test_a_launch_takes_what_fits() -> None:
+    """As many stages as a block has memory for; where one is too many, shorter blocks; of what no block has memory for, the least."""
+    x, rows = torch.ones(256, 256), SimpleNamespace(table=None, tokens=0, even=True, dtype=torch.float32)
+    found = {}
+    for kib in (1024, 60, 30, 1):
+        with dry(replace(TARGETS["sm_80"], shared=kib * 1024)) as launches:
+            tiles.launch(in_tiles, tiles.Cut((("j", "j"),), split=("j",)), 1, (x, x, x), rows, n_k=256, n_j=128)
+        (launch,) = launches
+        assert launch.binary is not None
+        found[kib] = (launch.stages, launch.binary.shared <= kib * 1024, launch.grid[0])
+    assert found == {1024: (3, True, 2), 60: (2, True, 2), 30: (1, True, 4), 1: (1, False, 4)}
 
 
 def test_what_does_not_compile_is_named() -> None:

@@ -21,7 +21,7 @@ from seqc.proof.bench import Bench
 from seqc.proof.trial import Trial, laid_out, small_axes
 
 KEPT = {
-    "gated_deltanet": {"W", "S_start", "U"}, "gla": {"keep", "S_start"}, "mamba2": {"S_start"},
+    "gated_deltanet": {"T", "S_start", "U"}, "gla": {"keep", "S_start"}, "mamba2": {"S_start"},
     "linear_attention": {"S@read0", "z@read0", "S_start", "z_start"},
 }  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_what_is_not_what_the_forward_computes_is_not_kept() -> None:
     made = programs(seqc.check("gated_deltanet"), CHUNKWISE)
     first = made.forward.stages[0]
     assert isinstance(first, Map)
-    for changed in ("W", "keep"):
+    for changed in ("T", "keep"):
         own = tuple(Equation(e.name, ops.mul(e.value, ops.number(2))) if e.name == changed else e for e in first.equations)
         other = Program(made.forward.name, made.forward.inputs, (Map(own), *made.forward.stages[1:]), made.forward.outputs)
         assert keeping(other, made.backward, LEAD) == (other, made.backward, ())

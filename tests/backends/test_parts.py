@@ -70,7 +70,7 @@ def test_a_result_that_is_written_anyway_is_read() -> None:
     assert {n.name for n in walk(*(e.value for e in second.equations)) if n.op.name == "var"} == {"out0", "u"}
 
 
-@pytest.mark.parametrize("name", ("gated_deltanet", "kda"))
+@pytest.mark.parametrize("name", ("momentum_deltanet", "rwkv7"))
 def test_no_cut_has_less_to_write_and_read(name: str) -> None:
     """Of the last kernels of a backward: neither other values for the same products, one left out, nor one product exchanged."""
     graph = _of_backward(name)

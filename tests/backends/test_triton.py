@@ -108,6 +108,13 @@ def test_layers_of_few_lines(name: str, tmp_path: Path) -> None:
     assert found and all(map(near, found)), found
 
 
+def test_entries_of_a_unit_matrix_in_a_loop() -> None:
+    """A loop over tokens computes the row of its token; what it is a row of is folded into the loop."""
+    made = seqc.compile("lightning_attention", backend="triton")
+    manifest = json.loads(next(f.text for f in made.files if f.name == "manifest.json"))
+    assert not manifest["triton"]["refused"]
+
+
 def test_what_heads_share_is_summed_in_float32(text_of: Callable[[str], str]) -> None:
     """A sum over all tokens that the heads of a group add up afterwards, or hand on where each has its own."""
     assert "out_d_W_each = tiles.made(rows, (n_H, n_V, n_K))\n" in text_of("group_params")

@@ -187,6 +187,7 @@ NONSENSE: tuple[tuple[str, tuple[Expr, ...], Attr], ...] = (
     ("solve", (X, Y), ("K", "P")),
     ("masked", (X,), Mask("K", "P")),
     ("unit_lower_inverse", (X,), ("K", "P")),
+    ("apply_inverse", (X, X, Y), ("K", "P")),
     ("decay", (UP, UP), STRICT),
     ("decayed", (X, Y, UP, UP), (("@t", "@s"), STRICT)),
     ("decayed_solve", (X, Y, UP, UP), (STRICT, False)),

@@ -121,6 +121,8 @@ def changes(e: Expr) -> Iterator[tuple[str, Change]]:
         yield "strict_solve: rows do not see each other", lambda e, a: e.op.build((ops.mul(ops.number(0), a[0]), *a[1:]), e.attr)
     if name == "unit_lower_inverse":
         yield "unit_lower_inverse: sign", lambda e, a: e.op.build((ops.neg(a[0]),), e.attr)
+    if name == "apply_inverse":
+        yield "apply_inverse: not applied", lambda e, a: ops.broadcast(a[2], e.axes)
     if name == "convolve":
         yield "convolve: correlated", lambda e, a: ops.TABLE["correlate"].build(a, e.attr)
     if name == "const" and e.attr not in (0,):

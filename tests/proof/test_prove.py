@@ -256,23 +256,22 @@ def rule(op: str) -> Callable[[Expr, Expr], tuple[Expr | None, ...]]:
     return TABLE[op].vjp
 
 
-INVERSE, DECAYED, DECAY, CONTRACT = map(rule, ("unit_lower_inverse", "decayed", "decay", "contract"))
+APPLIED, DECAYED, DECAY, CONTRACT = map(rule, ("apply_inverse", "decayed", "decay", "contract"))
 
 
-def not_transposed(e: Expr, g: Expr) -> tuple[Expr]:
-    """-T dT T for -T^T dT T^T."""
+def not_transposed(e: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    """dx = T dy for dx = T^T dy."""
     row, column = map(str, e.attr)  # type: ignore[arg-type]
-    inner = ops.rename(ops.broadcast(g, e.axes), {row: f"{row}~", column: f"{column}~"})
-    left, right = ops.rename(e, {column: f"{row}~"}), ops.rename(e, {row: f"{column}~"})
-    return (ops.neg(ops.masked(ops.contract((left, inner, right), e.axes), Mask(row, column))),)
+    right = ops.rename(ops.broadcast(g, e.axes), {row: column})
+    return (*APPLIED(e, g)[:2], ops.contract((e.args[1], right), e.axes))
 
 
 CORRUPT: dict[str, tuple[str, Callable[[Expr, Expr], tuple[Expr | None, ...]]]] = {
     "exp: the factor is forgotten": ("exp", lambda e, g: (g,)),
     "mul: the factors are exchanged": ("mul", lambda e, g: (ops.mul(g, e.args[0]), ops.mul(g, e.args[1]))),
     "contract: a sign": ("contract", lambda e, g: tuple(map(ops.neg, CONTRACT(e, g)))),  # type: ignore[arg-type]
-    "unit_lower_inverse: a sign": ("unit_lower_inverse", lambda e, g: (ops.neg(INVERSE(e, g)[0]),)),  # type: ignore[arg-type]
-    "unit_lower_inverse: not transposed": ("unit_lower_inverse", not_transposed),
+    "apply_inverse: a sign": ("apply_inverse", lambda e, g: (ops.neg(APPLIED(e, g)[0]), *APPLIED(e, g)[1:])),  # type: ignore[arg-type]
+    "apply_inverse: not transposed": ("apply_inverse", not_transposed),
     "decay: exponents exchanged": ("decay", lambda e, g: tuple(map(ops.neg, DECAY(e, g)))),  # type: ignore[arg-type]
     "decayed: an exponent forgotten": ("decayed", lambda e, g: (*DECAYED(e, g)[:3], None)),
     "decayed: a sign": ("decayed", lambda e, g: (*DECAYED(e, g)[:2], *map(ops.neg, DECAYED(e, g)[2:]))),  # type: ignore[arg-type]

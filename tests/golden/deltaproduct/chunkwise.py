@@ -3,7 +3,7 @@
 # The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [chunks, B, H, tokens, ...].
 # A state's update is a chain of micro-steps S = D S + a (v - b . S) + k w. With G the running sum of log D inside the chunk,
 # G' its value before a micro-step, S_0 the chunk's first state and the sums over earlier micro-steps only:
-#   T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')
+#   U = T (v - B w - (b e^G') S_0),  T = (I + A)^-1       A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j
 #   o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
 #   S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
 # Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.
@@ -26,28 +26,29 @@ def forward(q, k, v, beta, S_0, valid):
     mask_1 = runtime.mask(tokens, 2 * tokens, 1, 2, 2, 1, q)
     x = torch.stack((k[..., 0, :], k[..., 1, :]), -2)
     b = x.flatten(-3, -2)
-    x_2 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
-    a = x_2.flatten(-3, -2)
+    x_2 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
+    pre = x_2.flatten(-3, -2)
+    x_3 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
+    a = x_3.flatten(-3, -2)
     A = (b @ a.mT).tril_(-1)
     T = runtime.unit_lower_inverse(A)
-    W = T @ b
-    del x, x_2, A, b
-    x_3 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
-    U = q.new_empty((chunks, B * H, 2 * tokens, V))
-    runtime.product(T, x_3.flatten(-3, -2), out=U)
+    del x, x_2, x_3, A
     a_out = torch.stack((valid, valid), -1).flatten(-2, -1)[..., None, :, None] * a
     P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
-    del T, x_3, a
+    del a
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    for a_out_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], strict=True)
+    for a_out_i, T_i, pre_i, b_i, S_next in steps:
+        U_i = T_i @ torch.baddbmm(pre_i, b_i, S, alpha=-1)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
+        U.append(U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W, W_i, a_out, a_out_i
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T, T_i, a_out, a_out_i, b, b_i, pre, pre_i
     o_c = runtime.add_product(q @ S_start, P, U)  # deltaproduct.seq:11
     return o_c, S_T
 
@@ -64,68 +65,74 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     mask_1 = runtime.mask(tokens, 2 * tokens, 1, 2, 2, 1, q)
     x = torch.stack((k[..., 0, :], k[..., 1, :]), -2)
     b = x.flatten(-3, -2)
-    x_2 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
-    a = x_2.flatten(-3, -2)
+    x_2 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
+    pre = x_2.flatten(-3, -2)
+    x_3 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
+    a = x_3.flatten(-3, -2)
     A = (b @ a.mT).tril_(-1)
     T = runtime.unit_lower_inverse(A)
-    W = T @ b
-    x_3 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
-    x_4 = x_3.flatten(-3, -2)
-    del x, x_2, A, x_3
-    U = q.new_empty((chunks, B * H, 2 * tokens, V))
-    runtime.product(T, x_4, out=U)
-    x_5 = torch.stack((valid, valid), -1).flatten(-2, -1)
-    a_out = x_5[..., None, :, None] * a
+    del x, x_2, x_3, A
+    x_4 = torch.stack((valid, valid), -1).flatten(-2, -1)
+    a_out = x_4[..., None, :, None] * a
     P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    for a_out_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], strict=True)
+    for a_out_i, T_i, pre_i, b_i, S_next in steps:
+        U_i = T_i @ torch.baddbmm(pre_i, b_i, S, alpha=-1)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
+        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T_i, a_out_i, b_i, pre, pre_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q.mT, d_o, out=d_S_start2[:-1])
-    d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
-    runtime.product(P.mT, d_o, out=d_u_part)
+    d_U = P.mT @ d_o
     del P
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
-    for a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        d_u_part_i.baddbmm_(a_out_i_2, d_S)
+    kept4 = []
+    kept5 = []
+    steps = zip(T.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), b.flatten(1, 2), d_S_start2[:-1], strict=True)
+    for T_i_2, d_U_i, a_out_i_2, b_i_2, d_S_next in reversed([*steps]):
+        d_U_2 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
+        kept4_i = T_i_2.mT @ d_U_2
+        kept5_i = -kept4_i
         d_S_next.add_(d_S)
-        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
+        d_S_next.baddbmm_(b_i_2.mT, kept5_i)
+        kept4.append(kept4_i)
+        kept5.append(kept5_i)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    d_u_part = d_u_part.unflatten(1, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_u_part_i
+    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    kept5 = torch.stack(kept5[::-1], 0).unflatten(1, (B, H))
+    del T, T_i_2, a_out, a_out_i_2, b_i_2, d_S, d_S_next, d_U, d_U_i
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = (d_u_part @ S_start.mT).neg_()
+    d_pre_part = kept4
+    d_A_part = (d_pre_part @ U.mT).tril_(-1).neg_()
+    d_b_part = kept5 @ S_start.mT
     d_P = d_o @ U.mT
-    x_6 = d_P.masked_fill_(~mask_1, 0.0)
-    d_q = runtime.add_product(d_o @ S_start.mT, x_6, a)  # the gradient of q
-    del d_S_start2, U, d_P, S_start
-    d_T = runtime.add_product(d_u_part @ x_4.mT, d_W_part, b.mT)
-    x_7 = (T.mT @ d_T @ T.mT).tril_(-1).neg_().tril_(-1)
-    d_a = runtime.add_product(runtime.add_product(d_a_out_part.mul_(x_5[..., None, :, None]), x_6.mT, q), x_7.mT, b)
-    del x_4, d_T, b, d_a_out_part, x_5, x_6
-    x_8 = d_a.unflatten(-2, (tokens, 2))
-    d_b = runtime.add_product(T.mT @ d_W_part, x_7, a)
-    del d_a, a, d_W_part, x_7
-    x_9 = d_b.unflatten(-2, (tokens, 2))
-    x_10 = (x_8[..., 1, :] * beta[..., 1][..., None]).add_(x_9[..., 1, :])
-    x_11 = (x_8[..., 0, :] * beta[..., 0][..., None]).add_(x_9[..., 0, :])
-    d_k = runtime.place(x_10, -2, 1, n) + runtime.place(x_11, -2, 0, n)  # the gradient of k
-    del d_b, x_9, x_10, x_11
-    x_12 = (T.mT @ d_u_part).unflatten(-2, (tokens, 2))
-    d_v = runtime.place(x_12[..., 1, :], -2, 1, n) + runtime.place(x_12[..., 0, :], -2, 0, n)  # the gradient of v
-    x_13 = runtime.place((x_8[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
-    x_14 = runtime.place((x_8[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
-    del T, d_u_part, x_12, x_8
-    d_beta = x_13 + x_14  # the gradient of beta
+    del d_S_start2, kept4, kept5, U
+    x_5 = d_P.masked_fill_(~mask_1, 0.0)
+    d_q = runtime.add_product(d_o @ S_start.mT, x_5, a)  # the gradient of q
+    x_6 = d_A_part.tril_(-1)
+    d_a = runtime.add_product(runtime.add_product(d_a_out_part.mul_(x_4[..., None, :, None]), x_5.mT, q), x_6.mT, b)
+    del d_P, S_start, d_A_part, b, d_a_out_part, x_4, x_5
+    x_7 = d_a.unflatten(-2, (tokens, 2))
+    d_b = runtime.add_product(d_b_part, x_6, a)
+    del d_a, a, d_b_part, x_6
+    x_8 = d_b.unflatten(-2, (tokens, 2))
+    x_9 = (x_7[..., 1, :] * beta[..., 1][..., None]).add_(x_8[..., 1, :])
+    x_10 = (x_7[..., 0, :] * beta[..., 0][..., None]).add_(x_8[..., 0, :])
+    d_k = runtime.place(x_9, -2, 1, n) + runtime.place(x_10, -2, 0, n)  # the gradient of k
+    del d_b, x_8, x_10, x_9
+    x_11 = d_pre_part.unflatten(-2, (tokens, 2))
+    d_v = runtime.place(x_11[..., 1, :], -2, 1, n) + runtime.place(x_11[..., 0, :], -2, 0, n)  # the gradient of v
+    x_12 = runtime.place((x_7[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
+    x_13 = runtime.place((x_7[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
+    d_beta = x_12 + x_13  # the gradient of beta
     return d_q, d_k, d_v, d_beta, d_S_first
 
 
@@ -141,211 +148,193 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     mask_1 = runtime.mask(tokens, 2 * tokens, 1, 2, 2, 1, q)
     x = torch.stack((k[..., 0, :], k[..., 1, :]), -2)
     b = x.flatten(-3, -2)
-    x_2 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
-    a = x_2.flatten(-3, -2)
+    x_2 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
+    pre = x_2.flatten(-3, -2)
+    x_3 = torch.stack((beta[..., 0][..., None] * k[..., 0, :], beta[..., 1][..., None] * k[..., 1, :]), -2)
+    a = x_3.flatten(-3, -2)
     A = (b @ a.mT).tril_(-1)
     T = runtime.unit_lower_inverse(A)
-    W = T @ b
-    x_3 = torch.stack((v[..., 0, :], v[..., 1, :]), -2)
-    x_4 = x_3.flatten(-3, -2)
-    del x, x_2, A, x_3
-    U = q.new_empty((chunks, B * H, 2 * tokens, V))
-    runtime.product(T, x_4, out=U)
-    x_5 = torch.stack((valid, valid), -1).flatten(-2, -1)
-    a_out = x_5[..., None, :, None] * a
+    del x, x_2, x_3, A
+    x_4 = torch.stack((valid, valid), -1).flatten(-2, -1)
+    a_out = x_4[..., None, :, None] * a
     P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    for a_out_i, W_i, S_next, U_i in zip(a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True):
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], strict=True)
+    for a_out_i, T_i, pre_i, b_i, S_next in steps:
+        U_i = T_i @ torch.baddbmm(pre_i, b_i, S, alpha=-1)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
+        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T_i, a_out_i, b_i, pre, pre_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q.mT, d_o, out=d_S_start2[:-1])
-    d_u_part = q.new_empty((chunks, B * H, 2 * tokens, V))
-    runtime.product(P.mT, d_o, out=d_u_part)
+    d_U = P.mT @ d_o
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), d_S_start2[:-1], d_u_part, strict=True)
-    for a_out_i_2, W_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        d_u_part_i.baddbmm_(a_out_i_2, d_S)
+    kept4 = []
+    kept5 = []
+    steps = zip(T.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), b.flatten(1, 2), d_S_start2[:-1], strict=True)
+    for T_i_2, d_U_i, a_out_i_2, b_i_2, d_S_next in reversed([*steps]):
+        d_U_3 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
+        kept4_i = T_i_2.mT @ d_U_3
+        kept5_i = -kept4_i
         d_S_next.add_(d_S)
-        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
+        d_S_next.baddbmm_(b_i_2.mT, kept5_i)
+        kept4.append(kept4_i)
+        kept5.append(kept5_i)
         d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    d_u_part = d_u_part.unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S, d_S_next, d_u_part_i
+    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    kept5 = torch.stack(kept5[::-1], 0).unflatten(1, (B, H))
+    del T_i_2, a_out_i_2, b_i_2, d_S, d_S_next, d_U_i
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = (d_u_part @ S_start.mT).neg_()
-    x_6_part = runtime.place(d_d_k[..., 0, :] * beta[..., 0][..., None], -2, 0, 2)
-    x_6 = x_6_part.add_(runtime.place(d_d_k[..., 1, :] * beta[..., 1][..., None], -2, 1, 2))
-    d_d_a = x_6.flatten(-3, -2)
-    x_7_part = runtime.place(d_d_beta[..., 0][..., None] * k[..., 0, :], -2, 0, 2)
-    x_7 = x_7_part.add_(runtime.place(d_d_beta[..., 1][..., None] * k[..., 1, :], -2, 1, 2))
-    d_d_a_2 = x_7.flatten(-3, -2)
-    x_8 = (d_d_a * x_5[..., None, :, None]).addcmul_(d_d_a_2, x_5[..., None, :, None])
-    d_d_S_start2 = x_8.mT @ U
+    d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
+    x_5_part = runtime.place(d_d_k[..., 0, :] * beta[..., 0][..., None], -2, 0, 2)
+    x_5 = x_5_part.add_(runtime.place(d_d_k[..., 1, :] * beta[..., 1][..., None], -2, 1, 2))
+    d_d_a = x_5.flatten(-3, -2)
+    x_6_part = runtime.place(d_d_beta[..., 0][..., None] * k[..., 0, :], -2, 0, 2)
+    x_6 = x_6_part.add_(runtime.place(d_d_beta[..., 1][..., None] * k[..., 1, :], -2, 1, 2))
+    d_d_a_2 = x_6.flatten(-3, -2)
+    x_7 = (d_d_a * x_4[..., None, :, None]).addcmul_(d_d_a_2, x_4[..., None, :, None])
+    d_d_S_start2 = x_7.mT @ U
+    x_8 = runtime.place(d_d_v[..., 0, :], -2, 0, 2).add_(runtime.place(d_d_v[..., 1, :], -2, 1, 2))
     x_9 = runtime.place(d_d_k[..., 0, :], -2, 0, 2).add_(runtime.place(d_d_k[..., 1, :], -2, 1, 2))
     d_d_b = x_9.flatten(-3, -2)
-    d_d_A = runtime.add_product(d_d_b @ a.mT, b, d_d_a.mT).tril_(-1)
-    x_10 = d_d_A.neg_().tril_(-1)
-    del x_6, x_7, x_9, d_d_A
-    x_11 = x_10 @ T
-    x_12 = T @ x_11
-    x_13 = runtime.place(d_d_v[..., 0, :], -2, 0, 2).add_(runtime.place(d_d_v[..., 1, :], -2, 1, 2))
-    x_14 = x_13.flatten(-3, -2)
-    d_d_A_2 = (b @ d_d_a_2.mT).tril_(-1)
-    x_15 = d_d_A_2.neg_().tril_(-1)
-    x_16 = x_15 @ T
-    x_17 = T @ x_16
-    x_18 = runtime.add_product(runtime.add_product(x_12 @ x_4, T, x_14), x_17, x_4)
-    x_19 = runtime.add_product(runtime.add_product(T @ d_d_b, x_12, b), x_17, b)
-    d_d_u_part = runtime.add_product(x_18, x_19, S_start, -1)
-    del x_13, d_d_A_2, x_18
+    x_10 = runtime.add_product(d_d_b @ a.mT, b, d_d_a.mT).tril_(-1)
+    x_11 = x_10.add_((b @ d_d_a_2.mT).tril_(-1)).neg_().tril_(-1)
+    del x_5, x_6, x_9, x_10
+    d_kept4 = (x_11 @ U).add_(x_8.flatten(-3, -2))
+    d_kept5 = d_d_b @ S_start
+    pre2 = (a_out @ d_S_start2).add_(d_U)
+    del x_8, d_U
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
-    d_d_U_part = q.new_empty((chunks, B * H, 2 * tokens, V))
+    kept9 = q.new_empty((chunks, B * H, 2 * tokens, V))
     d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    d_d_U_part = []
     steps = zip(
         d_d_S_start2.flatten(1, 2),
-        d_d_u_part.flatten(1, 2),
-        W.flatten(1, 2),
+        d_kept4.flatten(1, 2),
+        d_kept5.flatten(1, 2),
+        b.flatten(1, 2),
+        T.flatten(1, 2),
         a_out.flatten(1, 2),
         d_d_S_start_part[1:],
-        d_d_U_part,
+        kept9,
         strict=True,
     )
-    for d_d_S_start2_i, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
-        torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
+    for d_d_S_start2_i, d_kept4_i, d_kept5_i, b_i_3, T_i_3, a_out_i_3, d_d_S_next, kept9_i in steps:
+        torch.add(d_kept4_i, -torch.baddbmm(d_kept5_i, b_i_3, d_d_S), out=kept9_i)
+        d_d_U_part_i = T_i_3 @ kept9_i
         torch.add(torch.baddbmm(d_d_S_start2_i, a_out_i_3.mT, d_d_U_part_i), d_d_S, out=d_d_S_next)
+        d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
     d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
-    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
-    del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i
+    kept9 = kept9.unflatten(1, (B, H))
+    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
+    del T_i_3, a_out_i_3, b_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_kept4, d_kept4_i, d_kept5, d_kept5_i, kept9_i
+    d_T_part = pre2 @ kept9.mT
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
-    d_W_part_2 = (d_u_part @ d_d_S_start_part.mT).neg_()
-    d_S_start_3 = runtime.add_product(d_d_q.mT @ d_o, x_19.mT, d_u_part, -1)
+    d_b_part_2 = kept5 @ d_d_S_start_part.mT
+    d_S_start_3 = runtime.add_product(d_d_q.mT @ d_o, d_d_b.mT, kept5)
     d_d_P = (d_d_q @ a.mT).masked_fill_(~mask_1, 0.0)
     d_d_P_2 = (q @ d_d_a.mT).masked_fill_(~mask_1, 0.0)
     d_d_P_3 = (q @ d_d_a_2.mT).masked_fill_(~mask_1, 0.0)
-    x_20 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
-    d_U_2 = runtime.add_product(x_20, x_8, d_S_start2)
-    del x_19, d_S_start2, x_20, x_8
+    x_12 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
+    d_U_2 = x_12.add_(runtime.add_product(x_11.mT @ kept4, x_7, d_S_start2))
+    del kept9, pre2, kept5, d_S_start2, kept4, x_11, x_12, x_7
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
-    d_u_part_2 = q.new_empty((chunks, B * H, 2 * tokens, V))
     d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    kept11 = []
+    kept12 = []
     steps = zip(
         d_S_start_3.flatten(1, 2),
+        T.flatten(1, 2),
         d_U_2.flatten(1, 2),
         a_out.flatten(1, 2),
-        W.flatten(1, 2),
+        b.flatten(1, 2),
         d_S_2_start[:-1],
-        d_u_part_2,
         strict=True,
     )
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
-        torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
+    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_i_4, d_S_2_next in reversed([*steps]):
+        d_U_4 = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
+        kept11_i = T_i_4.mT @ d_U_4
+        kept12_i = -kept11_i
         torch.add(d_S_start_3_i, d_S_2, out=d_S_2_next)
-        d_S_2_next.baddbmm_(W_i_4.mT, d_u_part_2_i, alpha=-1)
+        d_S_2_next.baddbmm_(b_i_4.mT, kept12_i)
+        kept11.append(kept11_i)
+        kept12.append(kept12_i)
         d_S_2 = d_S_2_next
     d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
-    d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
-    del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i
+    kept11 = torch.stack(kept11[::-1], 0).unflatten(1, (B, H))
+    kept12 = torch.stack(kept12[::-1], 0).unflatten(1, (B, H))
+    del T_i_4, a_out, a_out_i_4, b_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i
     d_a_out_part_3 = U @ d_S_2_start.mT
-    d_W_part_3 = (d_u_part_2 @ S_start.mT).neg_()
+    d_pre_part_2 = kept11
+    d_A_part_2 = (d_pre_part_2 @ U.mT).tril_(-1).neg_()
+    d_b_part_3 = kept12 @ S_start.mT
     d_P = d_o @ U.mT
-    x_21 = d_P.masked_fill_(~mask_1, 0.0)
-    x_22 = runtime.add_product(runtime.add_product(x_21 @ d_d_a, x_21, d_d_a_2), d_o, d_d_S_start_part.mT)
+    x_13 = d_P.masked_fill_(~mask_1, 0.0)
+    del d_S_2_start, kept11, kept12, d_P
+    x_14 = runtime.add_product(runtime.add_product(x_13 @ d_d_a, x_13, d_d_a_2), d_o, d_d_S_start_part.mT)
     d_P_2 = d_o @ d_d_U_part.mT
-    x_23 = d_P_2.masked_fill_(~mask_1, 0.0)
-    d_q = runtime.add_product(x_22, x_23, a)  # the gradient of q
-    del d_S_2_start, d_P, d_P_2, x_22
-    d_a = x_21.mT @ d_d_q
-    x_24 = d_a.unflatten(-2, (tokens, 2))
-    x_25 = runtime.place(x_24[..., 1, :] * beta[..., 1][..., None], -2, 1, n)
-    x_26 = runtime.place(x_24[..., 0, :] * beta[..., 0][..., None], -2, 0, n)
-    d_T = runtime.add_product(d_u_part @ x_4.mT, d_W_part, b.mT)
-    x_27 = T.mT @ d_T
-    x_28 = (x_27 @ T.mT).tril_(-1).neg_().tril_(-1)
-    d_T_2 = runtime.add_product(x_10.mT @ x_27, d_W_part, d_d_b.mT).add_((x_11 @ d_T.mT).mT)
-    x_29 = (T.mT @ d_T_2 @ T.mT).tril_(-1).neg_().tril_(-1)
-    del d_a, x_10, x_11, d_T_2
-    d_a_2 = runtime.add_product(x_28.mT @ d_d_b, x_29.mT, b)
-    x_30 = d_a_2.unflatten(-2, (tokens, 2))
-    d_b = runtime.add_product(runtime.add_product(x_28 @ d_d_a, x_12.mT, d_W_part), x_29, a)
-    del d_d_b, d_a_2, d_d_a, x_29
-    x_31 = d_b.unflatten(-2, (tokens, 2))
-    x_32 = (x_30[..., 1, :] * beta[..., 1][..., None]).add_(x_31[..., 1, :])
-    x_33 = (x_30[..., 0, :] * beta[..., 0][..., None]).add_(x_31[..., 0, :])
-    x_34 = (x_25 + x_26).add_(runtime.place(x_32, -2, 1, n) + runtime.place(x_33, -2, 0, n))
-    del d_b, x_31, x_25, x_26, x_32, x_33
-    d_T_3 = d_u_part @ x_14.mT
-    x_35 = (T.mT @ d_T_3 @ T.mT).tril_(-1).neg_().tril_(-1)
-    d_a_3 = x_35.mT @ b
-    x_36 = d_a_3.unflatten(-2, (tokens, 2))
-    d_b_2 = x_35 @ a
-    del x_14, d_T_3, d_a_3, x_35
-    x_37 = d_b_2.unflatten(-2, (tokens, 2))
-    x_38 = (x_36[..., 1, :] * beta[..., 1][..., None]).add_(x_37[..., 1, :])
-    x_39 = (x_36[..., 0, :] * beta[..., 0][..., None]).add_(x_37[..., 0, :])
-    x_40 = x_34.add_(runtime.place(x_38, -2, 1, n) + runtime.place(x_39, -2, 0, n))
-    del d_b_2, x_37, x_34, x_38, x_39
-    d_a_4 = runtime.add_product(runtime.add_product(d_a_out_part.mul_(x_5[..., None, :, None]), x_21.mT, q), x_28.mT, b)
-    x_41 = d_a_4.unflatten(-2, (tokens, 2))
-    d_T_4 = (x_15.mT @ x_27).add_((x_16 @ d_T.mT).mT)
-    del d_a_out_part, x_21, d_a_4, d_T, x_15, x_16, x_27
-    x_42 = (T.mT @ d_T_4 @ T.mT).tril_(-1).neg_().tril_(-1)
-    d_a_5 = x_42.mT @ b
-    x_43 = d_a_5.unflatten(-2, (tokens, 2))
-    x_44 = (d_d_beta[..., 1][..., None] * x_41[..., 1, :]).add_(x_43[..., 1, :] * beta[..., 1][..., None])
-    d_b_3 = runtime.add_product(runtime.add_product(x_28 @ d_d_a_2, x_17.mT, d_W_part), x_42, a)
-    del d_T_4, d_a_5, d_W_part, d_d_a_2, x_28, x_42
-    x_45 = d_b_3.unflatten(-2, (tokens, 2))
-    x_46 = (d_d_beta[..., 0][..., None] * x_41[..., 0, :]).add_(x_43[..., 0, :] * beta[..., 0][..., None])
-    x_47 = runtime.place(x_44.add_(x_45[..., 1, :]), -2, 1, n) + runtime.place(x_46.add_(x_45[..., 0, :]), -2, 0, n)
-    del d_b_3, x_44, x_45, x_46
+    x_15 = d_P_2.masked_fill_(~mask_1, 0.0)
+    d_q = runtime.add_product(x_14, x_15, a)  # the gradient of q
+    d_a = x_13.mT @ d_d_q
+    x_16 = d_a.unflatten(-2, (tokens, 2))
+    x_17 = runtime.place(x_16[..., 1, :] * beta[..., 1][..., None], -2, 1, n)
+    x_18 = runtime.place(x_16[..., 0, :] * beta[..., 0][..., None], -2, 0, n)
+    x_19 = d_A_part.tril_(-1)
+    del d_P_2, x_14, d_a, d_A_part
+    d_a_2 = x_19.mT @ d_d_b
+    x_20 = d_a_2.unflatten(-2, (tokens, 2))
+    d_b = x_19 @ d_d_a
+    x_21 = d_b.unflatten(-2, (tokens, 2))
+    del d_d_b, d_a_2, d_d_a, d_b
+    x_22 = (x_20[..., 1, :] * beta[..., 1][..., None]).add_(x_21[..., 1, :])
+    x_23 = (x_20[..., 0, :] * beta[..., 0][..., None]).add_(x_21[..., 0, :])
+    x_24 = (x_17 + x_18).add_(runtime.place(x_22, -2, 1, n) + runtime.place(x_23, -2, 0, n))
+    del x_21, x_17, x_18, x_22, x_23
+    d_a_3 = runtime.add_product(runtime.add_product(d_a_out_part.mul_(x_4[..., None, :, None]), x_13.mT, q), x_19.mT, b)
+    x_25 = d_a_3.unflatten(-2, (tokens, 2))
+    d_b_2 = x_19 @ d_d_a_2
+    del d_a_out_part, x_13, d_a_3, d_d_a_2, x_19
+    x_26 = d_b_2.unflatten(-2, (tokens, 2))
+    x_27 = (d_d_beta[..., 1][..., None] * x_25[..., 1, :]).add_(x_26[..., 1, :])
+    x_28 = (d_d_beta[..., 0][..., None] * x_25[..., 0, :]).add_(x_26[..., 0, :])
+    x_29 = x_24.add_(runtime.place(x_27, -2, 1, n) + runtime.place(x_28, -2, 0, n))
+    del d_b_2, x_26, x_24, x_27, x_28
     d_a_out = d_a_out_part_2.add_(d_a_out_part_3)
-    d_W = d_W_part_2.add_(d_W_part_3)
-    del d_a_out_part_2, d_a_out_part_3, d_W_part_2, d_W_part_3
-    d_T_5 = runtime.add_product(d_u_part_2 @ x_4.mT, d_W, b.mT)
-    x_48 = (T.mT @ d_T_5 @ T.mT).tril_(-1).neg_().tril_(-1)
-    d_a_6 = runtime.add_product(runtime.add_product(d_a_out.mul_(x_5[..., None, :, None]), x_23.mT, q), x_48.mT, b)
-    del x_4, d_T_5, b, d_a_out, x_23, x_5
-    x_49 = d_a_6.unflatten(-2, (tokens, 2))
-    d_b_4 = runtime.add_product(T.mT @ d_W, x_48, a)
-    del d_a_6, a, d_W, x_48
-    x_50 = d_b_4.unflatten(-2, (tokens, 2))
-    x_51 = (x_49[..., 1, :] * beta[..., 1][..., None]).add_(x_50[..., 1, :])
-    x_52 = (x_49[..., 0, :] * beta[..., 0][..., None]).add_(x_50[..., 0, :])
-    d_k = x_40.add_(x_47).add_(runtime.place(x_51, -2, 1, n) + runtime.place(x_52, -2, 0, n))  # the gradient of k
-    del d_b_4, x_50, x_40, x_47, x_51, x_52
-    x_53 = (x_12.mT @ d_u_part).unflatten(-2, (tokens, 2))
-    x_54 = runtime.place(x_53[..., 1, :], -2, 1, n) + runtime.place(x_53[..., 0, :], -2, 0, n)
-    x_55 = (x_17.mT @ d_u_part).unflatten(-2, (tokens, 2))
-    del x_12, x_53, d_u_part, x_17
-    x_56 = runtime.place(x_55[..., 1, :], -2, 1, n) + runtime.place(x_55[..., 0, :], -2, 0, n)
-    x_57 = (T.mT @ d_u_part_2).unflatten(-2, (tokens, 2))
-    x_58 = runtime.place(x_57[..., 1, :], -2, 1, n) + runtime.place(x_57[..., 0, :], -2, 0, n)
-    del x_55, T, d_u_part_2, x_57
-    d_v = x_54.add_(x_56).add_(x_58)  # the gradient of v
-    x_59 = runtime.place((x_24[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
-    x_60 = runtime.place((x_24[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
-    del x_54, x_56, x_58, x_24
-    x_61 = (d_d_k[..., 1, :] * x_41[..., 1, :]).sum(-1).add_((x_30[..., 1, :] * k[..., 1, :]).sum(-1))
-    x_62 = (d_d_k[..., 0, :] * x_41[..., 0, :]).sum(-1).add_((x_30[..., 0, :] * k[..., 0, :]).sum(-1))
-    x_63 = (x_59 + x_60).add_(runtime.place(x_61, -1, 1, n) + runtime.place(x_62, -1, 0, n))
-    del x_30, x_41, x_59, x_60, x_61, x_62
-    x_64 = runtime.place((x_36[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
-    x_65 = runtime.place((x_36[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
-    x_66 = runtime.place((x_43[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
-    x_67 = runtime.place((x_43[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
-    x_68 = runtime.place((x_49[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
-    x_69 = runtime.place((x_49[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
-    d_beta = x_63.add_(x_64 + x_65).add_(x_66 + x_67).add_(x_68 + x_69)  # the gradient of beta
-    del x_36, x_43, x_49, x_63, x_64, x_65, x_66, x_67, x_68, x_69
-    x_70 = runtime.add_product(runtime.add_product(d_d_P @ U, d_d_q, S_start), d_d_P_2, U)
-    d_d_o = runtime.add_product(x_70, d_d_P_3, U).add_(runtime.add_product(P @ d_d_U_part, q, d_d_S_start_part))  # the gradient of d_o
+    d_A = d_A_part_2.sub_((T.mT @ d_T_part @ T.mT).tril_(-1))
+    del d_a_out_part_2, d_a_out_part_3, T, d_A_part_2, d_T_part
+    x_30 = d_A.tril_(-1)
+    d_a_4 = runtime.add_product(runtime.add_product(d_a_out.mul_(x_4[..., None, :, None]), x_15.mT, q), x_30.mT, b)
+    del d_A, b, d_a_out, x_15, x_4
+    x_31 = d_a_4.unflatten(-2, (tokens, 2))
+    d_b_3 = runtime.add_product(d_b_part_2.add_(d_b_part_3), x_30, a)
+    del d_a_4, a, d_b_part_2, d_b_part_3, x_30
+    x_32 = d_b_3.unflatten(-2, (tokens, 2))
+    x_33 = (x_31[..., 1, :] * beta[..., 1][..., None]).add_(x_32[..., 1, :])
+    x_34 = (x_31[..., 0, :] * beta[..., 0][..., None]).add_(x_32[..., 0, :])
+    d_k = x_29.add_(runtime.place(x_33, -2, 1, n) + runtime.place(x_34, -2, 0, n))  # the gradient of k
+    del d_b_3, x_32, x_29, x_33, x_34
+    x_35 = d_pre_part_2.unflatten(-2, (tokens, 2))
+    d_v = runtime.place(x_35[..., 1, :], -2, 1, n) + runtime.place(x_35[..., 0, :], -2, 0, n)  # the gradient of v
+    x_36 = runtime.place((x_16[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
+    x_37 = runtime.place((x_16[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
+    x_38 = (d_d_k[..., 0, :] * x_25[..., 0, :]).sum(-1).add_((x_20[..., 0, :] * k[..., 0, :]).sum(-1))
+    x_39 = (x_20[..., 1, :] * k[..., 1, :]).sum(-1).add_((d_d_k[..., 1, :] * x_25[..., 1, :]).sum(-1))
+    del d_pre_part_2, x_35, x_16, x_20, x_25
+    x_40 = (x_36 + x_37).add_(runtime.place(x_38, -1, 0, n) + runtime.place(x_39, -1, 1, n))
+    del x_36, x_37, x_38, x_39
+    x_41 = runtime.place((x_31[..., 1, :] * k[..., 1, :]).sum(-1), -1, 1, n)
+    x_42 = runtime.place((x_31[..., 0, :] * k[..., 0, :]).sum(-1), -1, 0, n)
+    d_beta = x_40.add_(x_41 + x_42)  # the gradient of beta
+    del x_31, x_40, x_41, x_42
+    x_43 = runtime.add_product(runtime.add_product(d_d_P @ U, d_d_q, S_start), d_d_P_2, U)
+    d_d_o = runtime.add_product(x_43, d_d_P_3, U).add_(runtime.add_product(P @ d_d_U_part, q, d_d_S_start_part))  # the gradient of d_o
     return d_q, d_k, d_v, d_beta, d_S_first_2, d_d_o, d_d_S_first

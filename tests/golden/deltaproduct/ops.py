@@ -52,7 +52,7 @@ DOMAINS = {
 # Estimated microseconds on one core, by which form="auto" chooses: per slab of tokens, per step of the loop along the sequence,
 # per token of one head; forward alone, and with the backward.
 COSTS = {
-    "chunkwise": ((165.0, 12.0, 2.26), (393.0, 39.0, 5.81)),
+    "chunkwise": ((159.0, 15.0, 1.97), (387.0, 51.0, 5.87)),
     "recurrent": ((99.0, 36.0, 7.48), (294.0, 135.0, 36.1)),
 }
 

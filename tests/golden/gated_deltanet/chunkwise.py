@@ -3,7 +3,7 @@
 # The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [chunks, B, H, tokens, ...].
 # A state's update is a chain of micro-steps S = D S + a (v - b . S) + k w. With G the running sum of log D inside the chunk,
 # G' its value before a micro-step, S_0 the chunk's first state and the sums over earlier micro-steps only:
-#   T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')
+#   U = T (v - B w - (b e^G') S_0),  T = (I + A)^-1       A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j
 #   o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
 #   S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
 # Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.
@@ -29,33 +29,41 @@ def forward(q, k, v, beta, g, S_0, valid):
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, q)
     G = (g * valid[..., None, :]).cumsum(-1)
     keep = torch.exp(G[..., -1])
-    x = runtime.spread(k, H // groups, -3)
-    b = x * torch.exp(g)[..., None]
-    a = beta[..., None] * x
-    x_2 = runtime.shift(G, -1, 1)
-    A = (b @ a.mT).mul_(runtime.decay(x_2, G, mask_1))
+    x = runtime.shift(G, -1, 1)
+    x_2 = runtime.spread(k, H // groups, -3)
+    b = x_2 * torch.exp(g)[..., None]
+    b_in = torch.exp(x)[..., None] * b
+    a = beta[..., None] * x_2
+    A = (b @ a.mT).mul_(runtime.decay(x, G, mask_1))
     T = runtime.unit_lower_inverse(A)
-    W = T @ b.mul_(x_2.exp_()[..., None])
-    del x, A, b, x_2
-    U = q.new_empty((chunks, B * H, tokens, V))
-    runtime.product(T, v, out=U)
+    del x_2, b, x, A
     a_out = (G[..., -1][..., None] - G).exp_().mul_(valid[..., None, :])[..., None] * a
     x_3 = runtime.spread(q, H // groups, -3)
     q_in = torch.exp(G)[..., None] * x_3
     P = (x_3 @ a.mT).mul_(runtime.decay(G, G, mask_2))
-    del T, G, a, x_3
+    del G, a, x_3
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, W_i, S_next, U_i in steps:
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(
+        keep.flatten(1, 2)[..., None, None],
+        a_out.flatten(1, 2),
+        T.flatten(1, 2),
+        v.flatten(1, 2),
+        b_in.flatten(1, 2),
+        S_start[1:],
+        strict=True,
+    )
+    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next in steps:
+        U_i = T_i @ torch.baddbmm(v_i, b_in_i, S, alpha=-1)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
+        U.append(U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T, T_i, a_out, a_out_i, b_in, b_in_i, keep, keep_i, v_i
     o_c = runtime.add_product(q_in @ S_start, P, U)  # gated_deltanet.seq:11
     return o_c, S_T
 
@@ -73,91 +81,105 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, q)
     G = (g * valid[..., None, :]).cumsum(-1)
     keep = torch.exp(G[..., -1])
-    x = runtime.spread(k, H // groups, -3)
-    e = torch.exp(g)
-    b = x * e[..., None]
-    a = beta[..., None] * x
-    x_2 = b @ a.mT
-    x_3 = runtime.shift(G, -1, 1)
-    E = runtime.decay(x_3, G, mask_1)
-    A = x_2 * E
+    x = runtime.shift(G, -1, 1)
+    e = torch.exp(x)
+    x_2 = runtime.spread(k, H // groups, -3)
+    e_2 = torch.exp(g)
+    b = x_2 * e_2[..., None]
+    b_in = e[..., None] * b
+    a = beta[..., None] * x_2
+    x_3 = b @ a.mT
+    E = runtime.decay(x, G, mask_1)
+    A = x_3 * E
     T = runtime.unit_lower_inverse(A)
-    e_2 = x_3.exp_()
-    x_4 = e_2[..., None] * b
-    W = T @ x_4
-    U = q.new_empty((chunks, B * H, tokens, V))
-    runtime.product(T, v, out=U)
     e_3 = (G[..., -1][..., None] - G).exp_()
-    x_5 = e_3 * valid[..., None, :]
-    a_out = x_5[..., None] * a
+    x_4 = e_3 * valid[..., None, :]
+    a_out = x_4[..., None] * a
     e_4 = torch.exp(G)
-    x_6 = runtime.spread(q, H // groups, -3)
-    q_in = e_4[..., None] * x_6
-    x_7 = x_6 @ a.mT
+    x_5 = runtime.spread(q, H // groups, -3)
+    q_in = e_4[..., None] * x_5
+    x_6 = x_5 @ a.mT
     E_2 = runtime.decay(G, G, mask_2)
-    P = x_7 * E_2
-    del A, x_3, G
+    P = x_6 * E_2
+    del x, A, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, W_i, S_next, U_i in steps:
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(
+        keep.flatten(1, 2)[..., None, None],
+        a_out.flatten(1, 2),
+        T.flatten(1, 2),
+        v.flatten(1, 2),
+        b_in.flatten(1, 2),
+        S_start[1:],
+        strict=True,
+    )
+    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next in steps:
+        U_i = T_i @ torch.baddbmm(v_i, b_in_i, S, alpha=-1)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
+        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, keep_i
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T_i, a_out_i, b_in_i, keep_i, v_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q_in.mT, d_o, out=d_S_start2[:-1])
-    d_u_part = q.new_empty((chunks, B * H, tokens, V))
-    runtime.product(P.mT, d_o, out=d_u_part)
+    d_U = P.mT @ d_o
     del q_in, P
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2)[..., None, None], d_S_start2[:-1], d_u_part, strict=True)
-    for a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        d_u_part_i.baddbmm_(a_out_i_2, d_S)
-        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
+    kept4 = []
+    steps = zip(
+        T.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        b_in.flatten(1, 2),
+        keep.flatten(1, 2)[..., None, None],
+        d_S_start2[:-1],
+        strict=True,
+    )
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+        d_U_2 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
+        kept4_i = T_i_2.mT @ d_U_2
+        d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
+        kept4.append(kept4_i)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    d_u_part = d_u_part.unflatten(1, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_u_part_i, keep_i_2
+    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    del T, T_i_2, a_out, a_out_i_2, b_in, b_in_i_2, d_S, d_S_next, d_U, d_U_i, keep_i_2
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = (d_u_part @ S_start.mT).neg_()
+    d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
+    d_v_part = kept4
+    d_b_in_part = (kept4 @ S_start.mT).neg_()
     d_P = d_o @ U.mT
-    x_8 = d_P * E_2
+    x_7 = d_P * E_2
     d_q_in = d_o @ S_start.mT
-    d_q = runtime.add_product(d_q_in * e_4[..., None], x_8, a).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
-    d_T = runtime.add_product(d_u_part @ v.mT, d_W_part, x_4.mT)
-    del d_S_start2, U, S_start, x_4
-    x_9 = (T.mT @ d_T @ T.mT).tril_(-1)
-    x_10 = x_9 * E
-    x_11 = runtime.add_product(runtime.add_product(d_a_out_part * x_5[..., None], x_8.mT, x_6), x_10.mT, b, -1)
-    x_12 = T.mT @ d_W_part
-    del d_T, x_5, x_8, d_W_part
-    x_13 = runtime.add_product(x_12 * e_2[..., None], x_10, a, -1)
-    d_k = (x_11 * beta[..., None]).addcmul_(x_13, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of k
-    d_v = T.mT @ d_u_part  # the gradient of v
-    d_beta = x_11.mul_(x).sum(-1)  # the gradient of beta
-    del x_10, T, d_u_part, x_11
-    x_14 = d_P.mul_(x_7)
-    x_15 = (x_14 * E_2).sum(-1).addcmul_(d_q_in.mul_(x_6).sum(-1), e_4)
-    del d_P, x_7, d_q_in, e_4, x_6
-    x_16 = d_a_out_part.mul_(a).sum(-1).mul_(valid[..., None, :])
-    x_17 = x_9.mul_(x_2)
-    del a, d_a_out_part, x_2, x_9
-    x_18 = x_14.mul_(E_2).sum(-2).neg_().addcmul_(x_16, e_3, value=-1).add_((x_17 * E).sum(-2))
-    x_19 = x_12.mul_(b).sum(-1).mul_(e_2).sub_(x_17.mul_(E).sum(-1))
-    del E_2, x_14, E, b, e_2, x_12, x_17
-    x_20 = runtime.place((x_16 * e_3).sum(-1).addcmul_(d_keep_part, keep), -1, -1, tokens)
-    del d_keep_part, e_3, keep, x_16
-    d_G = x_15.add_(x_18).add_(runtime.shift(x_19, -1, -1)).add_(x_20)
-    del x_15, x_18, x_19, x_20
-    d_g = x_13.mul_(x).sum(-1).mul_(e).addcmul_(d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])  # the gradient of g
-    return d_q, d_k, d_v, d_beta, d_g, d_S_first
+    del d_S_start2, kept4, U, S_start
+    d_q = runtime.add_product(d_q_in * e_4[..., None], x_7, a).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of q
+    x_8 = d_A_part * E
+    x_9 = runtime.add_product(runtime.add_product(d_a_out_part * x_4[..., None], x_7.mT, x_5), x_8.mT, b)
+    x_10 = runtime.add_product(d_b_in_part * e[..., None], x_8, a)
+    d_k = (x_9 * beta[..., None]).addcmul_(x_10, e_2[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)  # the gradient of k
+    d_beta = x_9.mul_(x_2).sum(-1)  # the gradient of beta
+    del x_4, x_7, x_8, x_9
+    x_11 = d_P.mul_(x_6)
+    x_12 = (x_11 * E_2).sum(-1).addcmul_(d_q_in.mul_(x_5).sum(-1), e_4)
+    del d_P, x_6, d_q_in, e_4, x_5
+    x_13 = d_a_out_part.mul_(a).sum(-1).mul_(valid[..., None, :])
+    x_14 = d_A_part.mul_(x_3)
+    del a, d_a_out_part, d_A_part, x_3
+    x_15 = x_11.mul_(E_2).sum(-2).neg_().addcmul_(x_13, e_3, value=-1).sub_((x_14 * E).sum(-2))
+    x_16 = x_14.mul_(E).sum(-1).addcmul_(d_b_in_part.mul_(b).sum(-1), e)
+    del E_2, x_11, E, b, d_b_in_part, e, x_14
+    x_17 = runtime.place((x_13 * e_3).sum(-1).addcmul_(d_keep_part, keep), -1, -1, tokens)
+    del d_keep_part, e_3, keep, x_13
+    d_G = x_12.add_(x_15).add_(runtime.shift(x_16, -1, -1)).add_(x_17)
+    del x_12, x_15, x_16, x_17
+    d_g = x_10.mul_(x_2).sum(-1).mul_(e_2).addcmul_(d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])  # the gradient of g
+    return d_q, d_k, d_v_part, d_beta, d_g, d_S_first
 
 
 def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, d_d_beta, d_d_g, d_d_S_0):
@@ -173,311 +195,287 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, q)
     G = (g * valid[..., None, :]).cumsum(-1)
     keep = torch.exp(G[..., -1])
-    x = runtime.spread(k, H // groups, -3)
-    e = torch.exp(g)
-    b = x * e[..., None]
-    a = beta[..., None] * x
-    x_2 = b @ a.mT
-    x_3 = runtime.shift(G, -1, 1)
-    E = runtime.decay(x_3, G, mask_1)
-    A = x_2 * E
+    x = runtime.shift(G, -1, 1)
+    e = torch.exp(x)
+    x_2 = runtime.spread(k, H // groups, -3)
+    e_2 = torch.exp(g)
+    b = x_2 * e_2[..., None]
+    b_in = e[..., None] * b
+    a = beta[..., None] * x_2
+    x_3 = b @ a.mT
+    E = runtime.decay(x, G, mask_1)
+    A = x_3 * E
     T = runtime.unit_lower_inverse(A)
-    e_2 = x_3.exp_()
-    x_4 = e_2[..., None] * b
-    W = T @ x_4
-    U = q.new_empty((chunks, B * H, tokens, V))
-    runtime.product(T, v, out=U)
     e_3 = (G[..., -1][..., None] - G).exp_()
-    x_5 = e_3 * valid[..., None, :]
-    a_out = x_5[..., None] * a
+    x_4 = e_3 * valid[..., None, :]
+    a_out = x_4[..., None] * a
     e_4 = torch.exp(G)
-    x_6 = runtime.spread(q, H // groups, -3)
-    q_in = e_4[..., None] * x_6
-    x_7 = x_6 @ a.mT
+    x_5 = runtime.spread(q, H // groups, -3)
+    q_in = e_4[..., None] * x_5
+    x_6 = x_5 @ a.mT
     E_2 = runtime.decay(G, G, mask_2)
-    P = x_7 * E_2
-    del A, x_3, G
+    P = x_6 * E_2
+    del x, A, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None, None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, W_i, S_next, U_i in steps:
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(
+        keep.flatten(1, 2)[..., None, None],
+        a_out.flatten(1, 2),
+        T.flatten(1, 2),
+        v.flatten(1, 2),
+        b_in.flatten(1, 2),
+        S_start[1:],
+        strict=True,
+    )
+    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next in steps:
+        U_i = T_i @ torch.baddbmm(v_i, b_in_i, S, alpha=-1)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
+        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, keep_i
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T_i, a_out_i, b_in_i, keep_i, v_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q_in.mT, d_o, out=d_S_start2[:-1])
-    d_u_part = q.new_empty((chunks, B * H, tokens, V))
-    runtime.product(P.mT, d_o, out=d_u_part)
+    d_U = P.mT @ d_o
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2)[..., None, None], d_S_start2[:-1], d_u_part, strict=True)
-    for a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        d_u_part_i.baddbmm_(a_out_i_2, d_S)
-        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
+    kept4 = []
+    steps = zip(
+        T.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        b_in.flatten(1, 2),
+        keep.flatten(1, 2)[..., None, None],
+        d_S_start2[:-1],
+        strict=True,
+    )
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+        d_U_3 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
+        kept4_i = T_i_2.mT @ d_U_3
+        d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
+        kept4.append(kept4_i)
         d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    d_u_part = d_u_part.unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S, d_S_next, d_u_part_i, keep_i_2
+    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    del T_i_2, a_out_i_2, b_in_i_2, d_S, d_S_next, d_U_i, keep_i_2
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
-    d_W_part = (d_u_part @ S_start.mT).neg_()
-    x_8 = runtime.spread(d_d_k, H // groups, -3)
-    d_d_a = x_8 * beta[..., None]
-    d_d_a_2 = d_d_beta[..., None] * x
+    d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
+    d_b_in_part = (kept4 @ S_start.mT).neg_()
+    x_7 = runtime.spread(d_d_k, H // groups, -3)
+    d_d_a = x_7 * beta[..., None]
+    d_d_a_2 = d_d_beta[..., None] * x_2
     d_d_G = (d_d_g * valid[..., None, :]).cumsum(-1)
-    x_9 = (d_d_G[..., -1][..., None] * e_3).addcmul_(d_d_G, e_3, value=-1).mul_(valid[..., None, :])
-    x_10 = (d_d_a * x_5[..., None]).addcmul_(d_d_a_2, x_5[..., None]).addcmul_(x_9[..., None], a)
-    x_11 = d_d_G[..., -1] * keep
-    d_d_S_start2 = runtime.add_product(x_11[..., None, None] * S_start, x_10.mT, U)
-    d_d_b = x_8 * e[..., None]
-    x_12 = runtime.add_product((d_d_b @ a.mT).neg_(), b, d_d_a.mT, -1)
-    x_13 = (x_12 * E).tril_(-1)
-    x_14 = x_13 @ T
-    x_15 = T @ x_14
+    x_8 = (d_d_G[..., -1][..., None] * e_3).addcmul_(d_d_G, e_3, value=-1).mul_(valid[..., None, :])
+    x_9 = (d_d_a * x_4[..., None]).addcmul_(d_d_a_2, x_4[..., None]).addcmul_(x_8[..., None], a)
+    x_10 = d_d_G[..., -1] * keep
+    d_d_S_start2 = runtime.add_product(x_10[..., None, None] * S_start, x_9.mT, U)
+    d_d_b = x_7 * e_2[..., None]
+    x_11 = runtime.shift(d_d_G, -1, 1)
+    x_12 = x_11 * e
+    x_13 = d_d_g * e_2
+    d_d_b_2 = x_13[..., None] * x_2
+    x_14 = (x_12[..., None] * b).addcmul_(d_d_b_2, e[..., None]).addcmul_(d_d_b, e[..., None])
+    x_15 = runtime.add_product(d_d_b @ a.mT, b, d_d_a.mT)
     x_16 = b @ d_d_a_2.mT
-    x_17 = (x_16 * E).neg_().tril_(-1)
-    x_18 = x_17 @ T
-    x_19 = T @ x_18
-    x_20 = runtime.add_product(runtime.add_product(x_15 @ v, T, d_d_v), x_19, v)
-    x_21 = runtime.shift(d_d_G, -1, 1)
-    x_22 = (x_21[..., None] * E).neg_().addcmul_(d_d_G[..., None, :], E)
-    x_23 = d_d_g * e
-    d_d_b_2 = x_23[..., None] * x
-    x_24 = d_d_b_2 @ a.mT
-    x_25 = (x_22 * x_2).addcmul_(x_24, E, value=-1).tril_(-1)
-    x_26 = x_25 @ T
-    x_27 = T @ x_26
-    x_28 = d_d_b * e_2[..., None]
-    x_29 = runtime.add_product(runtime.add_product(T @ x_28, x_15, x_4), x_19, x_4)
-    x_30 = x_21 * e_2
-    x_31 = (x_30[..., None] * b).addcmul_(d_d_b_2, e_2[..., None])
-    x_32 = x_29.add_(runtime.add_product(x_27 @ x_4, T, x_31))
-    d_d_u_part = runtime.add_product(runtime.add_product(x_20, x_27, v), x_32, S_start, -1)
-    del x_29, x_20
+    x_17 = (x_11[..., None] * E).addcmul_(d_d_G[..., None, :], E, value=-1)
+    x_18 = d_d_b_2 @ a.mT
+    x_19 = (x_15 * E).addcmul_(x_16, E).add_((x_17 * x_3).addcmul_(x_18, E))
+    x_20 = x_19.neg_().tril_(-1)
+    d_kept4 = runtime.add_product((x_14 @ S_start).neg_(), x_20, U).add_(d_d_v)
+    pre = (a_out @ d_S_start2).add_(d_U)
+    del x_19, d_U
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
-    d_d_U_part = q.new_empty((chunks, B * H, tokens, V))
+    kept6 = q.new_empty((chunks, B * H, tokens, V))
     d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    d_d_U_part = []
     steps = zip(
         d_d_S_start2.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
-        d_d_u_part.flatten(1, 2),
-        W.flatten(1, 2),
+        d_kept4.flatten(1, 2),
+        b_in.flatten(1, 2),
+        T.flatten(1, 2),
         a_out.flatten(1, 2),
         d_d_S_start_part[1:],
-        d_d_U_part,
+        kept6,
         strict=True,
     )
-    for d_d_S_start2_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
-        torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
+    for d_d_S_start2_i, keep_i_3, d_kept4_i, b_in_i_3, T_i_3, a_out_i_3, d_d_S_next, kept6_i in steps:
+        torch.add(d_kept4_i, (b_in_i_3 @ d_d_S).neg_(), out=kept6_i)
+        d_d_U_part_i = T_i_3 @ kept6_i
         torch.addcmul(d_d_S_start2_i, d_d_S, keep_i_3, out=d_d_S_next)
         d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
+        d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
     d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
-    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
-    del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
+    kept6 = kept6.unflatten(1, (B, H))
+    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
+    del T_i_3, a_out_i_3, b_in_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_kept4, d_kept4_i, keep_i_3, kept6_i
+    d_T_part = pre @ kept6.mT
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
-    d_W_part_2 = (d_u_part @ d_d_S_start_part.mT).neg_()
+    d_b_in_part_2 = (kept4 @ d_d_S_start_part.mT).neg_()
     d_keep_part_2 = (d_d_S_start_part * d_S_start2).sum((-2, -1))
-    x_33 = runtime.spread(d_d_q, H // groups, -3)
-    d_d_q_in = x_33 * e_4[..., None]
-    x_34 = d_d_G * e_4
-    d_d_q_in_2 = x_34[..., None] * x_6
-    d_S_start_3_part = runtime.add_product(x_11[..., None, None] * d_S_start2, x_32.mT, d_u_part, -1)
+    x_21 = runtime.spread(d_d_q, H // groups, -3)
+    d_d_q_in = x_21 * e_4[..., None]
+    x_22 = d_d_G * e_4
+    d_d_q_in_2 = x_22[..., None] * x_5
+    d_S_start_3_part = runtime.add_product(x_10[..., None, None] * d_S_start2, x_14.mT, kept4, -1)
     d_S_start_3 = runtime.add_product(d_d_q_in.mT @ d_o, d_d_q_in_2.mT, d_o).add_(d_S_start_3_part)
-    x_35 = x_33 @ a.mT
-    d_d_P = x_35 * E_2
-    x_36 = x_6 @ d_d_a.mT
-    d_d_P_2 = x_36 * E_2
-    x_37 = x_6 @ d_d_a_2.mT
-    d_d_P_3 = x_37 * E_2
-    x_38 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
-    x_39 = (d_d_G[..., None, :] * E_2).neg_().addcmul_(d_d_G[..., None], E_2)
-    d_d_P_4 = x_39 * x_7
-    d_U_2 = runtime.add_product(runtime.add_product(x_38, d_d_P_4.mT, d_o), x_10, d_S_start2)
-    del x_11, x_32, d_S_start2, x_10, x_38
+    del kept6, pre, x_10, x_14
+    x_23 = x_21 @ a.mT
+    d_d_P = x_23 * E_2
+    x_24 = x_5 @ d_d_a.mT
+    d_d_P_2 = x_24 * E_2
+    x_25 = x_5 @ d_d_a_2.mT
+    d_d_P_3 = x_25 * E_2
+    x_26 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
+    x_27 = (d_d_G[..., None, :] * E_2).neg_().addcmul_(d_d_G[..., None], E_2)
+    d_d_P_4 = x_27 * x_6
+    d_U_2 = runtime.add_product(x_26, d_d_P_4.mT, d_o).add_(runtime.add_product(x_20.mT @ kept4, x_9, d_S_start2))
+    del d_S_start2, kept4, x_20, x_26, x_9
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
-    d_u_part_2 = q.new_empty((chunks, B * H, tokens, V))
     d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    kept8 = []
     steps = zip(
         d_S_start_3.flatten(1, 2),
+        T.flatten(1, 2),
         d_U_2.flatten(1, 2),
         a_out.flatten(1, 2),
-        W.flatten(1, 2),
+        b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
         d_S_2_start[:-1],
-        d_u_part_2,
         strict=True,
     )
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
-        torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
-        torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1, out=d_S_2_next)
+    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_in_i_4, keep_i_4, d_S_2_next in reversed([*steps]):
+        d_U_4 = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
+        kept8_i = T_i_4.mT @ d_U_4
+        torch.baddbmm(d_S_start_3_i, b_in_i_4.mT, kept8_i, alpha=-1, out=d_S_2_next)
         d_S_2_next.addcmul_(d_S_2, keep_i_4)
+        kept8.append(kept8_i)
         d_S_2 = d_S_2_next
     d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
-    d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
-    del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
+    kept8 = torch.stack(kept8[::-1], 0).unflatten(1, (B, H))
+    del T_i_4, a_out, a_out_i_4, b_in, b_in_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4
     d_keep_part_3 = (d_S_2_start * S_start).sum((-2, -1))
     d_a_out_part_3 = U @ d_S_2_start.mT
-    d_W_part_3 = (d_u_part_2 @ S_start.mT).neg_()
+    d_A_part_2 = (kept8 @ U.mT).tril_(-1).neg_()
+    d_v_part_2 = kept8
+    d_b_in_part_3 = (kept8 @ S_start.mT).neg_()
     d_P = d_o @ U.mT
-    x_40 = d_P * E_2
-    x_41 = (x_40 @ d_d_a).unflatten(-3, (groups, H // groups)).sum(-3).add_((x_40 @ d_d_a_2).unflatten(-3, (groups, H // groups)).sum(-3))
+    x_28 = d_P * E_2
+    x_29 = (x_28 @ d_d_a).unflatten(-3, (groups, H // groups)).sum(-3).add_((x_28 @ d_d_a_2).unflatten(-3, (groups, H // groups)).sum(-3))
     d_q_in = d_o @ S_start.mT
-    x_42 = x_39.mul_(d_P)
-    x_43 = x_41.add_(runtime.add_product(x_34[..., None] * d_q_in, x_42, a).unflatten(-3, (groups, H // groups)).sum(-3))
-    del d_S_2_start, x_39, x_34, x_41
+    x_30 = x_27.mul_(d_P)
+    x_31 = x_29.add_(runtime.add_product(x_22[..., None] * d_q_in, x_30, a).unflatten(-3, (groups, H // groups)).sum(-3))
+    del d_S_2_start, kept8, x_27, x_22, x_29
     d_P_2 = d_o @ d_d_U_part.mT
-    x_44 = d_P_2 * E_2
+    x_32 = d_P_2 * E_2
     d_q_in_2 = d_o @ d_d_S_start_part.mT
     # the gradient of q
-    d_q = x_43.add_(runtime.add_product(d_q_in_2 * e_4[..., None], x_44, a).unflatten(-3, (groups, H // groups)).sum(-3))
-    x_45 = x_40.mT @ x_33
-    d_T = runtime.add_product(d_u_part @ v.mT, d_W_part, x_4.mT)
-    x_46 = T.mT @ d_T
-    x_47 = (x_46 @ T.mT).tril_(-1)
-    x_48 = x_47 * E
-    d_T_2 = runtime.add_product(x_13.mT @ x_46, d_W_part, x_28.mT).add_((x_14 @ d_T.mT).mT)
-    del x_43, x_13, x_14, x_28
-    x_49 = (T.mT @ d_T_2 @ T.mT).tril_(-1)
-    x_50 = x_49 * E
-    x_51 = runtime.add_product((x_48.mT @ d_d_b).neg_(), x_50.mT, b, -1)
-    x_52 = x_15.mT @ d_W_part
-    x_53 = runtime.add_product(runtime.add_product(x_52 * e_2[..., None], x_48, d_d_a, -1), x_50, a, -1)
-    x_54_part = (x_51 * beta[..., None]).addcmul_(x_53, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)
-    x_54 = (x_45 * beta[..., None]).unflatten(-3, (groups, H // groups)).sum(-3).add_(x_54_part)
-    d_T_3 = d_u_part @ d_d_v.mT
-    x_55 = (T.mT @ d_T_3 @ T.mT).tril_(-1)
-    x_56 = x_55 * E
-    x_57 = x_56.mT @ b
-    x_58 = x_56 @ a
-    del d_T_2, x_50, d_T_3, x_56
-    x_59 = runtime.add_product(runtime.add_product(d_a_out_part * x_5[..., None], x_40.mT, x_6), x_48.mT, b, -1)
-    d_T_4 = (x_17.mT @ x_46).add_((x_18 @ d_T.mT).mT)
-    x_60 = (T.mT @ d_T_4 @ T.mT).tril_(-1)
-    del x_40, x_17, x_18, d_T_4
-    x_61 = x_60 * E
-    x_62 = x_61.mT @ b
-    x_63 = x_19.mT @ d_W_part
-    x_64 = runtime.add_product(runtime.add_product(x_63 * e_2[..., None], x_48, d_d_a_2, -1), x_61, a, -1)
-    x_65_part = (d_d_beta[..., None] * x_59).addcmul_(-x_62, beta[..., None]).addcmul_(x_64, e[..., None])
-    x_65 = x_65_part.unflatten(-3, (groups, H // groups)).sum(-3)
-    x_66 = x_54.add_((-x_57).mul_(beta[..., None]).addcmul_(-x_58, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)).add_(x_65)
-    x_67 = T.mT @ d_W_part
-    x_68 = runtime.add_product(x_67 * e_2[..., None], x_48, a, -1)
-    x_69 = runtime.add_product(runtime.add_product(x_9[..., None] * d_a_out_part, x_42.mT, x_6), x_48.mT, d_d_b_2, -1)
-    del x_61, x_54, x_65, x_42, x_48, x_9
-    d_T_5 = runtime.add_product((x_25.mT @ x_46).add_((x_26 @ d_T.mT).mT), d_W_part, x_31.mT)
-    del d_T, x_25, x_26, x_31, x_46
-    x_70 = (T.mT @ d_T_5 @ T.mT).tril_(-1)
-    x_71 = x_22.mul_(x_47).addcmul_(x_70, E, value=-1)
-    x_72 = runtime.add_product(x_69, x_71.mT, b)
-    x_73 = x_27.mT @ d_W_part
-    del d_T_5, x_22, x_69, d_W_part
-    x_74 = runtime.add_product((x_30[..., None] * x_67).addcmul_(x_73, e_2[..., None]), x_71, a)
-    x_75_part = (x_23[..., None] * x_68).addcmul_(x_72, beta[..., None]).addcmul_(x_74, e[..., None])
-    x_75 = x_75_part.unflatten(-3, (groups, H // groups)).sum(-3)
+    d_q = x_31.add_(runtime.add_product(d_q_in_2 * e_4[..., None], x_32, a).unflatten(-3, (groups, H // groups)).sum(-3))
+    x_33 = x_28.mT @ x_21
+    x_34 = d_A_part * E
+    x_35 = x_34.mT @ d_d_b
+    x_36 = x_34 @ d_d_a
+    x_37_part = (x_35 * beta[..., None]).addcmul_(x_36, e_2[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)
+    x_37 = (x_33 * beta[..., None]).unflatten(-3, (groups, H // groups)).sum(-3).add_(x_37_part)
+    x_38 = runtime.add_product(runtime.add_product(d_a_out_part * x_4[..., None], x_28.mT, x_5), x_34.mT, b)
+    x_39 = x_34 @ d_d_a_2
+    x_40 = x_17.mul_(d_A_part)
+    x_41 = runtime.add_product(x_12[..., None] * d_b_in_part, x_40, a)
+    del x_31, x_28, x_17, x_12
+    x_42 = runtime.add_product(d_b_in_part * e[..., None], x_34, a)
+    x_43 = runtime.add_product(runtime.add_product(x_8[..., None] * d_a_out_part, x_40.mT, b), x_30.mT, x_5)
+    x_44 = runtime.add_product(x_43, x_34.mT, d_d_b_2)
+    del x_30, x_40, x_8, x_34, x_43
+    x_45_part = (x_41 * e_2[..., None]).addcmul_(x_13[..., None], x_42).addcmul_(x_44, beta[..., None])
+    x_45 = x_45_part.unflatten(-3, (groups, H // groups)).sum(-3)
+    x_46 = x_37.add_((d_d_beta[..., None] * x_38).addcmul_(x_39, e_2[..., None]).unflatten(-3, (groups, H // groups)).sum(-3)).add_(x_45)
     d_a_out = d_a_out_part_2.add_(d_a_out_part_3)
-    del x_30, x_71, x_23, d_a_out_part_2, d_a_out_part_3
-    d_W = d_W_part_2.add_(d_W_part_3)
-    d_T_6 = runtime.add_product(d_u_part_2 @ v.mT, d_W, x_4.mT)
-    x_76 = (T.mT @ d_T_6 @ T.mT).tril_(-1)
-    del d_W_part_2, d_W_part_3, x_4, d_T_6
-    x_77 = x_76 * E
-    x_78 = runtime.add_product(runtime.add_product(d_a_out * x_5[..., None], x_44.mT, x_6), x_77.mT, b, -1)
-    x_79 = T.mT @ d_W
-    x_80 = runtime.add_product(x_79 * e_2[..., None], x_77, a, -1)
-    del x_44, x_5, d_W, x_77
+    del x_13, x_37, x_45, d_a_out_part_2, d_a_out_part_3
+    d_A = d_A_part_2.sub_((T.mT @ d_T_part @ T.mT).tril_(-1))
+    x_47 = d_A * E
+    x_48 = runtime.add_product(runtime.add_product(d_a_out * x_4[..., None], x_32.mT, x_5), x_47.mT, b)
+    del T, d_A_part_2, d_T_part, x_32, x_4
+    d_b_in = d_b_in_part_2.add_(d_b_in_part_3)
+    x_49 = runtime.add_product(d_b_in * e[..., None], x_47, a)
     # the gradient of k
-    d_k = x_66.add_(x_75).add_((x_78 * beta[..., None]).addcmul_(x_80, e[..., None]).unflatten(-3, (groups, H // groups)).sum(-3))
-    x_81 = runtime.add_product(runtime.add_product(x_15.mT @ d_u_part, x_19.mT, d_u_part), x_27.mT, d_u_part)
-    del x_66, x_75, d_u_part, x_15, x_19, x_27
-    d_v = runtime.add_product(x_81, T.mT, d_u_part_2)  # the gradient of v
-    x_82 = x_45.mul_(x).sum(-1).add_(x_59.mul_(x_8).sum(-1).add_(x_51.mul_(x).sum(-1)))
-    del T, d_u_part_2, x_81, x_45, x_51, x_59
-    x_83 = x_82.add_(x_57.neg_().mul_(x).sum(-1)).add_(x_62.neg_().mul_(x).sum(-1))
-    d_beta = x_83.add_(x_72.mul_(x).sum(-1)).add_(x_78.mul_(x).sum(-1))  # the gradient of beta
-    del x_57, x_62, x_82, x_72, x_78, x_83
-    x_84 = x_35.mul_(d_P)
-    x_85 = (x_84 * E_2).sum(-1).addcmul_((x_33 * d_q_in).sum(-1), e_4)
-    d_G = x_84.mul_(E_2).sum(-2).neg_().add_(x_85)
-    del x_35, x_33, x_84, x_85
-    x_86 = (x_8 * x_68).sum(-1).add_(x_53.mul_(x).sum(-1)).mul_(e)
-    x_87 = d_d_b.mul_(x_67).sum(-1).add_(x_52.mul_(b).sum(-1)).mul_(e_2)
-    del x_53, x_8, d_d_b, x_52
-    x_88 = x_12.mul_(x_47).addcmul_(x_49, x_2, value=-1)
-    x_89 = d_d_a.mul_(d_a_out_part).sum(-1).mul_(valid[..., None, :])
-    x_90 = runtime.shift(x_87.add_((x_88 * E).sum(-1)), -1, -1).add_(runtime.place((x_89 * e_3).sum(-1), -1, -1, tokens))
-    del x_12, x_49, d_d_a, x_87
-    x_91 = x_36.mul_(d_P)
-    x_92 = x_88.mul_(E).sum(-2).neg_().addcmul_(x_89, e_3, value=-1).sub_((x_91 * E_2).sum(-2))
-    d_G_2 = x_90.add_(x_92).add_(x_91.mul_(E_2).sum(-1))
-    del x_36, x_88, x_89, x_90, x_91, x_92
-    x_93_part = x_86.addcmul_(d_G_2.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
-    x_93 = x_93_part.addcmul_(d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
-    x_94 = x_55.mul_(x_2)
-    del d_G, d_G_2, x_86, x_55
-    d_G_3 = (x_94 * E).sum(-2).add_(runtime.shift((x_94 * E).sum(-1).neg_(), -1, -1))
-    x_95 = d_G_3.flip(-1).cumsum(-1).flip(-1).mul_(valid[..., None, :]).addcmul_(x_58.neg_().mul_(x).sum(-1), e)
-    x_96 = x_16.mul_(x_47).neg_().addcmul_(x_60, x_2, value=-1)
-    del x_94, d_G_3, x_58, x_16, x_60
-    x_97 = (x_96 * E).sum(-1).addcmul_(x_63.mul_(b).sum(-1), e_2)
-    x_98 = d_d_a_2.mul_(d_a_out_part).sum(-1).mul_(valid[..., None, :])
-    x_99 = runtime.shift(x_97, -1, -1).add_(runtime.place((x_98 * e_3).sum(-1), -1, -1, tokens))
-    x_100 = x_37.mul_(d_P)
-    del x_63, d_d_a_2, x_97, x_37
-    x_101 = x_96.mul_(E).sum(-2).neg_().addcmul_(x_98, e_3, value=-1).sub_((x_100 * E_2).sum(-2))
-    d_G_4 = x_99.add_(x_101).add_(x_100.mul_(E_2).sum(-1))
-    del x_96, x_98, x_100, x_101, x_99
-    x_102 = x_64.mul_(x).sum(-1).mul_(e).addcmul_(d_G_4.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    d_k = x_46.add_((x_48 * beta[..., None]).addcmul_(x_49, e_2[..., None]).unflatten(-3, (groups, H // groups)).sum(-3))
+    del d_b_in_part_2, d_b_in_part_3, x_47, x_46
+    x_50 = x_33.mul_(x_2).sum(-1).add_(x_35.mul_(x_2).sum(-1).add_(x_38.mul_(x_7).sum(-1)))
+    d_beta = x_50.add_(x_44.mul_(x_2).sum(-1)).add_(x_48.mul_(x_2).sum(-1))  # the gradient of beta
+    del x_33, x_35, x_38, x_44, x_48, x_50
+    x_51 = x_23.mul_(d_P)
+    x_52 = (x_51 * E_2).sum(-1).addcmul_((x_21 * d_q_in).sum(-1), e_4)
+    d_G = x_51.mul_(E_2).sum(-2).neg_().add_(x_52)
+    del x_23, x_21, x_51, x_52
+    x_53 = (x_7 * x_42).sum(-1).add_(x_36.mul_(x_2).sum(-1)).mul_(e_2)
+    x_54 = x_15.mul_(d_A_part)
+    x_55 = (x_54 * E).sum(-1).addcmul_(d_d_b.mul_(d_b_in_part).sum(-1), e)
+    del x_36, x_7, x_15, d_d_b
+    x_56 = d_d_a.mul_(d_a_out_part).sum(-1).mul_(valid[..., None, :])
+    x_57 = runtime.shift(x_55, -1, -1).add_(runtime.place((x_56 * e_3).sum(-1), -1, -1, tokens))
+    x_58 = x_24.mul_(d_P)
+    x_59 = x_54.mul_(E).sum(-2).neg_().addcmul_(x_56, e_3, value=-1).sub_((x_58 * E_2).sum(-2))
+    del d_d_a, x_55, x_24, x_54, x_56
+    d_G_2 = x_57.add_(x_59).add_(x_58.mul_(E_2).sum(-1))
+    x_60_part = x_53.addcmul_(d_G_2.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    x_60 = x_60_part.addcmul_(d_G.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    del x_57, x_58, x_59, d_G, d_G_2, x_53
+    x_61 = x_16.mul_(d_A_part)
+    x_62 = d_d_a_2.mul_(d_a_out_part).sum(-1).mul_(valid[..., None, :])
+    x_63 = runtime.shift((x_61 * E).sum(-1), -1, -1).add_(runtime.place((x_62 * e_3).sum(-1), -1, -1, tokens))
+    x_64 = x_25.mul_(d_P)
+    x_65 = x_61.mul_(E).sum(-2).neg_().addcmul_(x_62, e_3, value=-1).sub_((x_64 * E_2).sum(-2))
+    del x_16, d_d_a_2, x_25, x_61, x_62
+    d_G_3 = x_63.add_(x_65).add_(x_64.mul_(E_2).sum(-1))
+    x_66 = x_39.mul_(x_2).sum(-1).mul_(e_2).addcmul_(d_G_3.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    del x_63, x_64, x_65, d_G_3, x_39
+    x_67 = x_41.mul_(x_2).sum(-1).addcmul_(d_d_g, x_42.mul_(x_2).sum(-1))
     d_keep = d_keep_part.mul_(d_d_G[..., -1])
-    x_103 = d_a_out_part.mul_(a).sum(-1).mul_(valid[..., None, :])
-    del d_G_4, x_64, d_keep_part, d_a_out_part
-    x_104 = (d_d_G[..., -1][..., None] * x_103).addcmul_(d_d_G, x_103, value=-1)
-    x_105 = runtime.place((x_104 * e_3).sum(-1).addcmul_(d_keep, keep), -1, -1, tokens)
-    x_106 = d_P.mul_(x_7)
-    x_107 = (d_d_G[..., None, :] * x_106).neg_().addcmul_(d_d_G[..., None], x_106)
-    del x_103, d_keep, d_P, x_106
-    x_108 = (x_107 * E_2).sum(-1).addcmul_(d_q_in.mul_(x_6).sum(-1).mul_(d_d_G), e_4)
-    x_109 = x_47 * x_2
-    x_110_part = (x_21[..., None] * x_109).neg_().addcmul_(d_d_G[..., None, :], x_109).addcmul_(x_24, x_47, value=-1)
-    x_110 = x_110_part.addcmul_(x_70, x_2, value=-1)
-    del d_q_in, d_d_G, x_109, x_24, x_47, x_70
-    x_111 = (x_104 * e_3).neg_().sub_(x_107.mul_(E_2).sum(-2)).sub_((x_110 * E).sum(-2))
-    x_112 = x_73.mul_(b).sum(-1).addcmul_(x_21, (x_67 * b).sum(-1))
-    del x_104, x_107, x_21, x_73
-    x_113 = x_110.mul_(E).sum(-1).addcmul_(x_112.add_(d_d_b_2.mul_(x_67).sum(-1)), e_2)
-    del d_d_b_2, x_110, x_112, x_67
-    d_G_5 = x_108.add_(x_105).add_(x_111).add_(runtime.shift(x_113, -1, -1))
-    del x_105, x_108, x_111, x_113
-    x_114 = x_74.mul_(x).sum(-1).addcmul_(d_d_g, x_68.mul_(x).sum(-1))
-    x_115 = x_93.add_(x_95).add_(x_102).add_(d_G_5.flip(-1).cumsum(-1).flip(-1).mul_(valid[..., None, :]).addcmul_(x_114, e))
-    del x_68, x_74, d_G_5, x_102, x_114, x_93, x_95
-    x_116 = d_P_2.mul_(x_7)
-    x_117 = (x_116 * E_2).sum(-1).addcmul_(d_q_in_2.mul_(x_6).sum(-1), e_4)
-    del d_P_2, x_7, d_q_in_2, e_4, x_6
-    x_118 = d_a_out.mul_(a).sum(-1).mul_(valid[..., None, :])
-    x_119 = x_76.mul_(x_2)
-    del a, d_a_out, x_2, x_76
-    x_120 = x_116.mul_(E_2).sum(-2).neg_().addcmul_(x_118, e_3, value=-1).add_((x_119 * E).sum(-2))
-    x_121 = x_79.mul_(b).sum(-1).mul_(e_2).sub_(x_119.mul_(E).sum(-1))
-    del E_2, x_116, E, b, e_2, x_119, x_79
+    x_68 = d_a_out_part.mul_(a).sum(-1).mul_(valid[..., None, :])
+    del x_41, x_42, d_keep_part, d_a_out_part
+    x_69 = (d_d_G[..., -1][..., None] * x_68).addcmul_(d_d_G, x_68, value=-1)
+    x_70 = runtime.place((x_69 * e_3).sum(-1).addcmul_(d_keep, keep), -1, -1, tokens)
+    x_71 = d_P.mul_(x_6)
+    x_72 = (d_d_G[..., None, :] * x_71).neg_().addcmul_(d_d_G[..., None], x_71)
+    del x_68, d_keep, d_P, x_71
+    x_73 = (x_72 * E_2).sum(-1).addcmul_(d_q_in.mul_(x_5).sum(-1).mul_(d_d_G), e_4)
+    x_74 = d_A_part * x_3
+    x_75 = (x_11[..., None] * x_74).addcmul_(d_d_G[..., None, :], x_74, value=-1).addcmul_(x_18, d_A_part)
+    del d_q_in, d_A_part, d_d_G, x_18, x_74
+    x_76 = (x_69 * e_3).neg_().sub_(x_72.mul_(E_2).sum(-2)).sub_((x_75 * E).sum(-2))
+    x_77 = d_d_b_2.mul_(d_b_in_part).sum(-1).addcmul_(x_11, (d_b_in_part * b).sum(-1))
+    del x_69, x_72, d_b_in_part, d_d_b_2, x_11
+    d_G_4 = x_73.add_(x_70).add_(x_76).add_(runtime.shift(x_75.mul_(E).sum(-1).addcmul_(x_77, e), -1, -1))
+    del x_70, x_73, x_75, x_76, x_77
+    x_78 = x_60.add_(x_66).add_(x_67.mul_(e_2).addcmul_(d_G_4.flip(-1).cumsum(-1).flip(-1), valid[..., None, :]))
+    del d_G_4, x_60, x_66, x_67
+    x_79 = d_P_2.mul_(x_6)
+    x_80 = (x_79 * E_2).sum(-1).addcmul_(d_q_in_2.mul_(x_5).sum(-1), e_4)
+    del d_P_2, x_6, d_q_in_2, e_4, x_5
+    x_81 = d_a_out.mul_(a).sum(-1).mul_(valid[..., None, :])
+    x_82 = d_A.mul_(x_3)
+    del a, d_a_out, d_A, x_3
+    x_83 = x_79.mul_(E_2).sum(-2).neg_().addcmul_(x_81, e_3, value=-1).sub_((x_82 * E).sum(-2))
+    x_84 = x_82.mul_(E).sum(-1).addcmul_(d_b_in.mul_(b).sum(-1), e)
+    del E_2, x_79, E, b, d_b_in, e, x_82
     d_keep_2 = d_keep_part_2.add_(d_keep_part_3)
-    x_122 = runtime.place((x_118 * e_3).sum(-1).addcmul_(d_keep_2, keep), -1, -1, tokens)
-    del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_118
-    d_G_6 = x_117.add_(x_120).add_(runtime.shift(x_121, -1, -1)).add_(x_122)
-    del x_117, x_120, x_121, x_122
-    x_123 = x_80.mul_(x).sum(-1).mul_(e).addcmul_(d_G_6.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
-    del d_G_6, e, x, x_80
-    d_g = x_115.add_(x_123)  # the gradient of g
-    x_124 = runtime.add_product(runtime.add_product(d_d_q_in @ S_start, d_d_P, U), d_d_P_2, U)
-    del x_115, x_123, d_d_P, d_d_P_2, d_d_q_in
-    x_125 = runtime.add_product(x_124, d_d_P_3, U).add_(runtime.add_product(d_d_q_in_2 @ S_start, d_d_P_4, U))
-    del S_start, U, d_d_P_3, d_d_P_4, d_d_q_in_2, x_124
-    d_d_o = x_125.add_(runtime.add_product(P @ d_d_U_part, q_in, d_d_S_start_part))  # the gradient of d_o
-    return d_q, d_k, d_v, d_beta, d_g, d_S_first_2, d_d_o, d_d_S_first
+    x_85 = runtime.place((x_81 * e_3).sum(-1).addcmul_(d_keep_2, keep), -1, -1, tokens)
+    del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_81
+    d_G_5 = x_80.add_(x_83).add_(runtime.shift(x_84, -1, -1)).add_(x_85)
+    del x_80, x_83, x_84, x_85
+    x_86 = x_49.mul_(x_2).sum(-1).mul_(e_2).addcmul_(d_G_5.flip(-1).cumsum(-1).flip(-1), valid[..., None, :])
+    del d_G_5, e_2, x_2, x_49
+    d_g = x_78.add_(x_86)  # the gradient of g
+    x_87 = runtime.add_product(runtime.add_product(d_d_q_in @ S_start, d_d_P, U), d_d_P_2, U)
+    del x_78, x_86, d_d_P, d_d_P_2, d_d_q_in
+    x_88 = runtime.add_product(x_87, d_d_P_3, U).add_(runtime.add_product(d_d_q_in_2 @ S_start, d_d_P_4, U))
+    del S_start, U, d_d_P_3, d_d_P_4, d_d_q_in_2, x_87
+    d_d_o = x_88.add_(runtime.add_product(P @ d_d_U_part, q_in, d_d_S_start_part))  # the gradient of d_o
+    return d_q, d_k, d_v_part_2, d_beta, d_g, d_S_first_2, d_d_o, d_d_S_first

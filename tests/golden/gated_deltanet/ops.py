@@ -55,7 +55,7 @@ DOMAINS = {
 # Estimated microseconds on one core, by which form="auto" chooses: per slab of tokens, per step of the loop along the sequence,
 # per token of one head; forward alone, and with the backward.
 COSTS = {
-    "chunkwise": ((219.0, 15.0, 19.1), (516.0, 48.0, 61.5)),
+    "chunkwise": ((213.0, 18.0, 18.9), (510.0, 57.0, 62.1)),
     "recurrent": ((120.0, 24.0, 171.0), (336.0, 90.0, 827.0)),
 }
 

@@ -3,7 +3,7 @@
 # The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [chunks, B, H, tokens, ...].
 # A state's update is a chain of micro-steps S = D S + a (v - b . S) + k w. With G the running sum of log D inside the chunk,
 # G' its value before a micro-step, S_0 the chunk's first state and the sums over earlier micro-steps only:
-#   T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')
+#   U = T (v - B w - (b e^G') S_0),  T = (I + A)^-1       A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j
 #   o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
 #   S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
 # Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.

@@ -3,7 +3,7 @@
 # The chunkwise form: all tokens of a chunk at once, the state from chunk to chunk. Values lie as [chunks, B, H, tokens, ...].
 # A state's update is a chain of micro-steps S = D S + a (v - b . S) + k w. With G the running sum of log D inside the chunk,
 # G' its value before a micro-step, S_0 the chunk's first state and the sums over earlier micro-steps only:
-#   T = (I + A)^-1,  A_ij = b_i . e^(G'_i - G_j) a_j     U = T (v - B w) - W S_0,  B_ij = b_i . e^(G'_i - G_j) k_j,  W = T (b e^G')
+#   U = T (v - B w - (b e^G') S_0),  T = (I + A)^-1       A_ij = b_i . e^(G'_i - G_j) a_j, B_ij = b_i . e^(G'_i - G_j) k_j
 #   o = (q e^G) S_0 + P U + R w                          P_ij = q_i . e^(G_i - G_j) a_j,  R_ij = q_i . e^(G_i - G_j) k_j
 #   S_C = e^(G_C) S_0 + (a e^(G_C - G))^T U + (k e^(G_C - G))^T w
 # Matrices coupled by numbers (a memory and its momentum) have those numbers, composed along the chunk, in place of e^G.
@@ -27,38 +27,46 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, r)
     G = (g * valid[..., None, :, None]).cumsum(-2)
     keep = torch.exp(G[..., -1, :])
-    a_2 = a * e
     x = runtime.shift(G, -2, 1)
+    b_in = torch.exp(x).mul_(e)
+    B_2 = runtime.decayed_gram(e, k, x, G, mask_1)
+    pre = B_2 @ v
+    a_2 = a * e
     A = runtime.decayed_gram(e, a_2, x, G, mask_1)
     T = runtime.unit_lower_inverse(A)
-    W = T @ torch.exp(x).mul_(e)
-    B_2 = runtime.decayed_gram(e, k, x, G, mask_1)
-    U = r.new_empty((chunks, B * H, tokens, V))
-    runtime.product(T, (B_2 @ v).neg_(), out=U)
-    del A, x, B_2, T
     x_2 = (G[..., -1, :][..., None, :] - G).exp_().mul_(valid[..., None, :, None])
     a_out = x_2 * a_2
     k_out = x_2.mul_(k)
+    del B_2, x, A, x_2
     S_start = r.new_empty((chunks + 1, B * H, K, V))
     runtime.product(k_out.mT, v, out=S_start[1:])
     q_in = torch.exp(G).mul_(r)
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     R = runtime.decayed_gram(r, k, G, G, mask_2)
-    del x_2, k_out, a_2, G
-    pre2 = R @ v
-    del R
+    pre3 = R @ v
+    del k_out, a_2, G, R
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, W_i, S_next, U_i in steps:
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(
+        keep.flatten(1, 2)[..., None],
+        a_out.flatten(1, 2),
+        T.flatten(1, 2),
+        pre.flatten(1, 2),
+        b_in.flatten(1, 2),
+        S_start[1:],
+        strict=True,
+    )
+    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next in steps:
+        U_i = T_i @ (-pre_i).baddbmm_(b_in_i, S, alpha=-1)
         S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
+        U.append(U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W, W_i, a_out, a_out_i, keep, keep_i
-    o_c = runtime.add_product(q_in @ S_start, P, U).add_(pre2)  # rwkv7.seq:12
-    del P, S_start, U, pre2, q_in
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T, T_i, a_out, a_out_i, b_in, b_in_i, keep, keep_i, pre, pre_i
+    o_c = runtime.add_product(q_in @ S_start, P, U).add_(pre3)  # rwkv7.seq:12
+    del P, S_start, U, pre3, q_in
     p = ((r * k) @ bonus[..., None])[..., 0][..., None] * v  # rwkv7.seq:13
     return o_c, p, S_T
 
@@ -75,21 +83,18 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, r)
     G = (g * valid[..., None, :, None]).cumsum(-2)
     keep = torch.exp(G[..., -1, :])
-    a_2 = a * e
     x = runtime.shift(G, -2, 1)
+    e_2 = torch.exp(x)
+    b_in = e_2 * e
+    B_2 = runtime.decayed_gram(e, k, x, G, mask_1)
+    pre = B_2 @ v
+    a_2 = a * e
     A = runtime.decayed_gram(e, a_2, x, G, mask_1)
     T = runtime.unit_lower_inverse(A)
-    e_2 = torch.exp(x)
-    x_2 = e_2 * e
-    W = T @ x_2
-    B_2 = runtime.decayed_gram(e, k, x, G, mask_1)
-    x_3 = B_2 @ v
-    U = r.new_empty((chunks, B * H, tokens, V))
-    runtime.product(T, -x_3, out=U)
     e_3 = (G[..., -1, :][..., None, :] - G).exp_()
-    x_4 = e_3 * valid[..., None, :, None]
-    a_out = x_4 * a_2
-    k_out = x_4 * k
+    x_2 = e_3 * valid[..., None, :, None]
+    a_out = x_2 * a_2
+    k_out = x_2 * k
     S_start = r.new_empty((chunks + 1, B * H, K, V))
     runtime.product(k_out.mT, v, out=S_start[1:])
     e_4 = torch.exp(G)
@@ -97,79 +102,95 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     del A
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, W_i, S_next, U_i in steps:
-        U_i.baddbmm_(W_i, S, alpha=-1)
+    U = []
+    steps = zip(
+        keep.flatten(1, 2)[..., None],
+        a_out.flatten(1, 2),
+        T.flatten(1, 2),
+        pre.flatten(1, 2),
+        b_in.flatten(1, 2),
+        S_start[1:],
+        strict=True,
+    )
+    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next in steps:
+        U_i = T_i @ (-pre_i).baddbmm_(b_in_i, S, alpha=-1)
         S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
+        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, keep_i
-    d_pre_part = r.new_empty((chunks + 1, B * H, K, V))
-    runtime.product(q_in.mT, d_o, out=d_pre_part[:-1])
-    d_u_part = r.new_empty((chunks, B * H, tokens, V))
-    runtime.product(P.mT, d_o, out=d_u_part)
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T_i, a_out_i, b_in_i, keep_i, pre, pre_i
+    d_pre2_part = r.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q_in.mT, d_o, out=d_pre2_part[:-1])
+    d_U = P.mT @ d_o
     del q_in, P
-    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2)[..., None], d_pre_part[:-1], d_u_part, strict=True)
-    for a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        d_u_part_i.baddbmm_(a_out_i_2, d_S)
-        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
+    d_S = d_pre2_part[-1].copy_(d_S_T.flatten(0, 1))
+    kept4 = []
+    steps = zip(
+        T.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        b_in.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_pre2_part[:-1],
+        strict=True,
+    )
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+        d_U_2 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
+        kept4_i = T_i_2.mT @ d_U_2
+        d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
+        kept4.append(kept4_i)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
-    d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
-    d_u_part = d_u_part.unflatten(1, (B, H))
-    del W, W_i_2, a_out, a_out_i_2, d_S, d_S_next, d_u_part_i, keep_i_2
-    d_keep_part = (d_pre_part * S_start).sum(-1)
-    d_a_out_part = U @ d_pre_part.mT
-    d_W_part = (d_u_part @ S_start.mT).neg_()
-    x_5 = (d_p * v).sum(-1)
-    x_6 = x_5[..., None] * bonus[..., None, :]
+    d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
+    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    del T, T_i_2, a_out, a_out_i_2, b_in, b_in_i_2, d_S, d_S_next, d_U, d_U_i, keep_i_2
+    d_keep_part = (d_pre2_part * S_start).sum(-1)
+    d_a_out_part = U @ d_pre2_part.mT
+    d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
+    d_pre_part = -kept4
+    d_b_in_part = (kept4 @ S_start.mT).neg_()
+    x_3 = (d_p * v).sum(-1)
+    x_4 = x_3[..., None] * bonus[..., None, :]
     d_R = d_o @ v.mT
-    x_7 = runtime.decayed_rows(d_R, k, G, G, mask_2)
+    x_5 = runtime.decayed_rows(d_R, k, G, G, mask_2)
     d_P = d_o @ U.mT
-    x_8 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
+    x_6 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
     d_q_in = d_o @ S_start.mT
-    d_r = (x_7 + x_8).addcmul_(d_q_in, e_4).addcmul_(x_6, k)  # the gradient of r
-    x_9 = runtime.decayed_columns(d_R, r, G, G, mask_2)
-    d_k_out = v @ d_pre_part.mT
-    x_10 = T.mT @ d_u_part
-    x_11 = x_10 @ v.mT
-    x_12 = runtime.decayed_columns(-x_11, e, x, G, mask_1)
-    d_k = torch.addcmul(x_9, d_k_out, x_4).add_(x_12).addcmul_(x_6, r)  # the gradient of k
-    del U, S_start, d_R, x_6
-    x_13 = r * k
+    d_r = (x_5 + x_6).addcmul_(d_q_in, e_4).addcmul_(x_4, k)  # the gradient of r
+    x_7 = runtime.decayed_columns(d_R, r, G, G, mask_2)
+    del kept4, U, S_start, d_R
+    d_k_out = v @ d_pre2_part.mT
+    d_B = d_pre_part @ v.mT
+    x_8 = runtime.decayed_columns(d_B, e, x, G, mask_1)
+    d_k = torch.addcmul(x_7, d_k_out, x_2).add_(x_8).addcmul_(x_4, r)  # the gradient of k
+    x_9 = r * k
     R = runtime.decayed_gram(r, k, G, G, mask_2)
-    x_14 = runtime.add_product(runtime.add_product(R.mT @ d_o, k_out, d_pre_part), B_2.mT, x_10, -1)
-    del B_2, R, d_pre_part, k_out, x_10
-    d_v = x_14.addcmul_(d_p, (x_13 @ bonus[..., None])[..., 0][..., None])  # the gradient of v
-    x_15 = x_7.mul_(r).addcmul_(r, x_8).addcmul_(d_q_in.mul_(r), e_4)
-    del x_14, d_q_in, e_4, x_7, x_8
-    x_16 = runtime.decayed_columns(d_P, r, G, G, mask_2)
-    x_17 = d_k_out.mul_(k).addcmul_(d_a_out_part, a_2).mul_(valid[..., None, :, None])
-    x_18 = x_9.mul_(k).neg_().addcmul_(a_2, x_16, value=-1).addcmul_(x_17, e_3, value=-1).addcmul_(k, x_12, value=-1)
-    del d_P, d_k_out, x_12, x_9
-    d_T = runtime.add_product(d_u_part @ x_3.neg_().mT, d_W_part, x_2.mT)
-    x_19 = (T.mT @ d_T @ T.mT).tril_(-1)
-    del d_u_part, x_2, x_3, d_T
-    x_20 = runtime.decayed_columns(-x_19, e, x, G, mask_1)
-    x_21 = runtime.decayed_rows(x_11.neg_(), k, x, G, mask_1)
-    x_22 = T.mT @ d_W_part
-    x_23 = runtime.decayed_rows(x_19.neg_(), a_2, x, G, mask_1)
-    del x_11, T, d_W_part, G, x, x_19
-    x_24 = (e * x_21).addcmul_(x_22 * e, e_2).addcmul_(e, x_23)
-    x_25 = runtime.place((x_17 * e_3).sum(-2).addcmul_(d_keep_part, keep), -2, -1, tokens)
-    del d_keep_part, e_3, keep, x_17
-    d_G = x_15.add_(x_18.addcmul_(a_2, x_20, value=-1)).add_(runtime.shift(x_24, -2, -1)).add_(x_25)
-    del a_2, x_15, x_18, x_24, x_25
+    x_10 = runtime.add_product(runtime.add_product(R.mT @ d_o, k_out, d_pre2_part), B_2.mT, d_pre_part)
+    del x_4, B_2, R, d_pre2_part, d_pre_part, k_out
+    d_v = x_10.addcmul_(d_p, (x_9 @ bonus[..., None])[..., 0][..., None])  # the gradient of v
+    x_11 = x_5.mul_(r).addcmul_(r, x_6).addcmul_(d_q_in.mul_(r), e_4)
+    del x_10, d_q_in, e_4, x_5, x_6
+    x_12 = runtime.decayed_columns(d_P, r, G, G, mask_2)
+    x_13 = d_k_out.mul_(k).addcmul_(d_a_out_part, a_2).mul_(valid[..., None, :, None])
+    x_14 = runtime.decayed_columns(d_A_part, e, x, G, mask_1)
+    x_15 = x_7.mul_(k).neg_().addcmul_(a_2, x_12, value=-1).addcmul_(x_13, e_3, value=-1).addcmul_(a_2, x_14, value=-1)
+    x_16 = runtime.decayed_rows(d_A_part, a_2, x, G, mask_1)
+    del d_P, d_k_out, x_7, a_2, d_A_part
+    x_17 = runtime.decayed_rows(d_B, k, x, G, mask_1)
+    x_18 = (e * x_16).addcmul_(e, x_17).addcmul_(d_b_in_part * e, e_2)
+    x_19 = runtime.place((x_13 * e_3).sum(-2).addcmul_(d_keep_part, keep), -2, -1, tokens)
+    del G, d_B, x, d_keep_part, e_3, keep, x_13
+    d_G = x_11.add_(x_15.addcmul_(k, x_8, value=-1)).add_(runtime.shift(x_18, -2, -1)).add_(x_19)
+    del x_11, x_15, x_18, x_19, x_8
     d_g = d_G.flip(-2).cumsum(-2).flip(-2).mul_(valid[..., None, :, None])  # the gradient of g
-    x_26 = x_16.addcmul_(d_a_out_part, x_4).add_(x_20)
-    del d_G, d_a_out_part, x_16, x_20, x_4
-    d_e = x_21.addcmul_(x_22, e_2).add_(x_23).addcmul_(x_26, a)  # the gradient of e
-    del e_2, x_21, x_22, x_23
-    d_a = x_26.mul_(e)  # the gradient of a
-    d_bonus = x_13.mul_(x_5[..., None]).sum((-5, -4, -2))  # the gradient of bonus
+    x_20 = x_12.addcmul_(d_a_out_part, x_2).add_(x_14)
+    del d_G, d_a_out_part, x_12, x_14, x_2
+    d_e = x_16.add_(x_17).addcmul_(d_b_in_part, e_2).addcmul_(x_20, a)  # the gradient of e
+    del d_b_in_part, e_2, x_16, x_17
+    d_a = x_20.mul_(e)  # the gradient of a
+    d_bonus = x_9.mul_(x_3[..., None]).sum((-5, -4, -2))  # the gradient of bonus
     return d_r, d_k, d_v, d_g, d_e, d_a, d_bonus, d_S_first
 
 
@@ -185,21 +206,18 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     mask_2 = runtime.mask(tokens, tokens, 1, 1, 1, 1, r)
     G = (g * valid[..., None, :, None]).cumsum(-2)
     keep = torch.exp(G[..., -1, :])
-    a_2 = a * e
     x = runtime.shift(G, -2, 1)
+    e_2 = torch.exp(x)
+    b_in = e_2 * e
+    B_2 = runtime.decayed_gram(e, k, x, G, mask_1)
+    pre = B_2 @ v
+    a_2 = a * e
     A = runtime.decayed_gram(e, a_2, x, G, mask_1)
     T = runtime.unit_lower_inverse(A)
-    e_2 = torch.exp(x)
-    x_2 = e_2 * e
-    W = T @ x_2
-    B_2 = runtime.decayed_gram(e, k, x, G, mask_1)
-    x_3 = B_2 @ v
-    U = r.new_empty((chunks, B * H, tokens, V))
-    runtime.product(T, -x_3, out=U)
     e_3 = (G[..., -1, :][..., None, :] - G).exp_()
-    x_4 = e_3 * valid[..., None, :, None]
-    a_out = x_4 * a_2
-    k_out = x_4 * k
+    x_2 = e_3 * valid[..., None, :, None]
+    a_out = x_2 * a_2
+    k_out = x_2 * k
     S_start = r.new_empty((chunks + 1, B * H, K, V))
     runtime.product(k_out.mT, v, out=S_start[1:])
     e_4 = torch.exp(G)
@@ -207,376 +225,329 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     del A
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    steps = zip(keep.flatten(1, 2)[..., None], a_out.flatten(1, 2), W.flatten(1, 2), S_start[1:], U, strict=True)
-    for keep_i, a_out_i, W_i, S_next, U_i in steps:
-        U_i.baddbmm_(W_i, S, alpha=-1)
-        S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
-        S = S_next
-    S_start = S_start[:-1].unflatten(1, (B, H))
-    U = U.unflatten(1, (B, H))
-    del S, S_next, U_i, W_i, a_out_i, keep_i
-    d_pre_part = r.new_empty((chunks + 1, B * H, K, V))
-    runtime.product(q_in.mT, d_o, out=d_pre_part[:-1])
-    d_u_part = r.new_empty((chunks, B * H, tokens, V))
-    runtime.product(P.mT, d_o, out=d_u_part)
-    d_S = d_pre_part[-1].copy_(d_S_T.flatten(0, 1))
-    steps = zip(a_out.flatten(1, 2), W.flatten(1, 2), keep.flatten(1, 2)[..., None], d_pre_part[:-1], d_u_part, strict=True)
-    for a_out_i_2, W_i_2, keep_i_2, d_S_next, d_u_part_i in reversed([*steps]):
-        d_u_part_i.baddbmm_(a_out_i_2, d_S)
-        d_S_next.baddbmm_(W_i_2.mT, d_u_part_i, alpha=-1)
-        d_S_next.addcmul_(d_S, keep_i_2)
-        d_S = d_S_next
-    d_pre_part = d_pre_part[1:].unflatten(1, (B, H))
-    d_u_part = d_u_part.unflatten(1, (B, H))
-    del W_i_2, a_out_i_2, d_S, d_S_next, d_u_part_i, keep_i_2
-    d_keep_part = (d_pre_part * S_start).sum(-1)
-    d_a_out_part = U @ d_pre_part.mT
-    d_W_part = (d_u_part @ S_start.mT).neg_()
-    d_d_k_out = d_d_k * x_4
-    d_d_G = (d_d_g * valid[..., None, :, None]).cumsum(-2)
-    x_5 = (d_d_G[..., -1, :][..., None, :] * e_3).addcmul_(d_d_G, e_3, value=-1).mul_(valid[..., None, :, None])
-    d_d_k_out_2 = x_5 * k
-    x_6 = runtime.add_product(runtime.add_product(d_d_k_out.mT @ v, k_out.mT, d_d_v), d_d_k_out_2.mT, v)
-    d_d_a_2 = d_d_e * a
-    d_d_a_3 = d_d_a * e
-    x_7 = (x_5 * a_2).addcmul_(d_d_a_2, x_4).addcmul_(d_d_a_3, x_4)
-    x_8 = d_d_G[..., -1, :] * keep
-    d_d_pre_part = x_6.add_(runtime.add_product(x_8[..., None] * S_start, x_7.mT, U))
-    d_d_B = runtime.decayed_gram(e, d_d_k, x, G, mask_1)
-    x_9 = d_d_B @ v
-    x_10 = B_2 @ d_d_v
-    x_11 = runtime.shift(d_d_G, -2, 1)
-    x_12 = x_11 * e
-    x_13 = d_d_G * a_2
-    d_d_A = runtime.decayed_gram(x_12, a_2, x, G, mask_1).add_(runtime.decayed_gram(e, -x_13, x, G, mask_1))
-    x_14 = d_d_A.neg_().tril_(-1)
-    x_15 = x_14 @ T
-    x_16 = T @ x_15
-    x_17 = d_d_G * k
-    d_d_B_2 = runtime.decayed_gram(x_12, k, x, G, mask_1).add_(runtime.decayed_gram(e, -x_17, x, G, mask_1))
-    x_18 = d_d_B_2 @ v
-    x_19 = runtime.add_product(T @ -x_9, T, -x_10).add_(runtime.add_product(x_16 @ -x_3, T, -x_18))
-    d_d_B_3 = runtime.decayed_gram(d_d_e, k, x, G, mask_1)
-    x_20 = d_d_B_3 @ v
-    d_d_A_2 = runtime.decayed_gram(d_d_e, a_2, x, G, mask_1).add_(runtime.decayed_gram(e, d_d_a_2, x, G, mask_1))
-    x_21 = d_d_A_2.neg_().tril_(-1)
-    x_22 = x_21 @ T
-    x_23 = T @ x_22
-    x_24 = x_19.add_(runtime.add_product(T @ -x_20, x_23, -x_3))
-    del x_6, d_d_A, d_d_A_2, x_19
-    d_d_A_3 = runtime.decayed_gram(e, d_d_a_3, x, G, mask_1)
-    x_25 = d_d_A_3.neg_().tril_(-1)
-    x_26 = x_25 @ T
-    x_27 = T @ x_26
-    x_28 = x_11 * e_2
-    x_29 = x_28 * e
-    x_30 = d_d_e * e_2
-    x_31 = runtime.add_product(T @ x_29, x_16, x_2).add_(runtime.add_product(T @ x_30, x_23, x_2))
-    x_32 = runtime.add_product(x_31, x_27, x_2)
-    d_d_u_part = runtime.add_product(runtime.add_product(x_24, x_27, -x_3), x_32, S_start, -1)
-    del d_d_A_3, x_31, x_24
-    d_d_S_start_part = r.new_empty((chunks + 1, B * H, K, V))
-    d_d_U_part = r.new_empty((chunks, B * H, tokens, V))
-    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    U = []
     steps = zip(
-        d_d_pre_part.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
-        d_d_u_part.flatten(1, 2),
-        W.flatten(1, 2),
         a_out.flatten(1, 2),
-        d_d_S_start_part[1:],
-        d_d_U_part,
+        T.flatten(1, 2),
+        pre.flatten(1, 2),
+        b_in.flatten(1, 2),
+        S_start[1:],
         strict=True,
     )
-    for d_d_pre_part_i, keep_i_3, d_d_u_part_i, W_i_3, a_out_i_3, d_d_S_next, d_d_U_part_i in steps:
-        torch.baddbmm(d_d_u_part_i, W_i_3, d_d_S, alpha=-1, out=d_d_U_part_i)
-        torch.addcmul(d_d_pre_part_i, d_d_S, keep_i_3, out=d_d_S_next)
+    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next in steps:
+        U_i = T_i @ (-pre_i).baddbmm_(b_in_i, S, alpha=-1)
+        S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
+        U.append(U_i)
+        S = S_next
+    S_start = S_start[:-1].unflatten(1, (B, H))
+    U = torch.stack(U, 0).unflatten(1, (B, H))
+    del S, S_next, T_i, a_out_i, b_in_i, keep_i, pre, pre_i
+    d_pre2_part = r.new_empty((chunks + 1, B * H, K, V))
+    runtime.product(q_in.mT, d_o, out=d_pre2_part[:-1])
+    d_U = P.mT @ d_o
+    d_S = d_pre2_part[-1].copy_(d_S_T.flatten(0, 1))
+    kept4 = []
+    steps = zip(
+        T.flatten(1, 2),
+        d_U.flatten(1, 2),
+        a_out.flatten(1, 2),
+        b_in.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_pre2_part[:-1],
+        strict=True,
+    )
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+        d_U_3 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
+        kept4_i = T_i_2.mT @ d_U_3
+        d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
+        d_S_next.addcmul_(d_S, keep_i_2)
+        kept4.append(kept4_i)
+        d_S = d_S_next
+    d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
+    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    del T_i_2, a_out_i_2, b_in_i_2, d_S, d_S_next, d_U_i, keep_i_2
+    d_keep_part = (d_pre2_part * S_start).sum(-1)
+    d_a_out_part = U @ d_pre2_part.mT
+    d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
+    d_pre_part = -kept4
+    d_b_in_part = (kept4 @ S_start.mT).neg_()
+    d_d_k_out = d_d_k * x_2
+    d_d_G = (d_d_g * valid[..., None, :, None]).cumsum(-2)
+    x_3 = (d_d_G[..., -1, :][..., None, :] * e_3).addcmul_(d_d_G, e_3, value=-1).mul_(valid[..., None, :, None])
+    d_d_k_out_2 = x_3 * k
+    x_4 = runtime.add_product(runtime.add_product(d_d_k_out.mT @ v, k_out.mT, d_d_v), d_d_k_out_2.mT, v)
+    d_d_a_2 = d_d_e * a
+    d_d_a_3 = d_d_a * e
+    x_5 = (x_3 * a_2).addcmul_(d_d_a_2, x_2).addcmul_(d_d_a_3, x_2)
+    x_6 = d_d_G[..., -1, :] * keep
+    d_d_pre2_part = x_4.add_(runtime.add_product(x_6[..., None] * S_start, x_5.mT, U))
+    x_7 = runtime.shift(d_d_G, -2, 1)
+    x_8 = x_7 * e_2
+    x_9 = (x_8 * e).addcmul_(d_d_e, e_2)
+    d_d_B = runtime.decayed_gram(e, d_d_k, x, G, mask_1)
+    x_10 = x_7 * e
+    x_11 = d_d_G * k
+    d_d_B_2 = runtime.decayed_gram(x_10, k, x, G, mask_1).add_(runtime.decayed_gram(e, -x_11, x, G, mask_1))
+    x_12 = runtime.add_product(runtime.add_product(d_d_B @ v, B_2, d_d_v), d_d_B_2, v)
+    d_d_B_3 = runtime.decayed_gram(d_d_e, k, x, G, mask_1)
+    x_13 = (x_9 @ S_start).neg_().sub_(runtime.add_product(x_12, d_d_B_3, v))
+    x_14 = d_d_G * a_2
+    x_15 = runtime.decayed_gram(x_10, a_2, x, G, mask_1).add_(runtime.decayed_gram(e, -x_14, x, G, mask_1))
+    x_16 = runtime.decayed_gram(d_d_e, a_2, x, G, mask_1).add_(runtime.decayed_gram(e, d_d_a_2, x, G, mask_1))
+    x_17 = x_15.add_(x_16).add_(runtime.decayed_gram(e, d_d_a_3, x, G, mask_1))
+    del x_4, x_12, x_15, x_16
+    x_18 = x_17.neg_().tril_(-1)
+    d_kept4 = (x_18 @ U).add_(x_13)
+    pre3 = (a_out @ d_pre2_part).add_(d_U)
+    del x_17, x_13, d_U
+    d_d_S_start_part = r.new_empty((chunks + 1, B * H, K, V))
+    kept6 = r.new_empty((chunks, B * H, tokens, V))
+    d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
+    d_d_U_part = []
+    steps = zip(
+        d_d_pre2_part.flatten(1, 2),
+        keep.flatten(1, 2)[..., None],
+        d_kept4.flatten(1, 2),
+        b_in.flatten(1, 2),
+        T.flatten(1, 2),
+        a_out.flatten(1, 2),
+        d_d_S_start_part[1:],
+        kept6,
+        strict=True,
+    )
+    for d_d_pre2_part_i, keep_i_3, d_kept4_i, b_in_i_3, T_i_3, a_out_i_3, d_d_S_next, kept6_i in steps:
+        torch.add(d_kept4_i, (b_in_i_3 @ d_d_S).neg_(), out=kept6_i)
+        d_d_U_part_i = T_i_3 @ kept6_i
+        torch.addcmul(d_d_pre2_part_i, d_d_S, keep_i_3, out=d_d_S_next)
         d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
+        d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
     d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
-    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
-    del W_i_3, a_out_i_3, d_d_S, d_d_S_next, d_d_U_part_i, d_d_pre_part, d_d_pre_part_i, d_d_u_part, d_d_u_part_i, keep_i_3
-    d_a_out_part_2 = d_d_U_part @ d_pre_part.mT
-    d_W_part_2 = (d_u_part @ d_d_S_start_part.mT).neg_()
-    d_keep_part_2 = (d_d_S_start_part * d_pre_part).sum(-1)
+    kept6 = kept6.unflatten(1, (B, H))
+    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
+    del T_i_3, a_out_i_3, b_in_i_3, d_d_S, d_d_S_next, d_d_pre2_part, d_d_pre2_part_i, d_kept4, d_kept4_i, keep_i_3, kept6_i
+    d_T_part = pre3 @ kept6.mT
+    d_a_out_part_2 = d_d_U_part @ d_pre2_part.mT
+    d_b_in_part_2 = (kept4 @ d_d_S_start_part.mT).neg_()
+    d_keep_part_2 = (d_d_S_start_part * d_pre2_part).sum(-1)
     d_d_q_in = d_d_r * e_4
-    x_33 = d_d_G * e_4
-    d_d_q_in_2 = x_33 * r
-    d_S_start_3_part = runtime.add_product(x_8[..., None] * d_pre_part, x_32.mT, d_u_part, -1)
+    x_19 = d_d_G * e_4
+    d_d_q_in_2 = x_19 * r
+    d_S_start_3_part = runtime.add_product(x_6[..., None] * d_pre2_part, x_9.mT, kept4, -1)
     d_S_start_3 = runtime.add_product(d_d_q_in.mT @ d_o, d_d_q_in_2.mT, d_o).add_(d_S_start_3_part)
+    del kept6, pre3, x_6, x_9
     d_d_P = runtime.decayed_gram(d_d_r, a_2, G, G, mask_2)
-    x_34 = d_d_G * r
-    d_d_P_2 = runtime.decayed_gram(r, -x_13, G, G, mask_2).add_(runtime.decayed_gram(x_34, a_2, G, G, mask_2))
+    x_20 = d_d_G * r
+    d_d_P_2 = runtime.decayed_gram(r, -x_14, G, G, mask_2).add_(runtime.decayed_gram(x_20, a_2, G, G, mask_2))
     d_d_P_3 = runtime.decayed_gram(r, d_d_a_2, G, G, mask_2)
-    x_35 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
+    x_21 = runtime.add_product(runtime.add_product(d_d_P.mT @ d_o, d_d_P_2.mT, d_o), d_d_P_3.mT, d_o)
     d_d_P_4 = runtime.decayed_gram(r, d_d_a_3, G, G, mask_2)
-    d_U_2 = runtime.add_product(runtime.add_product(x_35, d_d_P_4.mT, d_o), x_7, d_pre_part)
-    del x_32, x_8, x_35, x_7
-    d_pre_part_2 = r.new_empty((chunks + 1, B * H, K, V))
-    d_u_part_2 = r.new_empty((chunks, B * H, tokens, V))
-    d_S_2 = d_pre_part_2[-1].copy_(r.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    d_U_2 = runtime.add_product(x_21, d_d_P_4.mT, d_o).add_(runtime.add_product(x_18.mT @ kept4, x_5, d_pre2_part))
+    del kept4, x_18, x_21, x_5
+    d_pre2_part_2 = r.new_empty((chunks + 1, B * H, K, V))
+    d_S_2 = d_pre2_part_2[-1].copy_(r.new_full((B, H, K, V), 0.0).flatten(0, 1))
+    kept8 = []
     steps = zip(
         d_S_start_3.flatten(1, 2),
+        T.flatten(1, 2),
         d_U_2.flatten(1, 2),
         a_out.flatten(1, 2),
-        W.flatten(1, 2),
+        b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
-        d_pre_part_2[:-1],
-        d_u_part_2,
+        d_pre2_part_2[:-1],
         strict=True,
     )
-    for d_S_start_3_i, d_U_2_i, a_out_i_4, W_i_4, keep_i_4, d_S_2_next, d_u_part_2_i in reversed([*steps]):
-        torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2, out=d_u_part_2_i)
-        torch.baddbmm(d_S_start_3_i, W_i_4.mT, d_u_part_2_i, alpha=-1, out=d_S_2_next)
+    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_in_i_4, keep_i_4, d_S_2_next in reversed([*steps]):
+        d_U_4 = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
+        kept8_i = T_i_4.mT @ d_U_4
+        torch.baddbmm(d_S_start_3_i, b_in_i_4.mT, kept8_i, alpha=-1, out=d_S_2_next)
         d_S_2_next.addcmul_(d_S_2, keep_i_4)
+        kept8.append(kept8_i)
         d_S_2 = d_S_2_next
     d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
-    d_pre_part_2 = d_pre_part_2[1:].unflatten(1, (B, H))
-    d_u_part_2 = d_u_part_2.unflatten(1, (B, H))
-    del W, W_i_4, a_out, a_out_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, d_u_part_2_i, keep_i_4
-    d_keep_part_3 = (d_pre_part_2 * S_start).sum(-1)
-    d_a_out_part_3 = U @ d_pre_part_2.mT
-    d_W_part_3 = (d_u_part_2 @ S_start.mT).neg_()
+    d_pre2_part_2 = d_pre2_part_2[1:].unflatten(1, (B, H))
+    kept8 = torch.stack(kept8[::-1], 0).unflatten(1, (B, H))
+    del T_i_4, a_out, a_out_i_4, b_in, b_in_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4
+    d_keep_part_3 = (d_pre2_part_2 * S_start).sum(-1)
+    d_a_out_part_3 = U @ d_pre2_part_2.mT
+    d_A_part_2 = (kept8 @ U.mT).tril_(-1).neg_()
+    d_pre_part_2 = -kept8
+    d_b_in_part_3 = (kept8 @ S_start.mT).neg_()
     d_R = d_o @ v.mT
-    x_36 = runtime.decayed_rows(d_R, d_d_k, G, G, mask_2)
-    x_37 = (d_p * v).sum(-1)
-    x_38 = x_37[..., None] * bonus[..., None, :]
+    x_22 = runtime.decayed_rows(d_R, d_d_k, G, G, mask_2)
+    x_23 = (d_p * v).sum(-1)
+    x_24 = x_23[..., None] * bonus[..., None, :]
     d_R_2 = d_o @ d_d_v.mT
-    x_39 = runtime.decayed_rows(d_R_2, k, G, G, mask_2)
-    x_40 = (d_d_v * d_p).sum(-1)
-    x_41 = x_40[..., None] * bonus[..., None, :]
+    x_25 = runtime.decayed_rows(d_R_2, k, G, G, mask_2)
+    x_26 = (d_d_v * d_p).sum(-1)
+    x_27 = x_26[..., None] * bonus[..., None, :]
     d_P = d_o @ U.mT
-    x_42 = runtime.decayed_rows(d_P, -x_13, G, G, mask_2)
-    x_43 = runtime.decayed_rows(d_R, -x_17, G, G, mask_2)
+    x_28 = runtime.decayed_rows(d_P, -x_14, G, G, mask_2)
+    x_29 = runtime.decayed_rows(d_R, -x_11, G, G, mask_2)
     d_q_in = d_o @ S_start.mT
-    x_44 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
-    x_45 = runtime.decayed_rows(d_R, k, G, G, mask_2)
-    x_46 = (x_42 + x_43).addcmul_(x_33, d_q_in).addcmul_(d_d_G, x_44).addcmul_(d_d_G, x_45)
-    x_47 = torch.addcmul(x_36, d_d_k, x_38).add_(torch.addcmul(x_39, x_41, k)).add_(x_46)
-    x_48 = runtime.decayed_rows(d_P, d_d_a_2, G, G, mask_2)
-    x_49 = runtime.decayed_rows(d_P, d_d_a_3, G, G, mask_2)
-    x_50 = d_d_bonus[..., None, :] * x_37[..., None]
+    x_30 = runtime.decayed_rows(d_P, a_2, G, G, mask_2)
+    x_31 = runtime.decayed_rows(d_R, k, G, G, mask_2)
+    x_32 = (x_28 + x_29).addcmul_(x_19, d_q_in).addcmul_(d_d_G, x_30).addcmul_(d_d_G, x_31)
+    x_33 = torch.addcmul(x_22, d_d_k, x_24).add_(torch.addcmul(x_25, x_27, k)).add_(x_32)
+    x_34 = runtime.decayed_rows(d_P, d_d_a_2, G, G, mask_2)
+    x_35 = runtime.decayed_rows(d_P, d_d_a_3, G, G, mask_2)
+    x_36 = d_d_bonus[..., None, :] * x_23[..., None]
     d_P_2 = d_o @ d_d_U_part.mT
-    x_51 = runtime.decayed_rows(d_P_2, a_2, G, G, mask_2)
+    x_37 = runtime.decayed_rows(d_P_2, a_2, G, G, mask_2)
     d_q_in_2 = d_o @ d_d_S_start_part.mT
-    d_r = x_47.add_(x_48).add_(x_49).addcmul_(x_50, k).add_(torch.addcmul(x_51, d_q_in_2, e_4))  # the gradient of r
-    x_52 = runtime.decayed_columns(d_R, d_d_r, G, G, mask_2)
-    x_53 = T.mT @ d_u_part
-    x_54 = x_53 @ d_d_v.mT
-    x_55 = runtime.decayed_columns(-x_54, e, x, G, mask_1)
-    d_k_out = d_d_v @ d_pre_part.mT
-    x_56 = runtime.decayed_columns(d_R_2, r, G, G, mask_2)
-    del x_33, x_46, x_47, d_R_2
-    x_57 = torch.addcmul(x_52, d_d_r, x_38).add_(torch.addcmul(x_55, d_k_out, x_4).add_(x_56).addcmul_(x_41, r))
-    x_58 = x_53 @ v.mT
-    x_59 = runtime.decayed_columns(-x_58, x_12, x, G, mask_1)
-    x_60 = x_16.mT @ d_u_part
-    x_61 = x_60 @ v.mT
-    x_62 = runtime.decayed_columns(-x_61, e, x, G, mask_1)
-    x_63 = runtime.decayed_columns(-x_58, e, x, G, mask_1)
-    d_k_out_2 = v @ d_pre_part.mT
-    x_64 = runtime.decayed_columns(d_R, r, G, G, mask_2)
-    x_65 = (x_59 + x_62).addcmul_(d_d_G, x_63, value=-1).addcmul_(x_5, d_k_out_2).addcmul_(d_d_G, x_64, value=-1)
-    x_66 = runtime.decayed_columns(d_R, x_34, G, G, mask_2)
-    x_67 = runtime.decayed_columns(-x_58, d_d_e, x, G, mask_1)
-    x_68 = x_23.mT @ d_u_part
-    x_69 = x_68 @ v.mT
-    x_70 = runtime.decayed_columns(-x_69, e, x, G, mask_1)
-    x_71 = x_27.mT @ d_u_part
-    x_72 = x_71 @ v.mT
-    x_73 = runtime.decayed_columns(-x_72, e, x, G, mask_1)
-    x_74 = x_57.add_(x_65.add_(x_66)).add_(x_67 + x_70).add_(x_73).addcmul_(x_50, r)
-    del x_38, x_41, d_R, x_50, x_57, x_65
-    d_k_out_3 = v @ d_pre_part_2.mT
-    x_75 = T.mT @ d_u_part_2
-    x_76 = x_75 @ v.mT
-    x_77 = runtime.decayed_columns(-x_76, e, x, G, mask_1)
-    d_k = x_74.add_(torch.addcmul(x_77, d_k_out_3, x_4))  # the gradient of k
+    d_r = x_33.add_(x_34).add_(x_35).addcmul_(x_36, k).add_(torch.addcmul(x_37, d_q_in_2, e_4))  # the gradient of r
+    del kept8, x_19, x_32, x_33
+    x_38 = runtime.decayed_columns(d_R, d_d_r, G, G, mask_2)
+    d_B = d_pre_part @ d_d_v.mT
+    x_39 = runtime.decayed_columns(d_B, e, x, G, mask_1)
+    d_k_out = d_d_v @ d_pre2_part.mT
+    x_40 = runtime.decayed_columns(d_R_2, r, G, G, mask_2)
+    x_41 = torch.addcmul(x_38, d_d_r, x_24).add_(torch.addcmul(x_39, d_k_out, x_2).add_(x_40).addcmul_(x_27, r))
+    d_B_2 = d_pre_part @ v.mT
+    x_42 = runtime.decayed_columns(d_B_2, x_10, x, G, mask_1)
+    x_43 = runtime.decayed_columns(d_B_2, e, x, G, mask_1)
+    d_k_out_2 = v @ d_pre2_part.mT
+    x_44 = runtime.decayed_columns(d_R, r, G, G, mask_2)
+    x_45 = torch.addcmul(x_42, d_d_G, x_43, value=-1).addcmul_(x_3, d_k_out_2).addcmul_(d_d_G, x_44, value=-1)
+    x_46 = runtime.decayed_columns(d_R, x_20, G, G, mask_2)
+    del d_R_2, x_24, x_27, d_R
+    x_47 = runtime.decayed_columns(d_B_2, d_d_e, x, G, mask_1)
+    d_k_out_3 = v @ d_pre2_part_2.mT
+    d_B_3 = d_pre_part_2 @ v.mT
+    x_48 = runtime.decayed_columns(d_B_3, e, x, G, mask_1)
+    d_k = x_41.add_(x_45.add_(x_46)).add_(x_47).addcmul_(x_36, r).add_(torch.addcmul(x_48, d_k_out_3, x_2))  # the gradient of k
     d_d_R = runtime.decayed_gram(d_d_r, k, G, G, mask_2)
-    x_78 = d_d_r * k
-    x_79 = (x_78 @ bonus[..., None])[..., 0]
+    x_49 = d_d_r * k
+    x_50 = (x_49 @ bonus[..., None])[..., 0]
     d_d_R_2 = runtime.decayed_gram(r, d_d_k, G, G, mask_2)
-    x_80 = runtime.add_product(runtime.add_product((d_d_B.mT @ x_53).neg_(), d_d_k_out, d_pre_part), d_d_R_2.mT, d_o)
-    x_81 = d_d_k * r
-    x_82 = (x_81 @ bonus[..., None])[..., 0]
-    x_83 = runtime.add_product(x_79[..., None] * d_p, d_d_R.mT, d_o).add_(x_80.addcmul_(x_82[..., None], d_p))
-    del x_74, d_d_B, d_d_k_out, x_80
-    x_84 = runtime.add_product(runtime.add_product((B_2.mT @ x_60).neg_(), d_d_B_2.mT, x_53, -1), d_d_k_out_2, d_pre_part)
-    del d_d_B_2, d_d_k_out_2, d_pre_part, x_60
-    d_d_R_3 = runtime.decayed_gram(r, -x_17, G, G, mask_2).add_(runtime.decayed_gram(x_34, k, G, G, mask_2))
-    x_85 = x_83.add_(runtime.add_product(x_84, d_d_R_3.mT, d_o)).add_(runtime.add_product((d_d_B_3.mT @ x_53).neg_(), B_2.mT, x_68, -1))
-    del d_d_B_3, x_53, x_68, x_83, x_84
-    x_86 = r * k
-    x_87 = (d_d_bonus[..., None, :] @ x_86.mT)[..., 0, :]
-    # the gradient of v
-    d_v = x_85.add_((B_2.mT @ x_71).neg_()).addcmul_(x_87[..., None], d_p).add_(runtime.add_product(k_out @ d_pre_part_2, B_2.mT, x_75, -1))
-    del B_2, d_pre_part_2, k_out, x_71, x_75, x_85
-    x_88 = runtime.decayed_columns(d_P, d_d_r, G, G, mask_2)
-    x_89 = (d_d_r * d_q_in).mul_(e_4).addcmul_(x_44, d_d_r).addcmul_(x_45, d_d_r)
-    d_G = (a_2 * x_88).neg_().addcmul_(k, x_52, value=-1).add_(x_89)
-    x_90 = runtime.decayed_rows(-x_58, d_d_k, x, G, mask_1)
-    d_T = d_u_part @ x_9.neg_().mT
-    x_91 = (T.mT @ d_T @ T.mT).tril_(-1)
-    del x_52, x_89, x_9, d_T
-    x_92 = runtime.decayed_rows(-x_91, a_2, x, G, mask_1)
-    x_93 = (d_d_k * d_k_out_2).mul_(valid[..., None, :, None])
-    x_94 = runtime.shift((e * x_90).addcmul_(e, x_92), -2, -1).add_(runtime.place((x_93 * e_3).sum(-2), -2, -1, tokens))
-    x_95 = runtime.decayed_columns(x_91.neg_(), e, x, G, mask_1)
-    x_96 = (x_63 * d_d_k).neg_().addcmul_(a_2, x_95, value=-1).addcmul_(x_93, e_3, value=-1).addcmul_(x_64, d_d_k, value=-1)
-    d_G_2 = x_94.add_(x_96).add_(x_36.mul_(r))
-    del x_91, x_93, x_36, x_94, x_96
-    x_97 = runtime.decayed_rows(x_54.neg_(), k, x, G, mask_1)
-    d_T_2 = d_u_part @ x_10.neg_().mT
-    x_98 = (T.mT @ d_T_2 @ T.mT).tril_(-1)
-    x_99 = runtime.decayed_rows(-x_98, a_2, x, G, mask_1)
-    x_100 = d_k_out.mul_(k).mul_(valid[..., None, :, None])
-    del x_54, x_10, d_T_2, d_k_out
-    x_101 = runtime.shift((e * x_97).addcmul_(e, x_99), -2, -1).add_(runtime.place((x_100 * e_3).sum(-2), -2, -1, tokens))
-    x_102 = runtime.decayed_columns(x_98.neg_(), e, x, G, mask_1)
-    x_103 = x_55.mul_(k).neg_().addcmul_(a_2, x_102, value=-1).addcmul_(x_100, e_3, value=-1).addcmul_(k, x_56, value=-1)
-    del x_98, x_100, x_55, x_56
-    d_G_3 = x_101.add_(x_103).add_(x_39.mul_(r))
-    x_104_part_part = d_G_2.flip(-2).cumsum(-2).flip(-2).mul_(valid[..., None, :, None])
-    x_104_part = x_104_part_part.addcmul_(d_G.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
-    x_104 = x_104_part.addcmul_(d_G_3.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
-    del x_101, x_103, x_39, d_G, d_G_2, d_G_3
-    d_T_3 = runtime.add_product(d_u_part @ (-x_3).mT, d_W_part, x_2.mT)
-    x_105 = T.mT @ d_T_3
-    x_106 = (x_105 @ T.mT).tril_(-1)
-    x_107 = runtime.decayed_rows(-x_106, a_2, x, G, mask_1)
-    x_108 = runtime.decayed_rows(-x_58, k, x, G, mask_1)
-    x_109 = runtime.decayed_rows(-x_106, -x_13, x, G, mask_1)
-    x_110 = T.mT @ d_W_part
-    x_111 = x_16.mT @ d_W_part
-    x_112 = (x_107 * x_12).addcmul_(x_108, x_12).addcmul_(e, x_109).addcmul_((x_110 * e).mul_(x_11).addcmul_(x_111, e), e_2)
-    x_113 = runtime.decayed_rows(x_61.neg_(), k, x, G, mask_1)
-    x_114 = runtime.decayed_rows(x_58.neg_(), -x_17, x, G, mask_1)
-    x_115 = runtime.add_product(x_14.mT @ x_105, d_W_part, x_29.mT).add_((x_15 @ d_T_3.mT).mT)
-    del x_16, x_61, x_58, x_14, x_15, x_29
-    d_T_4 = runtime.add_product(x_115, d_u_part, x_18.neg_().mT)
-    x_116 = (T.mT @ d_T_4 @ T.mT).tril_(-1)
-    x_117 = runtime.decayed_rows(-x_116, a_2, x, G, mask_1)
-    x_118 = x_112.addcmul_(e, x_113).addcmul_(e, x_114).addcmul_(e, x_117)
-    del x_115, x_18, d_T_4, x_112
+    x_51 = runtime.add_product(runtime.add_product(d_d_B.mT @ d_pre_part, d_d_k_out, d_pre2_part), d_d_R_2.mT, d_o)
+    del x_36, x_41, x_45, d_d_B, d_d_k_out
+    x_52 = d_d_k * r
+    x_53 = (x_52 @ bonus[..., None])[..., 0]
+    x_54 = runtime.add_product(x_50[..., None] * d_p, d_d_R.mT, d_o).add_(x_51.addcmul_(x_53[..., None], d_p))
+    d_d_R_3 = runtime.decayed_gram(r, -x_11, G, G, mask_2).add_(runtime.decayed_gram(x_20, k, G, G, mask_2))
+    x_55 = runtime.add_product(runtime.add_product(d_d_B_2.mT @ d_pre_part, d_d_k_out_2, d_pre2_part), d_d_R_3.mT, d_o)
+    del x_51, d_d_B_2, d_d_k_out_2, d_pre2_part
+    x_56 = r * k
+    x_57 = (d_d_bonus[..., None, :] @ x_56.mT)[..., 0, :]
+    x_58 = runtime.add_product(x_54.add_(x_55), d_d_B_3.mT, d_pre_part).addcmul_(x_57[..., None], d_p)
+    del d_d_B_3, d_pre_part, x_54, x_55
+    d_v = x_58.add_(runtime.add_product(k_out @ d_pre2_part_2, B_2.mT, d_pre_part_2))  # the gradient of v
+    del B_2, d_pre2_part_2, d_pre_part_2, k_out, x_58
+    x_59 = runtime.decayed_columns(d_P, d_d_r, G, G, mask_2)
+    x_60 = (d_d_r * d_q_in).mul_(e_4).addcmul_(x_30, d_d_r).addcmul_(x_31, d_d_r)
+    d_G = (a_2 * x_59).neg_().addcmul_(k, x_38, value=-1).add_(x_60)
+    x_61 = runtime.decayed_rows(d_B_2, d_d_k, x, G, mask_1)
+    x_62 = (d_d_k * d_k_out_2).mul_(valid[..., None, :, None])
+    x_63 = runtime.shift(e * x_61, -2, -1).add_(runtime.place((x_62 * e_3).sum(-2), -2, -1, tokens))
+    x_64 = x_63.add_((x_43 * d_d_k).neg_().addcmul_(x_62, e_3, value=-1).addcmul_(x_44, d_d_k, value=-1))
+    del x_38, x_60, x_62, x_63
+    d_G_2 = x_64.add_(x_22.mul_(r))
+    x_65 = runtime.decayed_rows(d_B, k, x, G, mask_1)
+    x_66 = d_k_out.mul_(k).mul_(valid[..., None, :, None])
+    del x_22, x_64, d_B, d_k_out
+    x_67 = runtime.shift(e * x_65, -2, -1).add_(runtime.place((x_66 * e_3).sum(-2), -2, -1, tokens))
+    x_68 = x_67.add_(x_39.mul_(k).neg_().addcmul_(x_66, e_3, value=-1).addcmul_(k, x_40, value=-1))
+    del x_39, x_40, x_66, x_67
+    d_G_3 = x_68.add_(x_25.mul_(r))
+    x_69_part_part = d_G_2.flip(-2).cumsum(-2).flip(-2).mul_(valid[..., None, :, None])
+    x_69_part = x_69_part_part.addcmul_(d_G.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
+    x_69 = x_69_part.addcmul_(d_G_3.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
+    del x_25, x_68, d_G, d_G_2, d_G_3
+    x_70 = runtime.decayed_rows(d_B_2, k, x, G, mask_1)
+    x_71 = runtime.decayed_rows(d_A_part, a_2, x, G, mask_1)
+    x_72 = (d_b_in_part * e).mul_(x_7).mul_(e_2).addcmul_(x_70, x_10).addcmul_(x_71, x_10)
+    x_73 = runtime.decayed_rows(d_B_2, -x_11, x, G, mask_1)
+    x_74 = runtime.decayed_rows(d_A_part, -x_14, x, G, mask_1)
     d_keep = d_keep_part.mul_(d_d_G[..., -1, :])
-    x_119 = d_k_out_2.mul_(k).addcmul_(d_a_out_part, a_2).mul_(valid[..., None, :, None])
-    x_120 = (d_d_G[..., -1, :][..., None, :] * x_119).addcmul_(d_d_G, x_119, value=-1)
-    x_121 = runtime.place((x_120 * e_3).sum(-2).addcmul_(d_keep, keep), -2, -1, tokens)
-    del d_keep_part, d_k_out_2, x_119, d_keep
-    x_122 = runtime.decayed_columns(-x_106, x_12, x, G, mask_1)
-    x_123 = runtime.decayed_columns(-x_106, e, x, G, mask_1)
-    x_124 = (a_2 * x_122).neg_().addcmul_(k, x_59, value=-1).addcmul_(x_13, x_123).addcmul_(k, x_62, value=-1)
-    x_125 = runtime.decayed_columns(x_116.neg_(), e, x, G, mask_1)
-    del x_12, x_59, x_62, x_116
-    x_126 = x_124.addcmul_(x_17, x_63).addcmul_(a_2, x_125, value=-1).addcmul_(x_120, e_3, value=-1)
-    x_127 = runtime.decayed_columns(d_P, r, G, G, mask_2)
-    x_128 = runtime.decayed_columns(d_P, x_34, G, G, mask_2)
-    del x_120, x_124, x_63, d_P
-    x_129 = x_126.addcmul_(x_13, x_127).addcmul_(x_17, x_64).addcmul_(a_2, x_128, value=-1)
-    del x_126, x_13, x_17, x_64
-    x_130 = x_42.mul_(r).addcmul_(r, x_43).addcmul_(d_q_in.mul_(r).mul_(d_d_G), e_4)
-    d_G_4_part = runtime.shift(x_118, -2, -1).add_(x_121).add_(x_129.addcmul_(k, x_66, value=-1))
-    d_G_4 = d_G_4_part.add_(x_130.addcmul_(x_44, x_34).addcmul_(x_45, x_34))
-    del d_q_in, x_42, x_43, x_118, x_121, x_129, x_130, x_34, x_44, x_45, x_66
-    x_131 = runtime.decayed_rows(-x_106, d_d_a_2, x, G, mask_1)
-    x_132 = x_23.mT @ d_W_part
-    x_133 = (x_107 * d_d_e).addcmul_(x_108, d_d_e).addcmul_(e, x_131).addcmul_((d_d_e * x_110).addcmul_(x_132, e), e_2)
-    x_134 = runtime.decayed_rows(x_69.neg_(), k, x, G, mask_1)
-    x_135 = runtime.add_product(d_W_part @ x_30.mT, d_u_part, x_20.neg_().mT).add_(x_21.mT @ x_105)
-    del x_23, x_69, d_u_part, x_20, x_21, x_30
-    d_T_5 = x_135.add_((x_22 @ d_T_3.mT).mT)
-    x_136 = (T.mT @ d_T_5 @ T.mT).tril_(-1)
-    x_137 = runtime.decayed_rows(-x_136, a_2, x, G, mask_1)
-    x_138 = (d_d_a_2 * d_a_out_part).mul_(valid[..., None, :, None])
-    x_139 = runtime.shift(x_133.addcmul_(e, x_134).addcmul_(e, x_137), -2, -1).add_(runtime.place((x_138 * e_3).sum(-2), -2, -1, tokens))
-    del x_135, x_22, d_T_5, x_133
-    x_140 = runtime.decayed_columns(-x_106, d_d_e, x, G, mask_1)
-    x_141 = (a_2 * x_140).neg_().addcmul_(k, x_67, value=-1).addcmul_(x_123, d_d_a_2, value=-1).addcmul_(k, x_70, value=-1)
-    x_142 = runtime.decayed_columns(x_136.neg_(), e, x, G, mask_1)
-    x_143 = x_141.addcmul_(a_2, x_142, value=-1).addcmul_(x_138, e_3, value=-1).addcmul_(x_127, d_d_a_2, value=-1)
-    del x_67, x_70, x_136, d_d_a_2, x_138, x_141
-    d_G_5 = x_139.add_(x_143).add_(x_48.mul_(r))
-    x_144_part = x_104.addcmul_(d_G_4.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
-    x_144 = x_144_part.addcmul_(d_G_5.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
-    del x_139, x_143, x_48, d_G_4, d_G_5, x_104
-    x_145 = runtime.decayed_rows(x_106.neg_(), d_d_a_3, x, G, mask_1)
-    x_146 = x_27.mT @ d_W_part
-    x_147 = runtime.decayed_rows(x_72.neg_(), k, x, G, mask_1)
-    del x_106, d_W_part, x_27, x_72
-    x_148 = (e * x_145).addcmul_(x_146 * e, e_2).addcmul_(e, x_147)
-    d_T_6 = (x_25.mT @ x_105).add_((x_26 @ d_T_3.mT).mT)
-    del d_T_3, x_105, x_25, x_26
-    x_149 = (T.mT @ d_T_6 @ T.mT).tril_(-1)
-    x_150 = runtime.decayed_rows(-x_149, a_2, x, G, mask_1)
-    x_151 = (d_d_a_3 * d_a_out_part).mul_(valid[..., None, :, None])
-    x_152 = runtime.shift(x_148.addcmul_(e, x_150), -2, -1).add_(runtime.place((x_151 * e_3).sum(-2), -2, -1, tokens))
-    x_153 = runtime.decayed_columns(x_149.neg_(), e, x, G, mask_1)
-    x_154 = (x_123 * d_d_a_3).neg_().addcmul_(k, x_73, value=-1).addcmul_(a_2, x_153, value=-1).addcmul_(x_151, e_3, value=-1)
-    del d_T_6, x_148, x_149, x_151, x_73
-    d_G_6 = x_152.add_(x_154.addcmul_(x_127, d_d_a_3, value=-1)).add_(x_49.mul_(r))
-    del d_d_a_3, x_152, x_154, x_49
-    x_155 = runtime.decayed_columns(d_P_2, r, G, G, mask_2)
+    x_75 = d_k_out_2.mul_(k).addcmul_(d_a_out_part, a_2).mul_(valid[..., None, :, None])
+    x_76 = (d_d_G[..., -1, :][..., None, :] * x_75).addcmul_(d_d_G, x_75, value=-1)
+    del d_B_2, d_keep_part, d_k_out_2, x_75
+    x_77 = runtime.place((x_76 * e_3).sum(-2).addcmul_(d_keep, keep), -2, -1, tokens)
+    x_78 = runtime.shift(x_72.addcmul_(e, x_73).addcmul_(e, x_74), -2, -1).add_(x_77)
+    x_79 = runtime.decayed_columns(d_A_part, x_10, x, G, mask_1)
+    del d_keep, x_72, x_77, x_10
+    x_80 = runtime.decayed_columns(d_A_part, e, x, G, mask_1)
+    x_81 = x_42.mul_(k).neg_().addcmul_(a_2, x_79, value=-1).addcmul_(x_11, x_43).addcmul_(x_14, x_80)
+    x_82 = runtime.decayed_columns(d_P, r, G, G, mask_2)
+    x_83 = x_81.addcmul_(x_76, e_3, value=-1).addcmul_(x_14, x_82).addcmul_(x_11, x_44)
+    del x_42, x_43, x_11, x_14, x_44, x_76, x_81
+    x_84 = runtime.decayed_columns(d_P, x_20, G, G, mask_2)
+    x_85 = x_28.mul_(r).addcmul_(r, x_29).addcmul_(d_q_in.mul_(r).mul_(d_d_G), e_4)
+    del d_P, d_q_in, x_28, x_29
+    d_G_4 = x_78.add_(x_83.addcmul_(a_2, x_84, value=-1).addcmul_(k, x_46, value=-1)).add_(x_85.addcmul_(x_30, x_20).addcmul_(x_31, x_20))
+    del x_20, x_30, x_31, x_46, x_78, x_83, x_85
+    x_86 = (d_d_e * d_b_in_part).mul_(e_2).addcmul_(x_70, d_d_e).addcmul_(x_71, d_d_e)
+    x_87 = runtime.decayed_rows(d_A_part, d_d_a_2, x, G, mask_1)
+    x_88 = (d_d_a_2 * d_a_out_part).mul_(valid[..., None, :, None])
+    x_89 = runtime.shift(x_86.addcmul_(e, x_87), -2, -1).add_(runtime.place((x_88 * e_3).sum(-2), -2, -1, tokens))
+    x_90 = runtime.decayed_columns(d_A_part, d_d_e, x, G, mask_1)
+    x_91 = x_47.mul_(k).neg_().addcmul_(a_2, x_90, value=-1).addcmul_(x_80, d_d_a_2, value=-1).addcmul_(x_88, e_3, value=-1)
+    d_G_5 = x_89.add_(x_91.addcmul_(x_82, d_d_a_2, value=-1)).add_(x_34.mul_(r))
+    del x_86, x_47, x_88, d_d_a_2, x_34, x_89, x_91
+    x_92_part = x_69.addcmul_(d_G_4.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
+    x_92 = x_92_part.addcmul_(d_G_5.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
+    x_93 = runtime.decayed_rows(d_A_part, d_d_a_3, x, G, mask_1)
+    del d_G_4, d_G_5, x_69, d_A_part
+    x_94 = (d_d_a_3 * d_a_out_part).mul_(valid[..., None, :, None])
+    x_95 = runtime.shift(e * x_93, -2, -1).add_(runtime.place((x_94 * e_3).sum(-2), -2, -1, tokens))
+    x_96 = x_95.add_((x_80 * d_d_a_3).neg_().addcmul_(x_94, e_3, value=-1).addcmul_(x_82, d_d_a_3, value=-1))
+    d_G_6 = x_96.add_(x_35.mul_(r))
+    del d_d_a_3, x_94, x_95, x_35, x_96
+    x_97 = runtime.decayed_columns(d_P_2, r, G, G, mask_2)
     d_a_out = d_a_out_part_2.add_(d_a_out_part_3)
-    x_156 = d_k_out_3.mul_(k).addcmul_(d_a_out, a_2).mul_(valid[..., None, :, None])
+    x_98 = d_k_out_3.mul_(k).addcmul_(d_a_out, a_2).mul_(valid[..., None, :, None])
     del d_P_2, d_a_out_part_2, d_a_out_part_3, d_k_out_3
-    d_W = d_W_part_2.add_(d_W_part_3)
-    d_T_7 = runtime.add_product(d_u_part_2 @ x_3.neg_().mT, d_W, x_2.mT)
-    del d_W_part_2, d_W_part_3, d_u_part_2, x_2, x_3
-    x_157 = (T.mT @ d_T_7 @ T.mT).tril_(-1)
-    x_158 = runtime.decayed_columns(-x_157, e, x, G, mask_1)
-    x_159 = (a_2 * x_155).neg_().addcmul_(x_156, e_3, value=-1).addcmul_(k, x_77, value=-1).addcmul_(a_2, x_158, value=-1)
-    x_160 = runtime.decayed_rows(x_76.neg_(), k, x, G, mask_1)
-    x_161 = T.mT @ d_W
-    del d_T_7, x_77, x_76, T, d_W
-    x_162 = runtime.decayed_rows(x_157.neg_(), a_2, x, G, mask_1)
-    x_163 = (e * x_160).addcmul_(x_161 * e, e_2).addcmul_(e, x_162)
-    x_164 = x_51.mul_(r).addcmul_(d_q_in_2.mul_(r), e_4).add_(x_159).add_(runtime.shift(x_163, -2, -1))
-    del a_2, x, x_157, d_q_in_2, e_4, x_159, x_163, x_51
+    d_A = d_A_part_2.sub_((T.mT @ d_T_part @ T.mT).tril_(-1))
+    x_99 = runtime.decayed_columns(d_A, e, x, G, mask_1)
+    x_100 = (a_2 * x_97).neg_().addcmul_(x_98, e_3, value=-1).addcmul_(a_2, x_99, value=-1).addcmul_(k, x_48, value=-1)
+    del T, d_A_part_2, d_T_part, x_48
+    x_101 = runtime.decayed_rows(d_A, a_2, x, G, mask_1)
+    x_102 = runtime.decayed_rows(d_B_3, k, x, G, mask_1)
+    del a_2, d_A, d_B_3, x
+    d_b_in = d_b_in_part_2.add_(d_b_in_part_3)
+    x_103 = (e * x_101).addcmul_(e, x_102).addcmul_(d_b_in * e, e_2)
+    x_104 = x_37.mul_(r).addcmul_(d_q_in_2.mul_(r), e_4).add_(x_100).add_(runtime.shift(x_103, -2, -1))
+    del d_b_in_part_2, d_b_in_part_3, d_q_in_2, e_4, x_100, x_103, x_37
     d_keep_2 = d_keep_part_2.add_(d_keep_part_3)
-    x_165 = runtime.place((x_156 * e_3).sum(-2).addcmul_(d_keep_2, keep), -2, -1, tokens)
-    del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_156
-    d_G_7 = x_164.add_(x_165)
-    d_g_part = x_144.addcmul_(d_G_6.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
+    x_105 = runtime.place((x_98 * e_3).sum(-2).addcmul_(d_keep_2, keep), -2, -1, tokens)
+    del d_keep_part_2, d_keep_part_3, d_keep_2, e_3, keep, x_98
+    d_G_7 = x_104.add_(x_105)
+    d_g_part = x_92.addcmul_(d_G_6.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])
     d_g = d_g_part.addcmul_(d_G_7.flip(-2).cumsum(-2).flip(-2), valid[..., None, :, None])  # the gradient of g
-    del x_164, x_165, d_G_6, d_G_7, x_144
-    x_166 = x_90.add_(x_92).addcmul_(x_95, a).addcmul_(x_88, a).add_(x_97.add_(x_99).addcmul_(x_102, a))
-    del x_90, x_92, x_97, x_99
-    x_167 = x_107.mul_(x_11).addcmul_(x_28, x_110).addcmul_(x_11, x_108).add_(x_109)
-    del x_107, x_108, x_109, x_11, x_110, x_28
-    x_168 = x_122.addcmul_(d_d_G, x_123, value=-1).add_(x_125).addcmul_(x_5, d_a_out_part).addcmul_(d_d_G, x_127, value=-1)
-    del d_d_G, x_122, x_125, x_5
-    x_169 = x_168.add_(x_128)
-    x_170 = x_167.addcmul_(x_111, e_2).add_(x_113).add_(x_114).add_(x_117).addcmul_(x_169, a)
-    del x_128, x_168, x_111, x_113, x_114, x_117, x_167
-    x_171 = x_140.add_(x_142)
-    x_172 = x_131.addcmul_(x_132, e_2).add_(x_134).add_(x_137).addcmul_(x_171, a)
-    del x_140, x_142, x_131, x_132, x_134, x_137
-    x_173 = x_127.addcmul_(d_a_out_part, x_4).add_(x_123)
-    x_174 = (d_d_a * x_173).addcmul_(x_153, a).add_(x_145.addcmul_(x_146, e_2).add_(x_147).add_(x_150))
-    del d_a_out_part, x_123, x_127, x_145, x_146, x_147, x_150
-    x_175 = x_155.addcmul_(d_a_out, x_4).add_(x_158)
-    del d_a_out, x_155, x_158, x_4
-    d_e = x_166.add_(x_170).add_(x_172).add_(x_174).add_(x_160.addcmul_(x_161, e_2).add_(x_162).addcmul_(x_175, a))  # the gradient of e
-    del e_2, x_160, x_161, x_162, x_166, x_170, x_172, x_174
-    x_176 = x_88.mul_(e).addcmul_(x_95, e).addcmul_(x_102, e).addcmul_(x_169, e)
-    del x_102, x_169, x_88, x_95
-    x_177 = x_176.add_(x_173.mul_(d_d_e).addcmul_(x_171, e)).addcmul_(x_153, e)
-    del x_153, x_171, x_173, x_176
-    d_a = x_177.addcmul_(x_175, e)  # the gradient of a
-    d_bonus_part = x_78.mul_(x_37[..., None]).sum((-5, -4, -2)).add_(x_81.mul_(x_37[..., None]).sum((-5, -4, -2)))
-    d_bonus = d_bonus_part.add_((x_40[..., None] * x_86).sum((-5, -4, -2)))  # the gradient of bonus
-    del x_175, x_177, x_37, x_40, x_78, x_81
-    x_178 = runtime.add_product(runtime.add_product(d_d_q_in @ S_start, d_d_P, U), d_d_R, v)
+    del x_104, x_105, d_G_6, d_G_7, x_92
+    x_106 = x_8.mul_(d_b_in_part).addcmul_(x_7, x_70).addcmul_(x_7, x_71).add_(x_73)
+    del d_b_in_part, x_7, x_70, x_71, x_73, x_8
+    x_107 = x_79.addcmul_(d_d_G, x_80, value=-1).addcmul_(x_3, d_a_out_part).addcmul_(d_d_G, x_82, value=-1)
+    x_108 = x_107.add_(x_84)
+    del d_d_G, x_3, x_79, x_107, x_84
+    x_109 = x_61.addcmul_(x_59, a).add_(x_65).add_(x_106.add_(x_74).addcmul_(x_108, a))
+    del x_106, x_61, x_65, x_74
+    x_110 = x_82.addcmul_(d_a_out_part, x_2).add_(x_80)
+    x_111 = x_109.add_(x_87.addcmul_(x_90, a)).add_(x_93.addcmul_(d_d_a, x_110))
+    del d_a_out_part, x_80, x_82, x_109, x_87, x_93
+    x_112 = x_97.addcmul_(d_a_out, x_2).add_(x_99)
+    del d_a_out, x_2, x_97, x_99
+    d_e = x_111.add_(x_101.add_(x_102).addcmul_(d_b_in, e_2).addcmul_(x_112, a))  # the gradient of e
+    del d_b_in, e_2, x_101, x_102, x_111
+    x_113 = x_59.mul_(e).addcmul_(x_108, e).add_(x_90.mul_(e).addcmul_(d_d_e, x_110))
+    del x_108, x_110, x_59, x_90
+    d_a = x_113.addcmul_(x_112, e)  # the gradient of a
+    d_bonus_part = x_49.mul_(x_23[..., None]).sum((-5, -4, -2)).add_(x_52.mul_(x_23[..., None]).sum((-5, -4, -2)))
+    d_bonus = d_bonus_part.add_((x_26[..., None] * x_56).sum((-5, -4, -2)))  # the gradient of bonus
+    del x_112, x_113, x_23, x_26, x_49, x_52
+    x_114 = runtime.add_product(runtime.add_product(d_d_q_in @ S_start, d_d_P, U), d_d_R, v)
     R = runtime.decayed_gram(r, k, G, G, mask_2)
     del d_d_P, d_d_R, d_d_q_in, G
-    x_179 = runtime.add_product(runtime.add_product(x_178, d_d_R_2, v), R, d_d_v)
-    x_180 = runtime.add_product(runtime.add_product(d_d_q_in_2 @ S_start, d_d_P_2, U), d_d_R_3, v)
-    del R, d_d_R_2, x_178, S_start, d_d_P_2, d_d_R_3, d_d_q_in_2
-    x_181 = runtime.add_product(runtime.add_product(x_179.add_(x_180), d_d_P_3, U), d_d_P_4, U)
-    del U, d_d_P_3, d_d_P_4, x_179, x_180
-    d_d_o = x_181.add_(runtime.add_product(P @ d_d_U_part, q_in, d_d_S_start_part))  # the gradient of d_o
-    del P, d_d_S_start_part, d_d_U_part, q_in, x_181
-    x_182 = (x_79[..., None] * v).addcmul_(x_82[..., None], v).addcmul_(d_d_v, (x_86 @ bonus[..., None])[..., 0][..., None])
-    d_d_p = x_182.addcmul_(x_87[..., None], v)  # the gradient of d_p
+    x_115 = runtime.add_product(runtime.add_product(x_114, d_d_R_2, v), R, d_d_v)
+    x_116 = runtime.add_product(runtime.add_product(d_d_q_in_2 @ S_start, d_d_P_2, U), d_d_R_3, v)
+    del R, d_d_R_2, x_114, S_start, d_d_P_2, d_d_R_3, d_d_q_in_2
+    x_117 = runtime.add_product(runtime.add_product(x_115.add_(x_116), d_d_P_3, U), d_d_P_4, U)
+    del U, d_d_P_3, d_d_P_4, x_115, x_116
+    d_d_o = x_117.add_(runtime.add_product(P @ d_d_U_part, q_in, d_d_S_start_part))  # the gradient of d_o
+    del P, d_d_S_start_part, d_d_U_part, q_in, x_117
+    x_118 = (x_50[..., None] * v).addcmul_(x_53[..., None], v).addcmul_(d_d_v, (x_56 @ bonus[..., None])[..., 0][..., None])
+    d_d_p = x_118.addcmul_(x_57[..., None], v)  # the gradient of d_p
     return d_r, d_k, d_v, d_g, d_e, d_a, d_bonus, d_S_first_2, d_d_o, d_d_p, d_d_S_first

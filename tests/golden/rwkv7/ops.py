@@ -56,7 +56,7 @@ DOMAINS = {
 # Estimated microseconds on one core, by which form="auto" chooses: per slab of tokens, per step of the loop along the sequence,
 # per token of one head; forward alone, and with the backward.
 COSTS = {
-    "chunkwise": ((1180.0, 18.0, 7.88), (2220.0, 54.0, 14.8)),
+    "chunkwise": ((1180.0, 21.0, 7.81), (2210.0, 63.0, 14.8)),
     "recurrent": ((165.0, 21.0, 6.28), (447.0, 69.0, 27.4)),
 }
 
