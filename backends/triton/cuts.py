@@ -42,6 +42,53 @@ def cut(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...]) -> 
     return Cuts(outputs, tuple(fused[i] for i in left), folded, {left.index(i): es for i, es in behind.items()})
 
 
+def made_before(stages: list[Stage], cuts: Cuts, lead: tuple[str, ...], names: Mapping[Expr, str]) -> list[Stage]:
+    """The stages with what loops would compute in every block of their states alike where a kernel before them does it once. names: of
+    some values."""
+    stages = list(stages)
+    for i, loop in enumerate(cuts.stages):
+        if not isinstance(loop, Carry):
+            continue
+        kernels = {e for s in cuts.stages[:i] if isinstance(s, Map) for e in s.equations}
+        read = expanded((*roots(loop), *(e.value for e in cuts.behind.get(i, ()))), cuts.folded)
+        alike = _alike(read, loop, cuts.folded, lead)
+        if not alike or not (kernels or any(n.op.name == "decayed" for n in walk(*alike))):
+            continue
+        own = [Equation(names.get(n, f"@before{len(stages)}_{j}"), n) for j, n in enumerate(alike)]
+        table = {e.value: ops.var(e.name, e.value.axes) for e in own}
+        at = stages.index(loop)
+        there = [j for j, s in enumerate(stages[:at]) if isinstance(s, Map) and not kernels.isdisjoint(s.equations)]
+        first = there[-1] if there else at  # equations of one Map do not see each other's names
+        before, own_map = (stages[:first], Map((*own, *_equations(stages[first])))) if there else (stages[:at], Map(tuple(own)))
+        later = [Map(_with(s.equations, table)) if isinstance(s, Map) else s for s in stages[first + bool(there) :]]
+        stages = [*before, own_map, *later]
+    return stages
+
+
+def _equations(stage: Stage) -> tuple[Equation, ...]:
+    return stage.equations if isinstance(stage, Map) else ()
+
+
+def _with(equations: tuple[Equation, ...], table: Mapping[Expr, Expr]) -> tuple[Equation, ...]:
+    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
+        return table.get(node) or (node if args == node.args else make(node.op, args, node.attr))
+
+    return tuple(replace(e, value=v) for e, v in zip(equations, rebuild((e.value for e in equations), rule), strict=True))
+
+
+def _alike(read: list[Expr], loop: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> list[Expr]:
+    """The largest values with products of matrices, of every step, that have no axis of what is carried and need nothing of the loop."""
+    of_state = _of_state(loop)
+    own = {e.name for e in loop.equations} | {k.name for k in loop.carried} | {k.final for k in loop.carried}
+    found = dict[Expr, None]()
+    for node in walk(*read):
+        for x in node.args if of_state & {*node.axes} else ():
+            every = loop.axis in x.axes and not of_state & {*x.axes} and any(is_heavy(n, lead) for n in walk(x))
+            if every and own.isdisjoint(_names(expanded([x], folded))):
+                found[x] = None
+    return list(found)
+
+
 def expanded(values: Iterable[Expr], folded: Mapping[str, Expr]) -> list[Expr]:
     """The values and those that are folded into them."""
     found, todo, seen = list(values), list(values), set[str]()
@@ -157,27 +204,28 @@ def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...])
             if e.name not in outputs and e.name not in solved:
                 loops = [x for i in readers.get(e.name, []) if isinstance(x := stages[i], Carry)]
                 only = loops[0] if len(loops) == len(readers.get(e.name, [])) == 1 else None
-                inside = only is not None and (_is_state(e, only.axis, folded, lead) or _is_at_hand(e, only, folded, lead))
+                inside = only is not None and (_is_state(e, only, folded, lead) or _is_at_hand(e, only, folded, lead))
                 if inside or _is_cheap(e.value, folded, lead):
                     folded[e.name] = e.value
     return folded
 
 
-def _is_state(e: Equation, axis: str, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
+def _is_state(e: Equation, loop: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
     """A product as large as a state that one loop alone reads, of tokens: writing it costs more than the loop's own product."""
     of_text = all(not a.startswith("@") for a in e.value.axes if a not in lead)
-    return of_text and is_product(e.value, lead) and _at_one_step(e, axis, set(), folded)
+    return of_text and is_product(e.value, lead) and _at_one_step(e, loop, set(), folded)
 
 
 def _is_at_hand(e: Equation, loop: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
-    """Whether a loop that alone reads a value reads little more if it computes it: products of matrices that it has at that step."""
+    """Whether a loop that alone reads a value reads little more if it computes it: sums, and products of matrices that it has at that
+    step."""
     own = [n for n in walk(*expanded([e.value], folded)) if is_heavy(n, lead)]
-    if not own or any(n.op.name in SERIAL for n in own) or not _at_one_step(e, loop.axis, set(), folded):
+    if any(n.op.name in SERIAL for n in own) or not _at_one_step(e, loop, set(), folded):
         return False
     others = {**folded, e.name: e.value}
     at_step = [n for n in walk(*expanded(roots(loop), others)) if is_heavy(n, lead)]
-    more = _leaves([e.value], folded) - _leaves(roots(loop), folded)
-    return len(at_step) <= STEP and sum(entries(n, lead) for n in more) <= 2 * entries(e.value, lead)
+    more = sum(entries(n, lead) for n in _leaves([e.value], folded) - _leaves(roots(loop), folded))
+    return len(at_step) <= STEP and more <= (2 * entries(e.value, lead) if own else LONG**2)
 
 
 def _leaves(values: Iterable[Expr], folded: Mapping[str, Expr]) -> set[Expr]:
@@ -222,7 +270,9 @@ def _fused(
         one = len(maps) == len(readers) == 1
         moved = _all_behind(s, next(iter(maps.values())), stages[i + 1 : readers[0]], folded, lead) if one else ()
         moved = moved or tuple(e for t in maps.values() for e in t.equations if _is_copy(e, s, folded))
+        moved += tuple(e for t in stages[i + 1 :] for e in _equations(t) if e not in moved and _follows(e, moved, s, folded, lead))
         if moved:
+            maps = {j: t for j, t in enumerate(stages) if j > i and isinstance(t, Map)}
             behind[i] = moved
             left = {j: Map(tuple(e for e in t.equations if e not in moved)) for j, t in maps.items()}
             stages = [left.get(j, t) for j, t in enumerate(stages)]
@@ -238,8 +288,24 @@ def _all_behind(s: Carry, later: Map, between: Iterable[Stage], folded: Mapping[
     grid = {s.axis, *(a for e in s.equations for a in e.value.axes if a in LEAD)}
     alike = all({a for a in e.value.axes if a in (s.axis, *LEAD)} == grid for e in moved)
     few = sum(is_work(n, lead) for n in walk(*expanded((e.value for e in moved), folded))) <= BEHIND
-    possible = states and alike and few and all(_at_one_step(e, s.axis, known, folded) for e in moved)
-    return moved if possible else ()
+    possible = states and alike and few and all(_at_one_step(e, s, known, folded) for e in moved)
+    own = expanded(roots(s), folded)
+    in_blocks = not _free(s, own, lead) or _free(s, [*own, *expanded((e.value for e in moved), folded)], lead)
+    return moved if possible and in_blocks else ()
+
+
+def _free(s: Carry, values: list[Expr], lead: tuple[str, ...]) -> set[str]:
+    """The axes of what is carried that no work sums over: their blocks can be programs, and without them a loop has few."""
+    summed = {a for n in walk(*values) if is_work(n, lead) for a in lost(n)}
+    return {a for k in s.carried for a in k.init.axes if not a.startswith("@") and a not in summed}
+
+
+def _follows(e: Equation, moved: tuple[Equation, ...], s: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
+    """Whether a value is made of what a loop computes behind its own, and of nothing else as large."""
+    values = expanded([e.value], folded)
+    tiles = {n.name for n in walk(*values) if n.op.name == "var" and n.name not in folded and sum(a not in lead for a in n.axes) > 1}
+    simple = not any(is_work(n, lead) or n.op.name in ("collect", "max_over") for n in walk(*values))
+    return bool(tiles) and tiles <= {x.name for x in moved} and simple and _at_one_step(e, s, set(), folded)
 
 
 def _is_copy(e: Equation, s: Carry, folded: Mapping[str, Expr]) -> bool:
@@ -248,11 +314,22 @@ def _is_copy(e: Equation, s: Carry, folded: Mapping[str, Expr]) -> bool:
     while core.op.name in ("rename", "neg"):
         (core,) = core.args
     stacked = {x.name for x in s.equations if {*x.value.axes, s.axis} == {*core.axes}}
-    return core.op.name == "var" and core.name in stacked and _at_one_step(e, s.axis, set(), folded)
+    return core.op.name == "var" and core.name in stacked and _at_one_step(e, s, set(), folded)
 
 
-def _at_one_step(e: Equation, axis: str, known: set[str], folded: Mapping[str, Expr]) -> bool:
-    values = expanded([e.value], folded)
-    same = all(axis not in words(n.attr) or n.op.name in ("var", "contract", "broadcast") for n in walk(*values))
+def _at_one_step(e: Equation, loop: Carry, known: set[str], folded: Mapping[str, Expr]) -> bool:
+    """Whether a value needs nothing of other steps of a loop, nor what is `known` behind it. Products with decays are made before loops,
+    if they can be."""
+    values, axis, of_state = expanded([e.value], folded), loop.axis, _of_state(loop)
+    same = all(axis not in words(n.attr) or n.op.name in ("var", "contract", "broadcast") or _is_alike(n, of_state) for n in walk(*values))
     return axis in e.value.axes and same and not known & _names(values) and not any(axis in lost(n) for n in walk(*values))
 
+
+def _is_alike(node: Expr, of_state: set[str]) -> bool:
+    """Whether a product with decays is the same for every block of a state."""
+    return node.op.name == "decayed" and of_state.isdisjoint(node.axes)
+
+
+def _of_state(loop: Carry) -> set[str]:
+    """The axes of the text that what is carried has."""
+    return {a for k in loop.carried for a in k.init.axes if not a.startswith("@")}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, sunk, words
+from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, made_before, sunk, words
 from seqc.backends.triton.parts import parts
+from seqc.backends.triton.scales import scaled
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of, roots
@@ -62,7 +63,7 @@ def leading(chunked: bool) -> tuple[str, ...]:
 
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
     """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
-    program = binary_program(program)
+    program = scaled(binary_program(program), lead)
     here, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
     named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
     named |= {e.value.args[0].name for e in collected}
@@ -70,6 +71,10 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
     stages = _prepared(every, lead, "@part")
     kept = {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}
     cuts = cut(stages, named | kept, lead)
+    values = {e.value: e.name for s in program.stages if isinstance(s, Map) for e in s.equations}
+    if (before := made_before(stages, cuts, lead, values)) != stages:
+        stages = before
+        cuts = cut(stages, named | kept, lead)
     found, count = list[Launch | Iteration](), 0
     for i, stage in enumerate(cuts.stages):
         if isinstance(stage, Solve):

@@ -21,7 +21,7 @@ from seqc.proof.bench import Bench
 from seqc.proof.trial import Trial, laid_out, small_axes
 
 KEPT = {
-    "gated_deltanet": {"T", "S_start", "U"}, "gla": {"keep", "S_start"}, "mamba2": {"S_start"},
+    "gated_deltanet": {"P", "T", "S_start", "U"}, "gla": {"keep", "S_start"}, "mamba2": {"S_start"},
     "linear_attention": {"S@read0", "z@read0", "S_start", "z_start"},
 }  # fmt: skip
 
