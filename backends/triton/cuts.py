@@ -52,17 +52,30 @@ def made_before(stages: list[Stage], cuts: Cuts, lead: tuple[str, ...], names: M
         kernels = {e for s in cuts.stages[:i] if isinstance(s, Map) for e in s.equations}
         read = expanded((*roots(loop), *(e.value for e in cuts.behind.get(i, ()))), cuts.folded)
         alike = _alike(read, loop, cuts.folded, lead)
-        if not alike or not (kernels or any(n.op.name == "decayed" for n in walk(*alike))):
+        if not alike:
             continue
-        own = [Equation(names.get(n, f"@before{len(stages)}_{j}"), n) for j, n in enumerate(alike)]
-        table = {e.value: ops.var(e.name, e.value.axes) for e in own}
         at = stages.index(loop)
-        there = [j for j, s in enumerate(stages[:at]) if isinstance(s, Map) and not kernels.isdisjoint(s.equations)]
+        needed = _names(expanded(alike, cuts.folded)) - {*cuts.folded}
+        known = max((j for j, s in enumerate(stages[:at]) if needed & {leaf.name for leaf in defined(s)}), default=-1)
+        there = [j for j, s in enumerate(stages[:at]) if j > known and isinstance(s, Map) and not kernels.isdisjoint(s.equations)]
+        if not there and not any(n.op.name == "decayed" for n in walk(*alike)):
+            continue
+        whole = _unfolded(alike, cuts.folded)
+        own = [Equation(names.get(n, f"@before{len(stages)}_{j}"), v) for j, (n, v) in enumerate(zip(alike, whole, strict=True))]
+        table = {n: ops.var(e.name, n.axes) for n, e in zip(alike, own, strict=True)}
         first = there[-1] if there else at  # equations of one Map do not see each other's names
         before, own_map = (stages[:first], Map((*own, *_equations(stages[first])))) if there else (stages[:at], Map(tuple(own)))
         later = [Map(_with(s.equations, table)) if isinstance(s, Map) else s for s in stages[first + bool(there) :]]
         stages = [*before, own_map, *later]
     return stages
+
+
+def _unfolded(values: list[Expr], folded: Mapping[str, Expr]) -> tuple[Expr, ...]:
+    """The values without names of what is folded."""
+    found = tuple(Equation("", v) for v in values)
+    while {*folded} & _names(e.value for e in found):
+        found = _replaced(found, folded)
+    return tuple(e.value for e in found)
 
 
 def _equations(stage: Stage) -> tuple[Equation, ...]:

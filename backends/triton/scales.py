@@ -70,9 +70,10 @@ def _behind(node: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> 
                 outside.append(s)
             else:
                 to = other if not _is_read(cores[other]) and {*s.axes} <= {*cores[other].axes} else i
-                cores[to] = ops.mul(cores[to], s)
-    found = ops.contract(cores, node.axes)
-    return reduce(ops.mul, outside, found)
+                cores[to] = ops.mul(s, cores[to])
+    if not outside and all(core is x for core, x in zip(cores, node.args, strict=True)):
+        return node
+    return reduce(ops.mul, outside, ops.contract(cores, node.axes))
 
 
 def _parts(x: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> tuple[tuple[Expr, ...], Expr]:

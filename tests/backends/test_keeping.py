@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 from conftest import SHIPPED
+from in_field import Points, assert_equal
 
 import seqc
 from seqc.backends.triton.keeping import TILE, _crossing, keeping
-from seqc.compiler import judge, prepared, programs
+from seqc.compiler import judge, programs
 from seqc.forms import Applies
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.ir import ops
-from seqc.ir.execute import execute
 from seqc.ir.expr import Expr
 from seqc.ir.program import LEAD, Carry, Equation, Map, Program, scope
-from seqc.proof.arithmetic import Field
-from seqc.proof.bench import Bench
-from seqc.proof.trial import Trial, laid_out, small_axes
 
 KEPT = {
     "gated_deltanet": {"P", "T", "S_start", "U"}, "gla": {"keep", "S_start"}, "mamba2": {"S_start"},
@@ -41,24 +36,9 @@ def test_the_backward_is_the_same_function(name: str) -> None:
         pytest.skip("no chunkwise form")
     giving, taking, kept, again = kept_of(name)
     assert {leaf.name for leaf in kept} == KEPT.get(name, {leaf.name for leaf in kept})
-    rec, lowered = prepared(checked), programs(checked, CHUNKWISE).lowered
-    chunk = lowered.block or 3
-    trial = Trial((7, 2), chunk, 2, 1, 4, small_axes(rec, set(lowered.fixed), checked.sizes), (0, 0) if lowered.block else ())
-    bench = Bench(rec, trial, "kept")
-    sizes = trial.sizes_of(again)
-    seeds = {f"d_{n}": x for n, x in bench.draws.seeds.items()}
-
-    def run(program: Program, given: dict[str, object]) -> dict[str, object]:
-        field = Field(bench.oracles, sizes)
-        own = laid_out(field, {**bench.draws.values, **seeds}, [i for i in program.inputs if i.name not in given], trial)
-        return execute(program, partial(Field, bench.oracles), {**own, **given}, sizes)  # type: ignore[arg-type]
-
-    first = run(giving, {})
-    found, wanted = run(taking, {leaf.name: first[leaf.name] for leaf in kept}), run(again, {})
-    assert [*found] == [*wanted]
-    for n, x in found.items():
-        assert (x.p == wanted[n].p).all(), n  # type: ignore[attr-defined]
-    assert any(x.p.any() for x in found.values())  # type: ignore[attr-defined]
+    points = Points(checked, CHUNKWISE)
+    first = points.run(giving, {})
+    assert_equal(points.run(taking, {leaf.name: first[leaf.name] for leaf in kept}), points.run(again, {}))
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -1,0 +1,100 @@
+"""Programs as kernels have them are the programs they were made of: equal in every result at random points of the prime field."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import SHIPPED
+from in_field import Points, assert_equal
+
+import seqc
+from seqc.backends.triton.launches import copied, flat, launches, result
+from seqc.backends.triton.scales import scaled
+from seqc.compiler import judge, programs
+from seqc.forms import Applies
+from seqc.forms.chunkwise import CHUNKWISE
+from seqc.ir import ops
+from seqc.ir.expr import Expr, walk
+from seqc.ir.program import LEAD, Equation, Map, Program
+
+FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct")
+
+
+def as_cut(program: Program) -> Program:
+    """The program of the kernels, with the results that they write."""
+    made, _ = launches(program, LEAD)
+    apart = {e.name for e in copied(program)}
+    leaves = {e.name: ops.var(result(e.name), e.value.axes, e.value.type.dtype) if e.name in apart else e.value for e in program.outputs}
+    return Program(program.name, program.inputs, made.stages, tuple(Equation(n, v) for n, v in leaves.items()), program.widths)
+
+
+@pytest.mark.parametrize("name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED])
+def test_a_cut_program_is_the_same_function(name: str) -> None:
+    checked = seqc.check(name)
+    if not isinstance(judge(checked)[CHUNKWISE.name], Applies):
+        assert name not in FIRST
+        pytest.skip("no chunkwise form")
+    points, made = Points(checked, CHUNKWISE), programs(checked, CHUNKWISE)
+    for program in (made.forward, made.backward):
+        assert_equal(points.run(as_cut(program), {}), points.run(program, {}))
+
+
+# --- Numbers per row -------------------------------------------------------------------------------------------------------
+
+q, k, U = ops.var("q", ("@c", "t", "K")), ops.var("k", ("@c", "s", "K")), ops.var("U", ("@c", "s", "V"))
+e, f = ops.var("e", ("@c", "t")), ops.var("f", ("@c", "s"))
+
+
+def moved(*values: Expr) -> tuple[Expr, ...]:
+    made = scaled(Program("p", (q, k, U, e, f), (Map(tuple(Equation(f"x{i}", v) for i, v in enumerate(values))),), ()), LEAD)
+    equations = {x.name: x.value for x in made.stages[0].equations}  # type: ignore[union-attr]
+    return tuple(equations[f"x{i}"] for i in range(len(values)))
+
+
+def products(value: Expr) -> list[Expr]:
+    return [n for n in walk(value) if n.op.name == "contract"]
+
+
+def test_numbers_of_the_result_s_axes_stand_behind_the_product() -> None:
+    (found,) = moved(ops.contract((ops.mul(e, q), ops.mul(f, k)), ("@c", "t", "s")))
+    (product,) = products(found)
+    assert product is ops.contract((q, k), ("@c", "t", "s")) and found.axes == product.axes
+
+
+def test_numbers_of_the_summed_axis_go_to_what_is_computed() -> None:
+    P = ops.exp(ops.contract((q, k), ("@c", "t", "s")))
+    (found,) = moved(ops.contract((ops.mul(f, k), ops.exp(U)), ("@c", "K", "V")))
+    assert found is ops.contract((k, ops.mul(f, ops.exp(U))), ("@c", "K", "V"))
+    (found,) = moved(ops.contract((P, ops.mul(f, U)), ("@c", "t", "V")))
+    assert found is ops.contract((ops.mul(f, P), U), ("@c", "t", "V"))
+
+
+def test_of_two_that_are_read_each_keeps_its_numbers() -> None:
+    both = ops.contract((ops.mul(f, k), U), ("@c", "K", "V"))
+    assert moved(both) == (both,)
+
+
+def test_what_a_name_stands_for_is_taken_apart() -> None:
+    b, S = ops.mul(e, q), ops.var("S", ("@c", "K", "V"))
+    stages = (Map((Equation("b", b),)), Map((Equation("y", ops.contract((ops.var("b", b.axes), S), ("@c", "t", "V"))),)))
+    made = scaled(Program("p", (q, e, S), stages, ()), LEAD)
+    (y,) = made.stages[1].equations  # type: ignore[union-attr]
+    parts = {x.name: x.value for x in made.stages[0].equations}  # type: ignore[union-attr]
+    (product,) = products(y.value)
+    assert {parts[n.name] for n in walk(y.value) if n.op.name == "var" and n.name in parts} == {e, q} and parts["b"] is b
+    assert [parts.get(x.name) for x in product.args] == [q, None]
+
+
+# --- Loops in blocks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ("retnet", "linear_attention", "gated_deltanet", "gla", "kda"))
+def test_a_loop_of_a_matrix_has_blocks_and_no_product_without_an_axis_of_it(name: str) -> None:
+    """What every block would compute alike is made before, where a kernel before the loop can."""
+    made = programs(seqc.check(name), CHUNKWISE)
+    for program in (made.forward, made.backward):
+        found = flat(launches(program, LEAD)[1])
+        for i, launch in enumerate(found):
+            if launch.loop is not None:
+                work = [n for n in walk(*launch.values) if n.op.name in ("contract", "decayed") and len(n.args) > 1]
+                alike = [n for n in work if not {"K", "V"} & {*n.axes} and {"K", "V"} & {a for x in n.args for a in x.axes}]
+                assert launch.split and (i == 0 or all(sum(a not in LEAD for a in n.axes) < 2 for n in alike))
