@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from seqc.backends.triton.micro import is_leaf, nodes
 from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Solve, Stage, defined, roots
@@ -242,7 +243,7 @@ def _is_at_hand(e: Equation, loop: Carry, folded: Mapping[str, Expr], lead: tupl
 
 
 def _leaves(values: Iterable[Expr], folded: Mapping[str, Expr]) -> set[Expr]:
-    return {n for n in walk(*expanded(values, folded)) if n.op.name == "var" and n.name not in folded}
+    return {n for n in nodes(expanded(values, folded)) if is_leaf(n) and not (n.op.name == "var" and n.name in folded)}
 
 
 def entries(node: Expr, lead: tuple[str, ...]) -> int:
@@ -251,17 +252,16 @@ def entries(node: Expr, lead: tuple[str, ...]) -> int:
 
 
 def _is_cheap(value: Expr, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
-    nodes = list(walk(*expanded([value], folded)))
     own = [a for a in value.axes if a not in lead]
-    full = set[str]()
-    for n in nodes:
+    full = set[Expr]()
+    for n in nodes(expanded([value], folded)):
         if is_work(n, lead) or n.op.name in ("collect", "max_over") or (n.op.name == "contract" and {*lead} & {*lost(n)}):
             return False
-        if n.op.name == "var" and n.name not in folded:
+        if is_leaf(n) and not (n.op.name == "var" and n.name in folded):
             tile = [a for a in n.axes if a not in lead]
             if len(tile) > 1 and (len(tile) > len(own) or not _of_text(tile) <= _of_text(own)):
                 return False
-            full |= {n.name} if len(tile) > 1 else set()
+            full |= {n} if len(tile) > 1 else set()
     return len(full) <= FULL
 
 

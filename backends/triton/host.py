@@ -11,6 +11,7 @@ from seqc.backends.triton.cuts import is_product
 from seqc.backends.triton.kernel import print_launch
 from seqc.backends.triton.launches import Iteration, Launch, apart, copied, flat, result
 from seqc.backends.triton.meanings import meaning, needs
+from seqc.backends.triton.micro import nodes
 from seqc.backends.triton.text import product
 from seqc.backends.triton.writer import Given, Namer, Sizes, Writer
 from seqc.forms.base import VALID
@@ -68,7 +69,7 @@ def print_functions(
 def _cut(w: Writer) -> str:
     """The tiles of a kernel, the largest ones, by the words of their axes."""
     launch, word = w.launch, w.sizes.word
-    shapes = {tuple(word(a) for a in w.dims(n, dict.fromkeys(launch.grid, ""))) for v in launch.values for n in walk(v)}
+    shapes = {tuple(word(a) for a in w.dims(n, dict.fromkeys(launch.grid, ""))) for n in nodes(launch.values)}
     shapes = {tuple(a for a in s if a in w.blocks) for s in shapes}
     most = sorted(s for s in shapes if s and not any({*s} < {*other} for other in shapes))
     parts = [_tuple([_tuple([f'"{a}"' for a in s]) for s in most])]

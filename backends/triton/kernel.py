@@ -35,7 +35,7 @@ def _stores(w: Writer, equations: list[Equation], env: Env, scope: Scope, walked
     """Equations into memory, block by block along axes that are walked. What other equations sum along the axis is summed in the walk."""
     if not walked:
         for e in equations:
-            memory.store(w, ops.var(e.name, e.value.axes, e.value.type.dtype), w.tile(e.value, env), env, scope)
+            memory.written(w, ops.var(e.name, e.value.axes, e.value.type.dtype), e.value, env, scope)
         return
     axis = walked[0]
     names = sums.begun(w, sums.beside(w, [e.value for e in equations], env, axis), env) if scope is w.root else {}
@@ -106,10 +106,10 @@ def _loop(w: Writer, env: Env) -> None:
     w.body.lines.append(f"{i} = origin + {f'({n} - 1 - {step})' if loop.reverse else step}")
     nexts = [w.tile(k.next, env) for k in loop.carried]
     for e in (e for e in loop.equations if e.name not in launch.held):
-        memory.store(w, outer_of(e, loop.axis), w.tile(e.value, env), {**env, loop.axis: i}, w.body)
+        memory.written(w, outer_of(e, loop.axis), e.value, {**env, loop.axis: i}, w.body)
     at = {**env, loop.axis: i}
     for e in launch.behind:
-        memory.store(w, ops.var(e.name, e.value.axes, e.value.type.dtype), w.tile(e.value, at), at, w.body)
+        memory.written(w, ops.var(e.name, e.value.axes, e.value.type.dtype), e.value, at, w.body)
     fresh = []
     for k, t, (_, dims) in zip(loop.carried, nexts, names, strict=True):
         fresh.append(w.namer(f"{k.name}_next"))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, made_before, sunk, words
+from seqc.backends.triton.micro import in_rows
+from seqc.backends.triton.micro import nodes as tiles
 from seqc.backends.triton.parts import parts
 from seqc.backends.triton.scales import scaled
 from seqc.ir import ops
@@ -63,7 +65,7 @@ def leading(chunked: bool) -> tuple[str, ...]:
 
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
     """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
-    program = scaled(binary_program(program), lead)
+    program = scaled(in_rows(binary_program(program)), lead)
     here, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
     named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
     named |= {e.value.args[0].name for e in collected}
@@ -149,7 +151,7 @@ def _cut(launch: Launch) -> Launch:
     Where nothing is summed and all that is work has the axis, blocks are programs. Else one program walks along it; not in a loop,
     whose state stays in registers whole.
     """
-    nodes = list(walk(*launch.values))
+    nodes = list(tiles(launch.values))
     texts = dict.fromkeys(a for n in nodes for a in _tile(n, launch) if not a.startswith("@"))
     for axis in texts:
         if all(_passes(n, axis, launch.lead) for n in nodes):
@@ -166,7 +168,7 @@ def _thinned(launch: Launch) -> Launch:
     """The launch with axes along which nothing happens in its grid, until no value has more than two dimensions or none is left."""
     values = launch.values
     while True:
-        nodes = list(walk(*values))
+        nodes = list(tiles(values))
         if max((len(_tile(n, launch)) for n in nodes), default=0) <= DIMENSIONS:
             return launch
         free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if all(_passes(n, a, launch.lead) for n in nodes)]

@@ -33,7 +33,7 @@ def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
     """The arguments that are printed before the value, each with its indices; none where a loop prints them."""
     if e.op.name in LOOPS and (summed_over(w, e, env) or walked_over(w, e)):
         return []
-    if e.op.name == "collect":
+    if e.op.name == "collect" or (e.op.name == "flatten" and rearranging.rows_read(w, e, env) is not None):
         return []
     if e.op.name == "var":
         through = w.through(e, env)

@@ -8,8 +8,9 @@ row n has the tokens from `start` to `end` of all, and its first chunk begins at
 from __future__ import annotations
 
 from seqc.analysis.chain import Refusal
+from seqc.backends.triton.micro import apart_in, rows_of
 from seqc.backends.triton.text import atom, product
-from seqc.backends.triton.writer import Env, Scope, Tile, Writer
+from seqc.backends.triton.writer import Env, Row, Scope, Tile, Writer
 from seqc.forms.base import VALID
 from seqc.ir.expr import Expr
 from seqc.ir.program import BATCH, TOKENS
@@ -22,7 +23,7 @@ def load(w: Writer, leaf: Expr, env: Env) -> Tile:
     outer, loop = w.leaves[leaf.name], w.launch.loop
     if loop is not None and loop.axis in outer.axes and loop.axis not in leaf.axes:
         env = {**env, loop.axis: w.loop_index}
-    dims = w.dims(outer, env)
+    dims = _dims(w, outer, env)
     if leaf.name == VALID:
         return Tile(f"tl.where({_alive(w, dims, env)}, 1.0, 0.0)", dims)
     given = w.given.get(leaf.name)
@@ -36,11 +37,39 @@ def load(w: Writer, leaf: Expr, env: Env) -> Tile:
 
 def store(w: Writer, leaf: Expr, t: Tile, env: Env, scope: Scope) -> None:
     """A tile into memory, by the first of the programs that have the same."""
-    dims = w.dims(leaf, env)
+    dims = _dims(w, leaf, env)
     value = w.whole(t, dims) + (".to(tl.float32)" if leaf.type.dtype == "bool" else "")
     line = f"tl.store({_address(w, leaf, dims, env, True)}, {value}{_guard(w, leaf, dims, env, leaf.name in w.given)})"
     first = _is_first(w, leaf, env)
     scope.lines += [f"if {' & '.join(first)}:", f"    {line}"] if first else [line]
+
+
+def written(w: Writer, leaf: Expr, value: Expr, env: Env, scope: Scope) -> None:
+    """A value into memory; one that is rows taken apart, row by row."""
+    core, at = value, env
+    if (rows := rows_of(value)) is not value:
+        core, (old, new) = rows, apart_in(value)
+        at = {**env, **as_rows(w, old, new)}
+    store(w, leaf, w.tile(core, {a: i for a, i in env.items() if a in core.axes}), at, scope)
+
+
+def as_rows(w: Writer, axes: tuple[str, ...], along: str) -> dict[str, str]:
+    """The indices of two axes that are one in a tile."""
+    found, rest = dict[str, str](), w.at(along, (along,))
+    for a in reversed(axes):
+        text = w.index(f"{rest} % {w.n(a)}" if a != axes[0] else rest, w.root, "micro" if a != axes[0] else "of_token")
+        rest = f"({rest} // {w.n(a)})"
+        found[a] = Row(text, along)
+    return found
+
+
+def _dims(w: Writer, leaf: Expr, env: Env) -> tuple[str, ...]:
+    rows = (i.along for a in leaf.axes if isinstance(i := env.get(a), Row))
+    return w.sorted((*w.dims(leaf, env), *rows))
+
+
+def _wide(w: Writer, index: str, dims: tuple[str, ...]) -> str:
+    return w.widen(index, (index.along,), dims) if isinstance(index, Row) else index
 
 
 def _is_first(w: Writer, leaf: Expr, env: Env) -> list[str]:
@@ -74,6 +103,9 @@ def _alive(w: Writer, dims: tuple[str, ...], env: Env) -> str:
         return "(origin == 0)"
     base, start, end = _base(w, env), w.of_row("start", env), w.of_row("start", env, next_one=True)
     scope = w.scopes[base]
+    if isinstance(rows := env.get(TOKENS), Row):
+        here = w.index(f"({base} + {rows} >= {start}) & ({base} + {rows} < {end})", w.scopes[base], "alive")
+        return w.widen(here, (rows.along,), dims)
     if TOKENS in env and TOKENS not in dims:
         one = " + tl.arange(0, 1)" if dims else ""  # masks of tiles are tiles
         time = f"{base} + {env[TOKENS]}{one}"
@@ -103,7 +135,7 @@ def _address(w: Writer, leaf: Expr, dims: tuple[str, ...], env: Env, written: bo
         axes = [a for a in axes if a not in (place, BATCH)]
         scope = max((w.scope_of(env[a]) for a in (BATCH, place)), key=lambda s: s.depth)
         outer.append(("", w.index(f"{w.of_row('first', env)} + {env[place]}", scope, "place")))
-    while axes and axes[0] in env and axes[0] not in dims:
+    while axes and axes[0] in env and axes[0] not in dims and not isinstance(env[axes[0]], Row):
         outer.append((w.n(axes[0]), env[axes[0]]))
         axes = axes[1:]
     parts, lengths = [pointer], [w.n(a) for a in axes]
@@ -115,7 +147,7 @@ def _address(w: Writer, leaf: Expr, dims: tuple[str, ...], env: Env, written: bo
         parts.append(w.index(product([text, *lengths]), scope, "first"))
     cell = ""
     for a in axes:
-        i = env[a] if a in env and a not in dims else w.at(a, dims, env)
+        i = _wide(w, env[a], dims) if a in env and a not in dims else w.at(a, dims, env)
         cell = f"{atom(cell)} * {w.n(a)} + {i}" if cell else i
     if tokens:
         stride = product([*(n for n, _ in outer[1:]), *lengths])
@@ -136,4 +168,7 @@ def _token(w: Writer, env: Env, dims: tuple[str, ...], repeat: bool) -> str:
         text = f"(tl.maximum(tl.minimum(tl.maximum({base} + {i}, {start}), {end} - 1), 0) - {base})"
         scopes = [w.scopes[base], *([w.scope_of(env[TOKENS])] if one else [])]
         i = w.index(f"{text}.to(tl.int32)", max(scopes, key=lambda s: s.depth), "token")
+    rows = env.get(TOKENS)
+    if isinstance(rows, Row):
+        return w.widen(i, (rows.along,), dims)
     return i if one else w.widen(i, (TOKENS,), dims)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from seqc.backends.triton.cuts import entries, is_heavy
+from seqc.backends.triton.micro import is_leaf
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import Equation, Map
@@ -106,7 +107,7 @@ def _cut(graph: _Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
     while todo:
         node = todo.pop()
         inside = not graph.needs[node] & ~first
-        leaf = node.op.name == "var"
+        leaf = is_leaf(node)
         if inside and (leaf or node.type.dtype == "real"):
             flow.add_edge((node, 0), (node, 1), capacity=entries(node, graph.lead) * (1 if leaf or node in written else 2))
         else:
@@ -120,7 +121,7 @@ def _cut(graph: _Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
                 seen.add(a)
                 todo.append(a)
     _, (reached, _) = nx.minimum_cut(flow, source, sink)
-    cut = (n for n in seen if (n, 0) in reached and (n, 1) not in reached and n.op.name != "var")
+    cut = (n for n in seen if (n, 0) in reached and (n, 1) not in reached and not is_leaf(n))
     order = {n: i for i, n in enumerate(graph.needs)}
     return first, tuple(sorted(cut, key=order.__getitem__))
 
@@ -141,7 +142,7 @@ def _read(graph: _Graph, values: Iterable[Expr], known: tuple[Expr, ...]) -> int
         if node in seen:
             continue
         seen.add(node)
-        if node.op.name == "var" or node in known:
+        if is_leaf(node) or node in known:
             total += entries(node, graph.lead)
         else:
             todo += node.args

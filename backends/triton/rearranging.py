@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from seqc.analysis.chain import Refusal
-from seqc.backends.triton.arguments import arguments, gathered, taken
+from seqc.backends.triton import memory
+from seqc.backends.triton.arguments import arguments, gathered, taken, within
+from seqc.backends.triton.micro import is_leaf
 from seqc.backends.triton.writer import Env, Tile, Writer
 from seqc.ir.expr import Expr
 
@@ -54,8 +56,30 @@ def stack(w: Writer, e: Expr, env: Env) -> Tile:
     return Tile(text if len(args) > 1 else f"tl.broadcast_to({text}, {w.shape(dims)})", dims)
 
 
+def rows_read(w: Writer, e: Expr, env: Env) -> tuple[Expr, Env] | None:
+    """The leaf that rows are read from, and the indices at which."""
+    old, new = e.attr
+    if not is_leaf(e) or new in env:
+        return None
+    at: Env = {**env, **memory.as_rows(w, old, new)}
+    node = e.args[0]
+    while node.op.name != "var":
+        if node.op.name == "rename":
+            back = {b: a for a, b in node.attr}
+            at = {back.get(a, a): i for a, i in at.items()}
+        elif node.op.name == "flatten":
+            return None
+        else:
+            at = within(w, node, node.args[0], at)
+        (node,) = node.args
+    at = {a: i for a, i in at.items() if a in node.axes}
+    return None if w.through(node, at) is not None or node.name not in w.leaves else (node, at)
+
+
 def flatten(w: Writer, e: Expr, env: Env) -> Tile:
     old, new = e.attr
+    if (read := rows_read(w, e, env)) is not None:
+        return memory.load(w, *read)
     (x,) = arguments(w, e, env)
     dims = w.dims(e, env)
     if new not in dims:

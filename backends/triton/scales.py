@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from seqc.backends.triton.cuts import is_product
+from seqc.backends.triton.micro import read_from
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild
 from seqc.ir.program import Equation, Map, Program, changed, changed_equations
-
-READ = ("rename", "spread")  # of a value in memory, one where it is read
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _behind(node: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> 
             if {*s.axes} <= {*node.axes}:
                 outside.append(s)
             else:
-                to = other if not _is_read(cores[other]) and {*s.axes} <= {*cores[other].axes} else i
+                to = other if read_from(cores[other]) is None and {*s.axes} <= {*cores[other].axes} else i
                 cores[to] = ops.mul(s, cores[to])
     if not outside and all(core is x for core, x in zip(cores, node.args, strict=True)):
         return node
@@ -79,7 +78,7 @@ def _behind(node: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> 
 def _parts(x: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> tuple[tuple[Expr, ...], Expr]:
     """A value as numbers per row, or none, and what is read."""
     scales, core = _factors(x, known, lead)
-    return (scales, core) if scales and _is_read(core) else ((), x)
+    return (scales, core) if scales and read_from(core) is not None else ((), x)
 
 
 def _factors(x: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> tuple[tuple[Expr, ...], Expr]:
@@ -104,7 +103,3 @@ def _factors(x: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> tu
     return (), x
 
 
-def _is_read(x: Expr) -> bool:
-    while x.op.name in READ:
-        (x,) = x.args
-    return x.op.name == "var"

@@ -97,6 +97,17 @@ Needs = Callable[["Writer", Expr, Env], list[tuple[Expr, Env]]]  # what is print
 Meaning = Callable[["Writer", Expr, Env], Tile]  # the text of a value
 
 
+class Row(str):
+    """Indices along a dimension of a tile that is another axis's: of the tokens, or the steps, of rows that lie as both."""
+
+    along: str
+
+    def __new__(cls, text: str, along: str) -> Row:
+        made = super().__new__(cls, text)
+        made.along = along
+        return made
+
+
 class Writer:
     """The lines of one kernel."""
 

@@ -105,10 +105,12 @@ def lower(rec: Recurrence, sizes: Mapping[str, int]) -> Lowered:
             widths += _chunks(series, structure, [(chains, couplings)], hints)
     if blocks is not None:
         widths += _chunks(series, structure, inside_blocks, hints, blocks)
-    program = Program("chunkwise", series.inputs, tuple(series.stages), series.outputs(), tuple(dict.fromkeys(widths)))
     fixed = [a for s in structure.order for a in structure.readers[s.name].fixed]
+    fixed += [a for c in structure.couplings.values() for a in c.fixed]
+    lengths = tuple({**dict(rec.values), **{a: sizes[a] for a in fixed}}.items())
+    program = Program("chunkwise", series.inputs, tuple(series.stages), series.outputs(), tuple(dict.fromkeys(widths)), lengths)
     every = None if blocks is None else blocks.every
-    return Lowered(program, hints, (*fixed, *(a for c in structure.couplings.values() for a in c.fixed)), every)
+    return Lowered(program, hints, tuple(fixed), every)
 
 
 def _chunks(

@@ -95,13 +95,15 @@ Stage = Map | Carry | Solve
 
 @dataclass(frozen=True)
 class Program:
-    """inputs: `var` leaves. widths: sizes of axes of its own, as (axis, axis that is counted or "", factor)."""
+    """inputs: `var` leaves. widths: sizes of axes of its own, as (axis, axis that is counted or "", factor). fixed: sizes of axes of the
+    text that are compiled in."""
 
     name: str
     inputs: tuple[Expr, ...]
     stages: tuple[Stage, ...]
     outputs: tuple[Equation, ...]
     widths: tuple[tuple[str, str, int], ...] = ()
+    fixed: tuple[tuple[str, int], ...] = ()
 
 
 def inside(outer: Expr, axis: str) -> Expr:
