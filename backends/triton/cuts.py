@@ -65,9 +65,10 @@ def made_before(stages: list[Stage], cuts: Cuts, lead: tuple[str, ...], names: M
         own = [Equation(names.get(n, f"@before{len(stages)}_{j}"), v) for j, (n, v) in enumerate(zip(alike, whole, strict=True))]
         table = {n: ops.var(e.name, n.axes) for n, e in zip(alike, own, strict=True)}
         first = there[-1] if there else at  # equations of one Map do not see each other's names
-        before, own_map = (stages[:first], Map((*own, *_equations(stages[first])))) if there else (stages[:at], Map(tuple(own)))
-        later = [Map(_with(s.equations, table)) if isinstance(s, Map) else s for s in stages[first + bool(there) :]]
-        stages = [*before, own_map, *later]
+        here = _equations(stages[first]) if there else ()
+        apart = Map(tuple(e for e in here if e not in kernels))
+        later = [Map(_with(s.equations, table)) if isinstance(s, Map) else s for s in (apart, *stages[first + bool(there) :])]
+        stages = [*stages[:first], Map((*own, *(e for e in here if e in kernels))), *later]
     return stages
 
 
@@ -300,7 +301,9 @@ def _all_behind(s: Carry, later: Map, between: Iterable[Stage], folded: Mapping[
     states = [e for e in s.equations if sum(not a.startswith("@") for a in e.value.axes) > 1]
     grid = {s.axis, *(a for e in s.equations for a in e.value.axes if a in LEAD)}
     alike = all({a for a in e.value.axes if a in (s.axis, *LEAD)} == grid for e in moved)
-    few = sum(is_work(n, lead) for n in walk(*expanded((e.value for e in moved), folded))) <= BEHIND
+    of_state = _of_state(s)
+    every = walk(*expanded((*roots(s), *(e.value for e in moved)), folded))
+    few = sum(is_heavy(n, lead) and not of_state.isdisjoint(n.axes) for n in every) <= BEHIND
     possible = states and alike and few and all(_at_one_step(e, s, known, folded) for e in moved)
     own = expanded(roots(s), folded)
     in_blocks = not _free(s, own, lead) or _free(s, [*own, *expanded((e.value for e in moved), folded)], lead)
