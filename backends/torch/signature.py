@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +21,10 @@ class Value:
     repeat: bool = False  # behind the end stands the last token again, not zero: what is defined for it is defined there
     positive: bool = False  # declared above zero: kept off zero by FLOOR, so that its logarithm exists
     whole: bool = False  # whole numbers: handed over as int64
+    names: tuple[str, ...] = field(init=False, repr=False)  # all axes; the leading ones with a mark that no text can spell
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All axes; the leading ones with a mark that no text can spell."""
-        return (*(f"@{a}" for a in self.lead), *self.axes)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", (*(f"@{a}" for a in self.lead), *self.axes))
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Signature:
     sizes: tuple[tuple[str, int], ...] = ()
     written: bool = False
     blocks: bool = False
+    arguments: tuple[Value, ...] = field(init=False, repr=False)
 
-    @property
-    def arguments(self) -> tuple[Value, ...]:
-        return (*self.inputs, *self.params, *self.states)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", (*self.inputs, *self.params, *self.states))
 
 
 @dataclass(frozen=True)
@@ -77,25 +76,27 @@ class Kernels:
 
 def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
     """The length of every axis. Raises ValueError where two tensors disagree or a tensor has other axes than declared."""
+    return _sizes(signature, signature.arguments, tensors, cu_seqlens)
+
+
+def _sizes(signature: Signature, values: tuple[Value, ...], tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
     sizes: dict[str, int] = dict(signature.sizes)
-    owner = dict.fromkeys(sizes, "the compiled size")
-    for value, x in zip(signature.arguments, tensors, strict=True):
-        names = value.names
-        if x.dim() != len(names):
-            raise ValueError(f"`{value.name}` has shape {list(x.shape)}; it is declared as [{', '.join(names).replace('@', '')}]")
+    for value, x in zip(values, tensors, strict=True):
+        if x.dim() != len(value.names):
+            raise ValueError(f"`{value.name}` has shape {list(x.shape)}; it is declared as [{', '.join(value.names).replace('@', '')}]")
         if not x.is_floating_point():
             raise TypeError(f"`{value.name}` is {x.dtype}; a floating-point tensor is needed")
-        for axis, n in zip(names, x.shape, strict=True):
+        for axis, n in zip(value.names, x.shape):  # noqa: B905  # of one length
             if sizes.setdefault(axis, n) != n:
-                raise ValueError(f"`{value.name}` has {axis.strip('@')} = {n}, but {owner[axis]} has {axis.strip('@')} = {sizes[axis]}")
-            owner.setdefault(axis, f"`{value.name}`")
+                owner = _owner(signature, values, axis)
+                raise ValueError(f"`{value.name}` has {axis.strip('@')} = {n}, but {owner} has {axis.strip('@')} = {sizes[axis]}")
     sizes.setdefault("@H", sizes.get("@G", 1))
     sizes.setdefault("@G", sizes["@H"])
     if cu_seqlens is not None and (cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0):
         raise ValueError("cu_seqlens is a vector of the N + 1 ends of N sequences")
     rows = sizes["@B"] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     if sizes.setdefault("@N", rows) != rows:
-        raise ValueError(f"{rows} sequences, but {owner['@N']} has N = {sizes['@N']}")
+        raise ValueError(f"{rows} sequences, but {_owner(signature, values, '@N')} has N = {sizes['@N']}")
     if cu_seqlens is not None and sizes["@B"] != 1:
         raise ValueError(f"packed sequences stand in one row: B must be 1, not {sizes['@B']}")
     if sizes["@G"] == 0 or sizes["@H"] % sizes["@G"]:
@@ -105,7 +106,12 @@ def sizes_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tens
 
 def partial_sizes(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> dict[str, int]:
     """The sizes from inputs and params alone."""
-    return sizes_of(replace(signature, states=()), tensors, cu_seqlens)
+    return _sizes(signature, (*signature.inputs, *signature.params), tensors, cu_seqlens)
+
+
+def _owner(signature: Signature, values: tuple[Value, ...], axis: str) -> str:
+    """What has an axis first."""
+    return "the compiled size" if axis in dict(signature.sizes) else next(f"`{v.name}`" for v in values if axis in v.names)
 
 
 def boundaries(cu_seqlens: Tensor, tokens: int) -> list[int]:

@@ -11,8 +11,24 @@ from seqc.backends.triton.micro import nodes as tiles
 from seqc.backends.triton.parts import parts
 from seqc.backends.triton.scales import scaled
 from seqc.ir import ops
-from seqc.ir.expr import Expr, walk
-from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Program, Solve, Stage, Unknown, body_roots, defined, outer_of, roots
+from seqc.ir.expr import Expr, substitute, walk
+from seqc.ir.program import (
+    BATCH,
+    CHUNKS,
+    LEAD,
+    TOKENS,
+    Carry,
+    Equation,
+    Map,
+    Program,
+    Solve,
+    Stage,
+    Unknown,
+    body_roots,
+    defined,
+    outer_of,
+    roots,
+)
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
 
@@ -66,9 +82,11 @@ def leading(chunked: bool) -> tuple[str, ...]:
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
     """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
     program = scaled(in_rows(binary_program(program)), lead)
-    here, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
+    every_head, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
+    here, summed = _places_apart(every_head, lead)
+    collected += summed
     named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
-    named |= {e.value.args[0].name for e in collected}
+    named |= {n.name for n in walk(*(e.value for e in collected)) if n.op.name == "var"} & {e.name for e in here}
     every = sunk([*program.stages, *(Map(es) for es in (here, collected) if es)], named, lead)
     stages = _prepared(every, lead, "@part")
     kept = {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}
@@ -101,7 +119,7 @@ def _prepared(stages: Iterable[Stage], lead: tuple[str, ...], name: str) -> list
     for s in _summed_later(stages, lead):
         here = f"{name}{len(found)}"
         if isinstance(s, Map):
-            found += parts(s.equations, lead, here)
+            found = _with(found, parts(s.equations, lead, here), lead)
         elif isinstance(s, Solve):
             found.append(Map(tuple(Equation(_first(u), u.guess) for u in s.unknowns)))
             added = Map(tuple(Equation(_step(u), u.step) for u in s.unknowns))
@@ -109,6 +127,18 @@ def _prepared(stages: Iterable[Stage], lead: tuple[str, ...], name: str) -> list
         else:
             found.append(s)
     return found
+
+
+def _with(found: list[Stage], more: list[Map], lead: tuple[str, ...]) -> list[Stage]:
+    """Stages and more of them; a Map that needs nothing of a Map before it, and has no more products with it than a kernel may have, in
+    one with that."""
+    last, (first, *rest) = found[-1] if found else None, more
+    if isinstance(last, Map) and not {e.name for e in last.equations} & {n.name for n in walk(*roots(first)) if n.op.name == "var"}:
+        both = (*last.equations, *first.equations)
+        grids = [{_lead(e.value, lead) for e in m.equations} for m in (last, first)]
+        if not grids[0].isdisjoint(grids[1]) and len(parts(both, lead, "")) == 1:
+            return [*found[:-1], Map(both), *rest]
+    return [*found, *more]
 
 
 def _first(u: Unknown) -> str:
@@ -234,6 +264,29 @@ def _collected_later(equations: list[Equation]) -> tuple[tuple[Equation, ...], t
         else:
             here.append(e)
     return tuple(here), tuple(sums)
+
+
+def _places_apart(equations: Iterable[Equation], lead: tuple[str, ...]) -> tuple[tuple[Equation, ...], tuple[Equation, ...]]:
+    """Sums over rows and chunks with those of each chunk apart, which kernels of all chunks find beside other values; one program for all
+    would read everything again. Only where what a chunk adds is a number, or a row of them."""
+    here, sums = list[Equation](), list[Equation]()
+    for e in equations:
+        found = [n for n in walk(e.value) if n.op.name == "contract" and {CHUNKS, BATCH} <= {*lost(n)} and len(_free(n, lead)) <= 1]
+        if TOKENS in lead or not found or any(len(_free(n, lead)) > 1 for n in [e.value]):
+            here.append(e)
+            continue
+        table = dict[Expr, Expr]()
+        for i, n in enumerate(found):
+            gone = tuple(a for a in lost(n) if a in lead)
+            each = Equation(f"{apart(e.name)}{i or ''}", ops.contract(n.args, (*gone, *n.axes)))
+            here.append(each)
+            table[n] = ops.contract((ops.var(each.name, each.value.axes),), n.axes)
+        sums.append(replace(e, value=substitute((e.value,), table)[0]))
+    return tuple(here), tuple(sums)
+
+
+def _free(e: Expr, lead: tuple[str, ...]) -> list[str]:
+    return [a for a in e.axes if a not in lead]
 
 
 def _mixed(stage: Carry, lead: tuple[str, ...]) -> set[str]:

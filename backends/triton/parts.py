@@ -16,6 +16,8 @@ from seqc.ir.expr import Expr, make, rebuild, walk
 from seqc.ir.program import Equation, Map
 
 WORK = 12  # products of matrices in one kernel
+APART = 2  # how many more one of several kernels may have than the others
+DECAYED = 2  # for how many one with a decay per key counts: it goes by blocks of rows
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,19 @@ class _Graph:
     work: tuple[Expr, ...]
     needs: Mapping[Expr, int]
 
+    def weight(self, some: int) -> int:
+        """For how many products those of a set count."""
+        return sum(DECAYED if n.op.name == "decayed" else 1 for i, n in enumerate(self.work) if some >> i & 1)
+
+    @property
+    def every(self) -> int:
+        return (1 << len(self.work)) - 1
+
 
 def parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
-    """As few Maps as have at most WORK products each. name: what new values are named by."""
+    """As few Maps as have at most WORK products each, those with decays counted several times. name: what new values are named by."""
     graph = _graph(equations, lead)
-    if len(graph.work) <= WORK:
+    if graph.weight(graph.every) <= WORK or len(graph.work) == 1:
         return [Map(equations)]
     first, crossing = _best(graph)
     here = [e for e in equations if not graph.needs[e.value] & ~first]
@@ -64,13 +74,18 @@ def _graph(equations: tuple[Equation, ...], lead: tuple[str, ...]) -> _Graph:
 def _best(graph: _Graph) -> tuple[int, tuple[Expr, ...]]:
     """The products of the first kernel and the values that it writes for the others: the cheapest beginning of the products' order, and
     from there the cheapest neighbour, while it is cheaper. What is left takes as few kernels as it can."""
-    total = len(graph.work)
-    least = total - (-(-total // WORK) - 1) * WORK
-    found = [(_cost(graph, *cut), cut) for n in range(least, WORK + 1) for cut in [_cut(graph, (1 << n) - 1)]]
+    total = graph.weight(graph.every)
+    kernels = -(-total // WORK)
+    most = min(WORK, -(-total // kernels) + APART)
+    least = total - (kernels - 1) * most
+    begins = [(1 << n) - 1 for n in range(1, len(graph.work))]
+    fits = [first for first in begins if least <= graph.weight(first) <= most]
+    fits = fits or [max((x for x in begins if graph.weight(x) <= most), default=1)]
+    found = [(_cost(graph, *cut), cut) for first in fits for cut in [_cut(graph, first)]]
     best = min(found, key=lambda x: x[0])
     seen = {first for _, (first, _) in found}
     while True:
-        near = [first for first in _neighbours(graph, best[1][0]) if least <= first.bit_count() <= WORK and first not in seen]
+        near = [first for first in _neighbours(graph, best[1][0]) if least <= graph.weight(first) <= most and first not in seen]
         seen |= {*near}
         found = [(_cost(graph, *cut), cut) for first in near for cut in [_cut(graph, first)]]
         if not found or (better := min(found, key=lambda x: x[0]))[0] >= best[0]:

@@ -372,30 +372,41 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...], halved: int = 0) -> tuple
 
 def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], rows: Any, **sizes: int) -> None:
     """The kernel over a grid of one axis. b_x is the length of a tile that holds n_x or a block of it."""
-    if programs:
+    if not programs:
+        return
+    known = KNOWN.get(id(kernel))
+    if known is None:
         inside = {a for shape in cut.shapes for a in shape}
-        lengths = tuple((name[2:], n) for name, n in sizes.items() if name[2:] in inside)
-        extra = {"p_rows": rows.table, "n_T": rows.tokens, "EVEN": rows.even, "DOT": SHORT.get(rows.dtype) or exact()}
-        given = {**sizes, **{name: x for name, x in extra.items() if name in kernel.arg_names}}
-        with torch.cuda.device_of(tensors[0]):
-            key = id(kernel), lengths, rows.dtype, device()
-            found = FOUND.get(key)
-            if found is None:
-                found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, given)
-            blocks, options = found
-            kernel[(programs * blocks,)](*tensors, **given, **options)
+        known = KNOWN[id(kernel)] = tuple(n for n in sizes if n[2:] in inside), *(x in kernel.arg_names for x in ("p_rows", "n_T", "EVEN"))
+    tiled, p_rows, n_T, even = known
+    if p_rows:
+        sizes["p_rows"] = rows.table
+    if n_T:
+        sizes["n_T"] = rows.tokens
+    if even:
+        sizes["EVEN"] = rows.even
+    with torch.cuda.device_of(tensors[0]):
+        key = id(kernel), rows.dtype, device(), *[sizes[n] for n in tiled]
+        found = FOUND.get(key)
+        if found is None:
+            lengths = tuple((n[2:], sizes[n]) for n in tiled)
+            found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
+        blocks, options = found
+        kernel[(programs * blocks,)](*tensors, **sizes, **options)
 
 
-FOUND: dict[Any, tuple[int, dict[str, int]]] = {}
+KNOWN: dict[int, Any] = {}  # of a kernel, the lengths on which its tiles depend, and whether it takes numbers of rows
+FOUND: dict[Any, tuple[int, dict[str, Any]]] = {}  # of a kernel and lengths, the blocks and the options of a launch
 
 
 def first_that_fits(
-    kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], lengths: tuple[tuple[str, int], ...], given: dict[str, Any]
-) -> tuple[int, dict[str, int]]:  # fmt: skip
+    kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], lengths: tuple[tuple[str, int], ...], dtype: torch.dtype,
+    given: dict[str, Any],
+) -> tuple[int, dict[str, Any]]:  # fmt: skip
     """The blocks and the options of the first of WAYS that needs no more than the GPU has; of the last, if none does."""
     for stages, halved in WAYS:
         found, blocks, warps = plan(cut, lengths, halved)
-        names = {name: x for name, x in found.items() if name in kernel.arg_names}
+        names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(dtype) or exact())) if name in kernel.arg_names}
         options = {**names, "num_warps": min(warps, most_warps(target(), TRITON)), **({"num_stages": stages} if stages else {})}
         if not isinstance(kernel, triton.JITFunction) or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
             break
