@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from seqc.backends.triton.cuts import entries, is_heavy
+from seqc.backends.triton.cuts import decayed_kind, entries, is_heavy
 from seqc.backends.triton.micro import is_leaf
 from seqc.ir import ops
 from seqc.ir.expr import Expr, make, rebuild, walk
@@ -18,6 +18,7 @@ from seqc.ir.program import Equation, Map
 WORK = 12  # products of matrices in one kernel
 APART = 2  # how many more one of several kernels may have than the others
 DECAYED = 2  # for how many one with a decay per key counts: it goes by blocks of rows
+ALONE = 1  # products of weights and rows with decays in a kernel that has all of a Map: two need more registers than there are
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,22 @@ class _Graph:
 
 
 def parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> list[Map]:
-    """As few Maps as have at most WORK products each, those with decays counted several times. name: what new values are named by."""
+    """As few Maps as have at most WORK products each, those with decays counted several times; two rather than one with many decays. name:
+    what new values are named by."""
     graph = _graph(equations, lead)
-    if graph.weight(graph.every) <= WORK or len(graph.work) == 1:
+    return _parts(graph, _count(graph), name)
+
+
+def _count(graph: _Graph) -> int:
+    decays = sum(n.op.name == "decayed" and decayed_kind(n, graph.lead) in ("rows", "columns") for n in graph.work)
+    return max(-(-graph.weight(graph.every) // WORK), 1 + (decays > ALONE))
+
+
+def _parts(graph: _Graph, kernels: int, name: str) -> list[Map]:
+    equations = graph.equations
+    if kernels == 1 or len(graph.work) == 1:
         return [Map(equations)]
-    first, crossing = _best(graph)
+    first, crossing = _best(graph, kernels)
     here = [e for e in equations if not graph.needs[e.value] & ~first]
     rest = [e for e in equations if e not in here]
     named = {e.value: e for e in here}
@@ -57,7 +69,7 @@ def parts(equations: tuple[Equation, ...], lead: tuple[str, ...], name: str) -> 
         return table.get(node) or (node if args == node.args else make(node.op, args, node.attr))
 
     moved = tuple(replace(e, value=v) for e, v in zip(rest, rebuild((e.value for e in rest), rule), strict=True))
-    return [Map(tuple(here)), *parts(moved, lead, f"{name}'")]
+    return [Map(tuple(here)), *_parts(_graph(moved, graph.lead), kernels - 1, f"{name}'")]
 
 
 def _graph(equations: tuple[Equation, ...], lead: tuple[str, ...]) -> _Graph:
@@ -71,16 +83,13 @@ def _graph(equations: tuple[Equation, ...], lead: tuple[str, ...]) -> _Graph:
     return _Graph(equations, lead, work, needs)
 
 
-def _best(graph: _Graph) -> tuple[int, tuple[Expr, ...]]:
+def _best(graph: _Graph, kernels: int) -> tuple[int, tuple[Expr, ...]]:
     """The products of the first kernel and the values that it writes for the others: the cheapest beginning of the products' order, and
     from there the cheapest neighbour, while it is cheaper. What is left takes as few kernels as it can."""
-    total = graph.weight(graph.every)
-    kernels = -(-total // WORK)
-    most = min(WORK, -(-total // kernels) + APART)
-    least = total - (kernels - 1) * most
+    least, most = _bounds(graph, kernels)
     begins = [(1 << n) - 1 for n in range(1, len(graph.work))]
     fits = [first for first in begins if least <= graph.weight(first) <= most]
-    fits = fits or [max((x for x in begins if graph.weight(x) <= most), default=1)]
+    fits = fits or [min(x for x in begins if graph.weight(x) >= least)]  # rather a little more than one kernel more
     found = [(_cost(graph, *cut), cut) for first in fits for cut in [_cut(graph, first)]]
     best = min(found, key=lambda x: x[0])
     seen = {first for _, (first, _) in found}
@@ -91,6 +100,13 @@ def _best(graph: _Graph) -> tuple[int, tuple[Expr, ...]]:
         if not found or (better := min(found, key=lambda x: x[0]))[0] >= best[0]:
             return best[1]
         best = better
+
+
+def _bounds(graph: _Graph, kernels: int) -> tuple[int, int]:
+    """The least and the most products of the first of some kernels."""
+    total = graph.weight(graph.every)
+    most = min(WORK, -(-total // kernels) + APART, total - 1)
+    return max(total - (kernels - 1) * most, 1), most
 
 
 def _neighbours(graph: _Graph, first: int) -> Iterator[int]:

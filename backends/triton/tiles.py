@@ -362,8 +362,9 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...], halved: int = 0) -> tuple
     def numbers(shape: tuple[str, ...]) -> int:
         return prod(b[a] for a in shape)
 
+    most = LARGEST >> halved >> bool(cut.walked)  # a walk has what it adds up to in registers, too
     for shape in sorted(cut.shapes, key=numbers, reverse=True):
-        while numbers(shape) > LARGEST >> halved and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
+        while numbers(shape) > most and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
             b[max(long, key=b.__getitem__)] //= 2
     largest = max(map(numbers, cut.shapes), default=1)
     blocks = prod(-(-n[a] // b[a]) for a in cut.split)
