@@ -14,7 +14,7 @@ from seqc.backends.torch.printer import Printer
 from seqc.ir.expr import Expr, variables
 from seqc.ir.kernel import Loop
 from seqc.ir.program import BATCH, HEADS
-from seqc.schedule.rows import accumulates
+from seqc.schedule.rows import accumulates, is_product, renamed
 
 WIDTH = 140
 INDENT = 8
@@ -91,6 +91,8 @@ def into(printer: Printer, value: Expr, slot: str, filled: str = "") -> list[str
         x, product, sign = total
         if factors := factors_of(printer, printer.axes(value), product):
             return _added(printer, x, "baddbmm", (*factors, *(["alpha=-1"] if sign < 0 else [])), slot, filled)
+    if is_product(product := renamed(value)) and (factors := factors_of(printer, printer.axes(value), product)):
+        return [f"torch.bmm({', '.join(factors)}, out={slot})"]
     if found := printer.added_product(value):
         x, pair, sign = found
         return _added(printer, x, "addcmul", (*pair, *(["value=-1"] if sign < 0 else [])), slot, filled)

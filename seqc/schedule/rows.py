@@ -65,9 +65,9 @@ def accumulates(node: Expr) -> tuple[Expr, Expr, int] | None:
     x, y = node.args
     if any(set(a.axes) != set(node.axes) for a in (x, y)):
         return None
-    if node.op.name == "add" and not _is_product(renamed(y)):
+    if node.op.name == "add" and not is_product(renamed(y)):
         x, y = y, x
-    return (x, renamed(y), 1 if node.op.name == "add" else -1) if _is_product(renamed(y)) else None
+    return (x, renamed(y), 1 if node.op.name == "add" else -1) if is_product(renamed(y)) else None
 
 
 def renamed(e: Expr) -> Expr:
@@ -75,7 +75,8 @@ def renamed(e: Expr) -> Expr:
     return e.args[0] if e.op.name == "rename" and not {new for _, new in e.attr} & set(e.args[0].axes) else e
 
 
-def _is_product(e: Expr) -> bool:
+def is_product(e: Expr) -> bool:
+    """Whether a value is one product of plain batches of matrices."""
     if e.op.name != "contract" or len(e.args) != 2 or any(len(a.axes) != 3 or ROWS not in a.axes for a in e.args):
         return False
     return len([a for a in union(tuple(a.type for a in e.args)) if a not in e.axes]) == 1

@@ -37,18 +37,17 @@ def forward(q, k, v, beta, S_0, valid):
     P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     del a
     S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
-    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], strict=True)
-    for a_out_i, T_i, pre_i, b_i, S_next in steps:
-        U_i = T_i @ torch.baddbmm(pre_i, b_i, S, alpha=-1)
+    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], U, strict=True)
+    for a_out_i, T_i, pre_i, b_i, S_next, U_i in steps:
+        torch.bmm(T_i, torch.baddbmm(pre_i, b_i, S, alpha=-1), out=U_i)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
-        U.append(U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T, T_i, a_out, a_out_i, b, b_i, pre, pre_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T, T_i, U_i, a_out, a_out_i, b, b_i, pre, pre_i
     o_c = runtime.add_product(q @ S_start, P, U)  # deltaproduct.seq:11
     return o_c, S_T
 
@@ -76,39 +75,37 @@ def backward(q, k, v, beta, S_0, valid, d_o, d_S_T):
     a_out = x_4[..., None, :, None] * a
     P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
-    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], strict=True)
-    for a_out_i, T_i, pre_i, b_i, S_next in steps:
-        U_i = T_i @ torch.baddbmm(pre_i, b_i, S, alpha=-1)
+    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], U, strict=True)
+    for a_out_i, T_i, pre_i, b_i, S_next, U_i in steps:
+        torch.bmm(T_i, torch.baddbmm(pre_i, b_i, S, alpha=-1), out=U_i)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
-        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T_i, a_out_i, b_i, pre, pre_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T_i, U_i, a_out_i, b_i, pre, pre_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q.mT, d_o, out=d_S_start2[:-1])
     d_U = P.mT @ d_o
     del P
+    kept4 = q.new_empty((chunks, B * H, 2 * tokens, V))
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    kept4 = []
     kept5 = []
-    steps = zip(T.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), b.flatten(1, 2), d_S_start2[:-1], strict=True)
-    for T_i_2, d_U_i, a_out_i_2, b_i_2, d_S_next in reversed([*steps]):
+    steps = zip(T.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), b.flatten(1, 2), d_S_start2[:-1], kept4, strict=True)
+    for T_i_2, d_U_i, a_out_i_2, b_i_2, d_S_next, kept4_i in reversed([*steps]):
         d_U_2 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        kept4_i = T_i_2.mT @ d_U_2
+        torch.bmm(T_i_2.mT, d_U_2, out=kept4_i)
         kept5_i = -kept4_i
         d_S_next.add_(d_S)
         d_S_next.baddbmm_(b_i_2.mT, kept5_i)
-        kept4.append(kept4_i)
         kept5.append(kept5_i)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    kept4 = kept4.unflatten(1, (B, H))
     kept5 = torch.stack(kept5[::-1], 0).unflatten(1, (B, H))
-    del T, T_i_2, a_out, a_out_i_2, b_i_2, d_S, d_S_next, d_U, d_U_i
+    del T, T_i_2, a_out, a_out_i_2, b_i_2, d_S, d_S_next, d_U, d_U_i, kept4_i
     d_a_out_part = U @ d_S_start2.mT
     d_pre_part = kept4
     d_A_part = (d_pre_part @ U.mT).tril_(-1).neg_()
@@ -159,37 +156,35 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     a_out = x_4[..., None, :, None] * a
     P = (q @ a.mT).masked_fill_(~mask_1, 0.0)
     S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, 2 * tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
-    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], strict=True)
-    for a_out_i, T_i, pre_i, b_i, S_next in steps:
-        U_i = T_i @ torch.baddbmm(pre_i, b_i, S, alpha=-1)
+    steps = zip(a_out.flatten(1, 2), T.flatten(1, 2), pre.flatten(1, 2), b.flatten(1, 2), S_start[1:], U, strict=True)
+    for a_out_i, T_i, pre_i, b_i, S_next, U_i in steps:
+        torch.bmm(T_i, torch.baddbmm(pre_i, b_i, S, alpha=-1), out=U_i)
         torch.baddbmm(S, a_out_i.mT, U_i, out=S_next)
-        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T_i, a_out_i, b_i, pre, pre_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T_i, U_i, a_out_i, b_i, pre, pre_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q.mT, d_o, out=d_S_start2[:-1])
     d_U = P.mT @ d_o
+    kept4 = q.new_empty((chunks, B * H, 2 * tokens, V))
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    kept4 = []
     kept5 = []
-    steps = zip(T.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), b.flatten(1, 2), d_S_start2[:-1], strict=True)
-    for T_i_2, d_U_i, a_out_i_2, b_i_2, d_S_next in reversed([*steps]):
+    steps = zip(T.flatten(1, 2), d_U.flatten(1, 2), a_out.flatten(1, 2), b.flatten(1, 2), d_S_start2[:-1], kept4, strict=True)
+    for T_i_2, d_U_i, a_out_i_2, b_i_2, d_S_next, kept4_i in reversed([*steps]):
         d_U_3 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        kept4_i = T_i_2.mT @ d_U_3
+        torch.bmm(T_i_2.mT, d_U_3, out=kept4_i)
         kept5_i = -kept4_i
         d_S_next.add_(d_S)
         d_S_next.baddbmm_(b_i_2.mT, kept5_i)
-        kept4.append(kept4_i)
         kept5.append(kept5_i)
         d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
+    kept4 = kept4.unflatten(1, (B, H))
     kept5 = torch.stack(kept5[::-1], 0).unflatten(1, (B, H))
-    del T_i_2, a_out_i_2, b_i_2, d_S, d_S_next, d_U_i
+    del T_i_2, a_out_i_2, b_i_2, d_S, d_S_next, d_U_i, kept4_i
     d_a_out_part = U @ d_S_start2.mT
     d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
     x_5_part = runtime.place(d_d_k[..., 0, :] * beta[..., 0][..., None], -2, 0, 2)
@@ -212,8 +207,8 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     del x_8, d_U
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     kept9 = q.new_empty((chunks, B * H, 2 * tokens, V))
+    d_d_U_part = q.new_empty((chunks, B * H, 2 * tokens, V))
     d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
-    d_d_U_part = []
     steps = zip(
         d_d_S_start2.flatten(1, 2),
         d_kept4.flatten(1, 2),
@@ -223,19 +218,20 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
         a_out.flatten(1, 2),
         d_d_S_start_part[1:],
         kept9,
+        d_d_U_part,
         strict=True,
     )
-    for d_d_S_start2_i, d_kept4_i, d_kept5_i, b_i_3, T_i_3, a_out_i_3, d_d_S_next, kept9_i in steps:
+    for d_d_S_start2_i, d_kept4_i, d_kept5_i, b_i_3, T_i_3, a_out_i_3, d_d_S_next, kept9_i, d_d_U_part_i in steps:
         torch.add(d_kept4_i, -torch.baddbmm(d_kept5_i, b_i_3, d_d_S), out=kept9_i)
-        d_d_U_part_i = T_i_3 @ kept9_i
+        torch.bmm(T_i_3, kept9_i, out=d_d_U_part_i)
         torch.add(torch.baddbmm(d_d_S_start2_i, a_out_i_3.mT, d_d_U_part_i), d_d_S, out=d_d_S_next)
-        d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
     d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     kept9 = kept9.unflatten(1, (B, H))
-    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
-    del T_i_3, a_out_i_3, b_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_kept4, d_kept4_i, d_kept5, d_kept5_i, kept9_i
+    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
+    del T_i_3, a_out_i_3, b_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_kept4, d_kept4_i, d_kept5, d_kept5_i
+    del kept9_i
     d_T_part = pre2 @ kept9.mT
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
     d_b_part_2 = kept5 @ d_d_S_start_part.mT
@@ -247,8 +243,8 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
     d_U_2 = x_12.add_(runtime.add_product(x_11.mT @ kept4, x_7, d_S_start2))
     del kept9, pre2, kept5, d_S_start2, kept4, x_11, x_12, x_7
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
+    kept11 = q.new_empty((chunks, B * H, 2 * tokens, V))
     d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
-    kept11 = []
     kept12 = []
     steps = zip(
         d_S_start_3.flatten(1, 2),
@@ -257,22 +253,22 @@ def double_backward(q, k, v, beta, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_v, 
         a_out.flatten(1, 2),
         b.flatten(1, 2),
         d_S_2_start[:-1],
+        kept11,
         strict=True,
     )
-    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_i_4, d_S_2_next in reversed([*steps]):
+    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_i_4, d_S_2_next, kept11_i in reversed([*steps]):
         d_U_4 = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
-        kept11_i = T_i_4.mT @ d_U_4
+        torch.bmm(T_i_4.mT, d_U_4, out=kept11_i)
         kept12_i = -kept11_i
         torch.add(d_S_start_3_i, d_S_2, out=d_S_2_next)
         d_S_2_next.baddbmm_(b_i_4.mT, kept12_i)
-        kept11.append(kept11_i)
         kept12.append(kept12_i)
         d_S_2 = d_S_2_next
     d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
-    kept11 = torch.stack(kept11[::-1], 0).unflatten(1, (B, H))
+    kept11 = kept11.unflatten(1, (B, H))
     kept12 = torch.stack(kept12[::-1], 0).unflatten(1, (B, H))
-    del T_i_4, a_out, a_out_i_4, b_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i
+    del T_i_4, a_out, a_out_i_4, b_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, kept11_i
     d_a_out_part_3 = U @ d_S_2_start.mT
     d_pre_part_2 = kept11
     d_A_part_2 = (d_pre_part_2 @ U.mT).tril_(-1).neg_()

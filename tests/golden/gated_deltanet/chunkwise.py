@@ -43,8 +43,8 @@ def forward(q, k, v, beta, g, S_0, valid):
     P = (x_3 @ a.mT).mul_(runtime.decay(G, G, mask_2))
     del G, a, x_3
     S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
     steps = zip(
         keep.flatten(1, 2)[..., None, None],
         a_out.flatten(1, 2),
@@ -52,18 +52,18 @@ def forward(q, k, v, beta, g, S_0, valid):
         v.flatten(1, 2),
         b_in.flatten(1, 2),
         S_start[1:],
+        U,
         strict=True,
     )
-    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next in steps:
-        U_i = T_i @ torch.baddbmm(v_i, b_in_i, S, alpha=-1)
+    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next, U_i in steps:
+        torch.bmm(T_i, torch.baddbmm(v_i, b_in_i, S, alpha=-1), out=U_i)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
-        U.append(U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T, T_i, a_out, a_out_i, b_in, b_in_i, keep, keep_i, v_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T, T_i, U_i, a_out, a_out_i, b_in, b_in_i, keep, keep_i, v_i
     o_c = runtime.add_product(q_in @ S_start, P, U)  # gated_deltanet.seq:11
     return o_c, S_T
 
@@ -103,8 +103,8 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
     P = x_6 * E_2
     del x, A, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
     steps = zip(
         keep.flatten(1, 2)[..., None, None],
         a_out.flatten(1, 2),
@@ -112,23 +112,23 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
         v.flatten(1, 2),
         b_in.flatten(1, 2),
         S_start[1:],
+        U,
         strict=True,
     )
-    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next in steps:
-        U_i = T_i @ torch.baddbmm(v_i, b_in_i, S, alpha=-1)
+    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next, U_i in steps:
+        torch.bmm(T_i, torch.baddbmm(v_i, b_in_i, S, alpha=-1), out=U_i)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
-        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T_i, a_out_i, b_in_i, keep_i, v_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T_i, U_i, a_out_i, b_in_i, keep_i, v_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q_in.mT, d_o, out=d_S_start2[:-1])
     d_U = P.mT @ d_o
     del q_in, P
+    kept4 = q.new_empty((chunks, B * H, tokens, V))
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    kept4 = []
     steps = zip(
         T.flatten(1, 2),
         d_U.flatten(1, 2),
@@ -136,19 +136,19 @@ def backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T):
         b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
         d_S_start2[:-1],
+        kept4,
         strict=True,
     )
-    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next, kept4_i in reversed([*steps]):
         d_U_2 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        kept4_i = T_i_2.mT @ d_U_2
+        torch.bmm(T_i_2.mT, d_U_2, out=kept4_i)
         d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
-        kept4.append(kept4_i)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
-    del T, T_i_2, a_out, a_out_i_2, b_in, b_in_i_2, d_S, d_S_next, d_U, d_U_i, keep_i_2
+    kept4 = kept4.unflatten(1, (B, H))
+    del T, T_i_2, a_out, a_out_i_2, b_in, b_in_i_2, d_S, d_S_next, d_U, d_U_i, keep_i_2, kept4_i
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
     d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
@@ -217,8 +217,8 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     P = x_6 * E_2
     del x, A, G
     S_start = q.new_empty((chunks + 1, B * H, K, V))
+    U = q.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
     steps = zip(
         keep.flatten(1, 2)[..., None, None],
         a_out.flatten(1, 2),
@@ -226,22 +226,22 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         v.flatten(1, 2),
         b_in.flatten(1, 2),
         S_start[1:],
+        U,
         strict=True,
     )
-    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next in steps:
-        U_i = T_i @ torch.baddbmm(v_i, b_in_i, S, alpha=-1)
+    for keep_i, a_out_i, T_i, v_i, b_in_i, S_next, U_i in steps:
+        torch.bmm(T_i, torch.baddbmm(v_i, b_in_i, S, alpha=-1), out=U_i)
         torch.mul(keep_i, S, out=S_next)
         S_next.baddbmm_(a_out_i.mT, U_i)
-        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T_i, a_out_i, b_in_i, keep_i, v_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T_i, U_i, a_out_i, b_in_i, keep_i, v_i
     d_S_start2 = q.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q_in.mT, d_o, out=d_S_start2[:-1])
     d_U = P.mT @ d_o
+    kept4 = q.new_empty((chunks, B * H, tokens, V))
     d_S = d_S_start2[-1].copy_(d_S_T.flatten(0, 1))
-    kept4 = []
     steps = zip(
         T.flatten(1, 2),
         d_U.flatten(1, 2),
@@ -249,18 +249,18 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
         d_S_start2[:-1],
+        kept4,
         strict=True,
     )
-    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next, kept4_i in reversed([*steps]):
         d_U_3 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        kept4_i = T_i_2.mT @ d_U_3
+        torch.bmm(T_i_2.mT, d_U_3, out=kept4_i)
         d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
-        kept4.append(kept4_i)
         d_S = d_S_next
     d_S_start2 = d_S_start2[1:].unflatten(1, (B, H))
-    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
-    del T_i_2, a_out_i_2, b_in_i_2, d_S, d_S_next, d_U_i, keep_i_2
+    kept4 = kept4.unflatten(1, (B, H))
+    del T_i_2, a_out_i_2, b_in_i_2, d_S, d_S_next, d_U_i, keep_i_2, kept4_i
     d_keep_part = (d_S_start2 * S_start).sum((-2, -1))
     d_a_out_part = U @ d_S_start2.mT
     d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
@@ -290,8 +290,8 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     del x_19, d_U
     d_d_S_start_part = q.new_empty((chunks + 1, B * H, K, V))
     kept6 = q.new_empty((chunks, B * H, tokens, V))
+    d_d_U_part = q.new_empty((chunks, B * H, tokens, V))
     d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
-    d_d_U_part = []
     steps = zip(
         d_d_S_start2.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
@@ -301,20 +301,20 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         a_out.flatten(1, 2),
         d_d_S_start_part[1:],
         kept6,
+        d_d_U_part,
         strict=True,
     )
-    for d_d_S_start2_i, keep_i_3, d_kept4_i, b_in_i_3, T_i_3, a_out_i_3, d_d_S_next, kept6_i in steps:
+    for d_d_S_start2_i, keep_i_3, d_kept4_i, b_in_i_3, T_i_3, a_out_i_3, d_d_S_next, kept6_i, d_d_U_part_i in steps:
         torch.add(d_kept4_i, (b_in_i_3 @ d_d_S).neg_(), out=kept6_i)
-        d_d_U_part_i = T_i_3 @ kept6_i
+        torch.bmm(T_i_3, kept6_i, out=d_d_U_part_i)
         torch.addcmul(d_d_S_start2_i, d_d_S, keep_i_3, out=d_d_S_next)
         d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
-        d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
     d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     kept6 = kept6.unflatten(1, (B, H))
-    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
-    del T_i_3, a_out_i_3, b_in_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_kept4, d_kept4_i, keep_i_3, kept6_i
+    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
+    del T_i_3, a_out_i_3, b_in_i_3, d_d_S, d_d_S_next, d_d_S_start2, d_d_S_start2_i, d_d_U_part_i, d_kept4, d_kept4_i, keep_i_3, kept6_i
     d_T_part = pre @ kept6.mT
     d_a_out_part_2 = d_d_U_part @ d_S_start2.mT
     d_b_in_part_2 = (kept4 @ d_d_S_start_part.mT).neg_()
@@ -338,8 +338,8 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
     d_U_2 = runtime.add_product(x_26, d_d_P_4.mT, d_o).add_(runtime.add_product(x_20.mT @ kept4, x_9, d_S_start2))
     del d_S_start2, kept4, x_20, x_26, x_9
     d_S_2_start = q.new_empty((chunks + 1, B * H, K, V))
+    kept8 = q.new_empty((chunks, B * H, tokens, V))
     d_S_2 = d_S_2_start[-1].copy_(q.new_full((B, H, K, V), 0.0).flatten(0, 1))
-    kept8 = []
     steps = zip(
         d_S_start_3.flatten(1, 2),
         T.flatten(1, 2),
@@ -348,19 +348,19 @@ def double_backward(q, k, v, beta, g, S_0, valid, d_o, d_S_T, d_d_q, d_d_k, d_d_
         b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None, None],
         d_S_2_start[:-1],
+        kept8,
         strict=True,
     )
-    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_in_i_4, keep_i_4, d_S_2_next in reversed([*steps]):
+    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_in_i_4, keep_i_4, d_S_2_next, kept8_i in reversed([*steps]):
         d_U_4 = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
-        kept8_i = T_i_4.mT @ d_U_4
+        torch.bmm(T_i_4.mT, d_U_4, out=kept8_i)
         torch.baddbmm(d_S_start_3_i, b_in_i_4.mT, kept8_i, alpha=-1, out=d_S_2_next)
         d_S_2_next.addcmul_(d_S_2, keep_i_4)
-        kept8.append(kept8_i)
         d_S_2 = d_S_2_next
     d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_S_2_start = d_S_2_start[1:].unflatten(1, (B, H))
-    kept8 = torch.stack(kept8[::-1], 0).unflatten(1, (B, H))
-    del T_i_4, a_out, a_out_i_4, b_in, b_in_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4
+    kept8 = kept8.unflatten(1, (B, H))
+    del T_i_4, a_out, a_out_i_4, b_in, b_in_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4, kept8_i
     d_keep_part_3 = (d_S_2_start * S_start).sum((-2, -1))
     d_a_out_part_3 = U @ d_S_2_start.mT
     d_A_part_2 = (kept8 @ U.mT).tril_(-1).neg_()

@@ -45,8 +45,8 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
     R = runtime.decayed_gram(r, k, G, G, mask_2)
     pre3 = R @ v
     del k_out, a_2, G, R
+    U = r.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
     steps = zip(
         keep.flatten(1, 2)[..., None],
         a_out.flatten(1, 2),
@@ -54,17 +54,17 @@ def forward(r, k, v, g, e, a, bonus, S_0, valid):
         pre.flatten(1, 2),
         b_in.flatten(1, 2),
         S_start[1:],
+        U,
         strict=True,
     )
-    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next in steps:
-        U_i = T_i @ (-pre_i).baddbmm_(b_in_i, S, alpha=-1)
+    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next, U_i in steps:
+        torch.bmm(T_i, (-pre_i).baddbmm_(b_in_i, S, alpha=-1), out=U_i)
         S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
-        U.append(U_i)
         S = S_next
     S_T = S.clone().unflatten(0, (B, H))
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T, T_i, a_out, a_out_i, b_in, b_in_i, keep, keep_i, pre, pre_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T, T_i, U_i, a_out, a_out_i, b_in, b_in_i, keep, keep_i, pre, pre_i
     o_c = runtime.add_product(q_in @ S_start, P, U).add_(pre3)  # rwkv7.seq:12
     del P, S_start, U, pre3, q_in
     p = ((r * k) @ bonus[..., None])[..., 0][..., None] * v  # rwkv7.seq:13
@@ -101,8 +101,8 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
     q_in = e_4 * r
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     del A
+    U = r.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
     steps = zip(
         keep.flatten(1, 2)[..., None],
         a_out.flatten(1, 2),
@@ -110,22 +110,22 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
         pre.flatten(1, 2),
         b_in.flatten(1, 2),
         S_start[1:],
+        U,
         strict=True,
     )
-    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next in steps:
-        U_i = T_i @ (-pre_i).baddbmm_(b_in_i, S, alpha=-1)
+    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next, U_i in steps:
+        torch.bmm(T_i, (-pre_i).baddbmm_(b_in_i, S, alpha=-1), out=U_i)
         S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
-        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T_i, a_out_i, b_in_i, keep_i, pre, pre_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T_i, U_i, a_out_i, b_in_i, keep_i, pre, pre_i
     d_pre2_part = r.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q_in.mT, d_o, out=d_pre2_part[:-1])
     d_U = P.mT @ d_o
     del q_in, P
+    kept4 = r.new_empty((chunks, B * H, tokens, V))
     d_S = d_pre2_part[-1].copy_(d_S_T.flatten(0, 1))
-    kept4 = []
     steps = zip(
         T.flatten(1, 2),
         d_U.flatten(1, 2),
@@ -133,19 +133,19 @@ def backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T):
         b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
         d_pre2_part[:-1],
+        kept4,
         strict=True,
     )
-    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next, kept4_i in reversed([*steps]):
         d_U_2 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        kept4_i = T_i_2.mT @ d_U_2
+        torch.bmm(T_i_2.mT, d_U_2, out=kept4_i)
         d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
-        kept4.append(kept4_i)
         d_S = d_S_next
     d_S_first = d_S.clone().unflatten(0, (B, H))
     d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
-    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
-    del T, T_i_2, a_out, a_out_i_2, b_in, b_in_i_2, d_S, d_S_next, d_U, d_U_i, keep_i_2
+    kept4 = kept4.unflatten(1, (B, H))
+    del T, T_i_2, a_out, a_out_i_2, b_in, b_in_i_2, d_S, d_S_next, d_U, d_U_i, keep_i_2, kept4_i
     d_keep_part = (d_pre2_part * S_start).sum(-1)
     d_a_out_part = U @ d_pre2_part.mT
     d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
@@ -224,8 +224,8 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     q_in = e_4 * r
     P = runtime.decayed_gram(r, a_2, G, G, mask_2)
     del A
+    U = r.new_empty((chunks, B * H, tokens, V))
     S = S_start[0].copy_(S_0.flatten(0, 1))
-    U = []
     steps = zip(
         keep.flatten(1, 2)[..., None],
         a_out.flatten(1, 2),
@@ -233,21 +233,21 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         pre.flatten(1, 2),
         b_in.flatten(1, 2),
         S_start[1:],
+        U,
         strict=True,
     )
-    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next in steps:
-        U_i = T_i @ (-pre_i).baddbmm_(b_in_i, S, alpha=-1)
+    for keep_i, a_out_i, T_i, pre_i, b_in_i, S_next, U_i in steps:
+        torch.bmm(T_i, (-pre_i).baddbmm_(b_in_i, S, alpha=-1), out=U_i)
         S_next.add_((keep_i * S).baddbmm_(a_out_i.mT, U_i))
-        U.append(U_i)
         S = S_next
     S_start = S_start[:-1].unflatten(1, (B, H))
-    U = torch.stack(U, 0).unflatten(1, (B, H))
-    del S, S_next, T_i, a_out_i, b_in_i, keep_i, pre, pre_i
+    U = U.unflatten(1, (B, H))
+    del S, S_next, T_i, U_i, a_out_i, b_in_i, keep_i, pre, pre_i
     d_pre2_part = r.new_empty((chunks + 1, B * H, K, V))
     runtime.product(q_in.mT, d_o, out=d_pre2_part[:-1])
     d_U = P.mT @ d_o
+    kept4 = r.new_empty((chunks, B * H, tokens, V))
     d_S = d_pre2_part[-1].copy_(d_S_T.flatten(0, 1))
-    kept4 = []
     steps = zip(
         T.flatten(1, 2),
         d_U.flatten(1, 2),
@@ -255,18 +255,18 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
         d_pre2_part[:-1],
+        kept4,
         strict=True,
     )
-    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next in reversed([*steps]):
+    for T_i_2, d_U_i, a_out_i_2, b_in_i_2, keep_i_2, d_S_next, kept4_i in reversed([*steps]):
         d_U_3 = torch.baddbmm(d_U_i, a_out_i_2, d_S)
-        kept4_i = T_i_2.mT @ d_U_3
+        torch.bmm(T_i_2.mT, d_U_3, out=kept4_i)
         d_S_next.baddbmm_(b_in_i_2.mT, kept4_i, alpha=-1)
         d_S_next.addcmul_(d_S, keep_i_2)
-        kept4.append(kept4_i)
         d_S = d_S_next
     d_pre2_part = d_pre2_part[1:].unflatten(1, (B, H))
-    kept4 = torch.stack(kept4[::-1], 0).unflatten(1, (B, H))
-    del T_i_2, a_out_i_2, b_in_i_2, d_S, d_S_next, d_U_i, keep_i_2
+    kept4 = kept4.unflatten(1, (B, H))
+    del T_i_2, a_out_i_2, b_in_i_2, d_S, d_S_next, d_U_i, keep_i_2, kept4_i
     d_keep_part = (d_pre2_part * S_start).sum(-1)
     d_a_out_part = U @ d_pre2_part.mT
     d_A_part = (kept4 @ U.mT).tril_(-1).neg_()
@@ -303,8 +303,8 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     del x_17, x_13, d_U
     d_d_S_start_part = r.new_empty((chunks + 1, B * H, K, V))
     kept6 = r.new_empty((chunks, B * H, tokens, V))
+    d_d_U_part = r.new_empty((chunks, B * H, tokens, V))
     d_d_S = d_d_S_start_part[0].copy_(d_d_S_0.flatten(0, 1))
-    d_d_U_part = []
     steps = zip(
         d_d_pre2_part.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
@@ -314,20 +314,20 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         a_out.flatten(1, 2),
         d_d_S_start_part[1:],
         kept6,
+        d_d_U_part,
         strict=True,
     )
-    for d_d_pre2_part_i, keep_i_3, d_kept4_i, b_in_i_3, T_i_3, a_out_i_3, d_d_S_next, kept6_i in steps:
+    for d_d_pre2_part_i, keep_i_3, d_kept4_i, b_in_i_3, T_i_3, a_out_i_3, d_d_S_next, kept6_i, d_d_U_part_i in steps:
         torch.add(d_kept4_i, (b_in_i_3 @ d_d_S).neg_(), out=kept6_i)
-        d_d_U_part_i = T_i_3 @ kept6_i
+        torch.bmm(T_i_3, kept6_i, out=d_d_U_part_i)
         torch.addcmul(d_d_pre2_part_i, d_d_S, keep_i_3, out=d_d_S_next)
         d_d_S_next.baddbmm_(a_out_i_3.mT, d_d_U_part_i)
-        d_d_U_part.append(d_d_U_part_i)
         d_d_S = d_d_S_next
     d_d_S_first = d_d_S.clone().unflatten(0, (B, H))
     d_d_S_start_part = d_d_S_start_part[:-1].unflatten(1, (B, H))
     kept6 = kept6.unflatten(1, (B, H))
-    d_d_U_part = torch.stack(d_d_U_part, 0).unflatten(1, (B, H))
-    del T_i_3, a_out_i_3, b_in_i_3, d_d_S, d_d_S_next, d_d_pre2_part, d_d_pre2_part_i, d_kept4, d_kept4_i, keep_i_3, kept6_i
+    d_d_U_part = d_d_U_part.unflatten(1, (B, H))
+    del T_i_3, a_out_i_3, b_in_i_3, d_d_S, d_d_S_next, d_d_U_part_i, d_d_pre2_part, d_d_pre2_part_i, d_kept4, d_kept4_i, keep_i_3, kept6_i
     d_T_part = pre3 @ kept6.mT
     d_a_out_part_2 = d_d_U_part @ d_pre2_part.mT
     d_b_in_part_2 = (kept4 @ d_d_S_start_part.mT).neg_()
@@ -347,8 +347,8 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
     d_U_2 = runtime.add_product(x_21, d_d_P_4.mT, d_o).add_(runtime.add_product(x_18.mT @ kept4, x_5, d_pre2_part))
     del kept4, x_18, x_21, x_5
     d_pre2_part_2 = r.new_empty((chunks + 1, B * H, K, V))
+    kept8 = r.new_empty((chunks, B * H, tokens, V))
     d_S_2 = d_pre2_part_2[-1].copy_(r.new_full((B, H, K, V), 0.0).flatten(0, 1))
-    kept8 = []
     steps = zip(
         d_S_start_3.flatten(1, 2),
         T.flatten(1, 2),
@@ -357,19 +357,19 @@ def double_backward(r, k, v, g, e, a, bonus, S_0, valid, d_o, d_p, d_S_T, d_d_r,
         b_in.flatten(1, 2),
         keep.flatten(1, 2)[..., None],
         d_pre2_part_2[:-1],
+        kept8,
         strict=True,
     )
-    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_in_i_4, keep_i_4, d_S_2_next in reversed([*steps]):
+    for d_S_start_3_i, T_i_4, d_U_2_i, a_out_i_4, b_in_i_4, keep_i_4, d_S_2_next, kept8_i in reversed([*steps]):
         d_U_4 = torch.baddbmm(d_U_2_i, a_out_i_4, d_S_2)
-        kept8_i = T_i_4.mT @ d_U_4
+        torch.bmm(T_i_4.mT, d_U_4, out=kept8_i)
         torch.baddbmm(d_S_start_3_i, b_in_i_4.mT, kept8_i, alpha=-1, out=d_S_2_next)
         d_S_2_next.addcmul_(d_S_2, keep_i_4)
-        kept8.append(kept8_i)
         d_S_2 = d_S_2_next
     d_S_first_2 = d_S_2.clone().unflatten(0, (B, H))
     d_pre2_part_2 = d_pre2_part_2[1:].unflatten(1, (B, H))
-    kept8 = torch.stack(kept8[::-1], 0).unflatten(1, (B, H))
-    del T_i_4, a_out, a_out_i_4, b_in, b_in_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4
+    kept8 = kept8.unflatten(1, (B, H))
+    del T_i_4, a_out, a_out_i_4, b_in, b_in_i_4, d_S_2, d_S_2_next, d_S_start_3, d_S_start_3_i, d_U_2, d_U_2_i, keep_i_4, kept8_i
     d_keep_part_3 = (d_pre2_part_2 * S_start).sum(-1)
     d_a_out_part_3 = U @ d_pre2_part_2.mT
     d_A_part_2 = (kept8 @ U.mT).tril_(-1).neg_()
