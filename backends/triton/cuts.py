@@ -284,7 +284,8 @@ def _fused(
         one = len(maps) == len(readers) == 1
         moved = _all_behind(s, next(iter(maps.values())), stages[i + 1 : readers[0]], folded, lead) if one else ()
         moved = moved or tuple(e for t in maps.values() for e in t.equations if _is_copy(e, s, folded))
-        moved += tuple(e for t in stages[i + 1 :] for e in _equations(t) if e not in moved and _follows(e, moved, s, folded, lead))
+        after = {leaf.name for t in stages[i + 1 :] for leaf in defined(t)} - {e.name for e in moved} | {k.final for k in s.carried}
+        moved += tuple(e for t in stages[i + 1 :] for e in _equations(t) if e not in moved and _follows(e, moved, s, after, folded, lead))
         if moved:
             maps = {j: t for j, t in enumerate(stages) if j > i and isinstance(t, Map)}
             behind[i] = moved
@@ -316,12 +317,16 @@ def _free(s: Carry, values: list[Expr], lead: tuple[str, ...]) -> set[str]:
     return {a for k in s.carried for a in k.init.axes if not a.startswith("@") and a not in summed}
 
 
-def _follows(e: Equation, moved: tuple[Equation, ...], s: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
-    """Whether a value is made of what a loop computes behind its own, and of nothing else as large."""
+def _follows(
+    e: Equation, moved: tuple[Equation, ...], s: Carry, after: set[str], folded: Mapping[str, Expr], lead: tuple[str, ...]
+) -> bool:  # fmt: skip
+    """Whether a value is made of what a loop computes behind its own, of nothing else as large, and of nothing made `after` the loop."""
+    if not moved or {*lead} & {*e.value.axes} != {*lead} & {*moved[0].value.axes}:
+        return False
     values = expanded([e.value], folded)
     tiles = {n.name for n in walk(*values) if n.op.name == "var" and n.name not in folded and sum(a not in lead for a in n.axes) > 1}
     simple = not any(is_work(n, lead) or n.op.name in ("collect", "max_over") for n in walk(*values))
-    return bool(tiles) and tiles <= {x.name for x in moved} and simple and _at_one_step(e, s, set(), folded)
+    return bool(tiles) and tiles <= {x.name for x in moved} and simple and _at_one_step(e, s, after, folded)
 
 
 def _is_copy(e: Equation, s: Carry, folded: Mapping[str, Expr]) -> bool:

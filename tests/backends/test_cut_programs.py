@@ -7,6 +7,7 @@ from conftest import SHIPPED
 from in_field import Points, assert_equal
 
 import seqc
+from seqc.backends.triton import cuts
 from seqc.backends.triton.launches import copied, flat, launches, result
 from seqc.backends.triton.scales import scaled
 from seqc.compiler import judge, programs
@@ -14,7 +15,7 @@ from seqc.forms import Applies
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import LEAD, Equation, Map, Program
+from seqc.ir.program import LEAD, Carried, Carry, Equation, Map, Program
 
 FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct")
 
@@ -98,3 +99,16 @@ def test_a_loop_of_a_matrix_has_blocks_and_no_product_without_an_axis_of_it(name
                 work = [n for n in walk(*launch.values) if n.op.name in ("contract", "decayed") and len(n.args) > 1]
                 alike = [n for n in work if not {"K", "V"} & {*n.axes} and {"K", "V"} & {a for x in n.args for a in x.axes}]
                 assert launch.split and (i == 0 or all(sum(a not in LEAD for a in n.axes) < 2 for n in alike))
+
+
+def test_a_loop_takes_what_follows_from_its_results_and_nothing_made_after_it() -> None:
+    state, each = ("@b", "@h", "K", "V"), ("@c", "@b", "@h", "t", "V")
+    S, query, g = ops.var("S", state), ops.var("q", ("@c", "@b", "@h", "t", "K")), ops.var("g", ("@c", "@b", "@h", "t"))
+    loop = Carry("@c", False, (Carried("S", ops.var("S@0", state), ops.mul(ops.number(2), S), "S@T"),), (Equation("S_start", S),))
+    o = Equation("o", ops.contract((query, ops.var("S_start", ("@c", *state))), each))
+    w, later = Equation("w", ops.exp(g)), ops.var("w", g.axes)
+    read = ops.var("o", each)
+    for of, taken in ((g, ["o", "y"]), (later, ["o"])):
+        y = Equation("y", ops.mul(read, of))
+        _, behind = cuts._fused([loop, Map((o,)), Map((w,)), Map((y,))], {}, LEAD)
+        assert [e.name for e in behind[0]] == taken
