@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from seqc.backends.triton.micro import is_leaf, nodes
+from seqc.backends.triton.micro import is_leaf, nodes, read_from
 from seqc.ir import ops
 from seqc.ir.expr import Attr, Expr, Mask, make, rebuild, walk
 from seqc.ir.program import LEAD, TOKENS, Carry, Equation, Map, Solve, Stage, defined, roots
@@ -62,13 +62,17 @@ def made_before(stages: list[Stage], cuts: Cuts, lead: tuple[str, ...], names: M
         if not there and not any(n.op.name == "decayed" for n in walk(*alike)):
             continue
         whole = _unfolded(alike, cuts.folded)
-        own = [Equation(names.get(n, f"@before{len(stages)}_{j}"), v) for j, (n, v) in enumerate(zip(alike, whole, strict=True))]
+        earlier = {leaf.name for s in stages[: there[-1] if there else at] for leaf in defined(s)}
+        known_names = {n: name for n, name in names.items() if name not in earlier}
+        own = [Equation(known_names.get(n, f"@before{len(stages)}_{j}"), v) for j, (n, v) in enumerate(zip(alike, whole, strict=True))]
         table = {n: ops.var(e.name, n.axes) for n, e in zip(alike, own, strict=True)}
         first = there[-1] if there else at  # equations of one Map do not see each other's names
-        here = _equations(stages[first]) if there else ()
+        made = {e.name for e in own}  # some have been equations, of Maps or folded
+        rest = [Map(tuple(e for e in s.equations if e.name not in made)) if isinstance(s, Map) else s for s in stages]
+        here = _equations(rest[first]) if there else ()
         apart = Map(tuple(e for e in here if e not in kernels))
-        later = [Map(_with(s.equations, table)) if isinstance(s, Map) else s for s in (apart, *stages[first + bool(there) :])]
-        stages = [*stages[:first], Map((*own, *(e for e in here if e in kernels))), *later]
+        later = [Map(_with(s.equations, table)) if isinstance(s, Map) else s for s in (apart, *rest[first + bool(there) :])]
+        stages = [*rest[:first], Map((*own, *(e for e in here if e in kernels))), *later]
     return stages
 
 
@@ -212,11 +216,13 @@ def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...])
     """Values of Maps that are cheap to compute from what is in memory."""
     solved = {n for s in stages if isinstance(s, Solve) for n in _names(roots(s))}
     readers, folded = _readers(stages), dict[str, Expr]()
+    every = walk(*(r for s in stages for r in roots(s)))
+    as_rows = {leaf.name for n in every if n.op.name == "flatten" and (leaf := read_from(n)) is not None}  # read where they lie
     for s in stages:
         if not isinstance(s, Map):
             continue
         for e in s.equations:
-            if e.name not in outputs and e.name not in solved:
+            if e.name not in outputs and e.name not in solved and e.name not in as_rows:
                 loops = [x for i in readers.get(e.name, []) if isinstance(x := stages[i], Carry)]
                 only = loops[0] if len(loops) == len(readers.get(e.name, [])) == 1 else None
                 inside = only is not None and (_is_state(e, only, folded, lead) or _is_at_hand(e, only, folded, lead))

@@ -47,7 +47,7 @@ def iota(w: Writer, e: Expr, env: Env) -> Tile:
 
 def eye(w: Writer, e: Expr, env: Env) -> Tile:
     dims = w.dims(e, env)
-    row, column = (str(env[a]) if a in env else w.at(a, dims) for a in e.axes)
+    row, column = (w.at(a, dims, env) if a in dims else str(env[a]) for a in e.axes)
     return Tile(f"tl.where({row} == {column}, 1.0, 0.0)", dims)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, made_before, sunk, words
-from seqc.backends.triton.micro import in_rows
+from seqc.backends.triton.micro import apart_in, in_rows, rows_of
 from seqc.backends.triton.micro import nodes as tiles
 from seqc.backends.triton.parts import parts
 from seqc.backends.triton.scales import scaled
@@ -31,6 +31,7 @@ from seqc.ir.program import (
 )
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program
+from seqc.passes.phases import prune
 
 DIMENSIONS = 2  # of a tile, where axes can be had for the grid
 
@@ -81,19 +82,19 @@ def leading(chunked: bool) -> tuple[str, ...]:
 
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
     """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
-    program = scaled(in_rows(binary_program(program)), lead)
+    program = prune(scaled(in_rows(binary_program(program)), lead))
     every_head, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
     here, summed = _places_apart(every_head, lead)
-    collected += summed
-    named = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
-    named |= {n.name for n in walk(*(e.value for e in collected)) if n.op.name == "var"} & {e.name for e in here}
-    every = sunk([*program.stages, *(Map(es) for es in (here, collected) if es)], named, lead)
+    outputs = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
+    made = {e.name for e in (*here, *summed)}
+    named = outputs | made & {n.name for n in walk(*(e.value for e in (*summed, *collected))) if n.op.name == "var"}
+    every = sunk([*program.stages, *(Map(es) for es in (here, summed, collected) if es)], named, lead)
     stages = _prepared(every, lead, "@part")
     kept = {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}
     cuts = cut(stages, named | kept, lead)
     values = {e.value: e.name for s in program.stages if isinstance(s, Map) for e in s.equations}
     if (before := made_before(stages, cuts, lead, values)) != stages:
-        stages = before
+        stages = _needed(before, named | kept)
         cuts = cut(stages, named | kept, lead)
     found, count = list[Launch | Iteration](), 0
     for i, stage in enumerate(cuts.stages):
@@ -106,6 +107,16 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
             found += (own := _launches(program.name, stage, lead, count, cuts, cuts.behind.get(i, ())))
             count += len(own)
     return replace(program, stages=tuple(stages)), tuple(found)
+
+
+def _needed(stages: list[Stage], named: frozenset[str] | set[str]) -> list[Stage]:
+    """The stages without equations of Maps that nothing reads any more."""
+    found, read = list[Stage](), set(named)
+    for s in reversed(stages):
+        left = Map(tuple(e for e in s.equations if e.name in read)) if isinstance(s, Map) else s
+        read |= {n.name for n in walk(*roots(left)) if n.op.name == "var"}
+        found.append(left)
+    return found[::-1]
 
 
 def flat(found: Iterable[Launch | Iteration]) -> list[Launch]:
@@ -197,12 +208,13 @@ def _cut(launch: Launch) -> Launch:
 def _thinned(launch: Launch) -> Launch:
     """The launch with axes along which nothing happens in its grid, until no value has more than two dimensions or none is left."""
     values = launch.values
+    rows = {a for v in values if rows_of(v) is not v for a in apart_in(v)[0]}  # every program of such an axis would write all of them
     while True:
         nodes = list(tiles(values))
         if max((len(_tile(n, launch)) for n in nodes), default=0) <= DIMENSIONS:
             return launch
         free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if all(_passes(n, a, launch.lead) for n in nodes)]
-        free = [a for a in free if all(a in v.axes for v in values)]
+        free = [a for a in free if a not in rows and all(a in v.axes for v in values)]
         if not free:
             return launch
         launch = replace(launch, grid=(*launch.grid, free[0]), lead=(*launch.lead, free[0]))
@@ -272,7 +284,7 @@ def _places_apart(equations: Iterable[Equation], lead: tuple[str, ...]) -> tuple
     here, sums = list[Equation](), list[Equation]()
     for e in equations:
         found = [n for n in walk(e.value) if n.op.name == "contract" and {CHUNKS, BATCH} <= {*lost(n)} and len(_free(n, lead)) <= 1]
-        if TOKENS in lead or not found or any(len(_free(n, lead)) > 1 for n in [e.value]):
+        if TOKENS in lead or not found or len(_free(e.value, lead)) > 1:
             here.append(e)
             continue
         table = dict[Expr, Expr]()

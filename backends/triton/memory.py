@@ -104,7 +104,8 @@ def _alive(w: Writer, dims: tuple[str, ...], env: Env) -> str:
     base, start, end = _base(w, env), w.of_row("start", env), w.of_row("start", env, next_one=True)
     scope = w.scopes[base]
     if isinstance(rows := env.get(TOKENS), Row):
-        here = w.index(f"({base} + {rows} >= {start}) & ({base} + {rows} < {end})", w.scopes[base], "alive")
+        inside = w.inside(rows.along, (rows.along,))
+        here = w.index(f"{inside} & ({base} + {rows} >= {start}) & ({base} + {rows} < {end})", w.scopes[base], "alive")
         return w.widen(here, (rows.along,), dims)
     if TOKENS in env and TOKENS not in dims:
         one = " + tl.arange(0, 1)" if dims else ""  # masks of tiles are tiles

@@ -82,7 +82,7 @@ def _stacked(values: Iterable[Expr], axis: str, counts: Mapping[str, int]) -> Ex
     if all(v.op.name == "select" for v in values):
         whole, (of, _) = _plain(first.args[0]), first.attr
         every = all(v.attr == (of, i) and _plain(v.args[0]) is whole for i, v in enumerate(values))
-        return ops.rename(whole, {str(of): axis}) if every and counts.get(str(of)) == len(values) else None
+        return ops.rename(whole, {str(of): axis}) if every and counts.get(str(of)) == len(values) and axis not in whole.axes else None
     factors = [_factors(v) for v in values]
     large = [[x for x in fs if len(x.axes) == max(len(y.axes) for y in fs)] for fs in factors]
     if max(map(len, factors)) > 1 and all(len(xs) == 1 for xs in large):
@@ -147,7 +147,8 @@ def _flat(x: Expr, old: tuple[str, ...], new: str) -> Expr:
         (inner,), table = x.args, dict(x.attr)
         if tuple(table.get(a, a) for a in inner.attr[0]) == old and not {*table} & {*inner.args[0].axes}:
             return ops.rename(inner.args[0], {inner.attr[1]: new})
-    if x.op.name in EACH or (x.op.name == "contract" and not {*old} - {*x.axes}):
+    clear = all(new not in a.axes for a in x.args)
+    if clear and (x.op.name in EACH or (x.op.name == "contract" and not {*old} - {*x.axes})):
         args = tuple(_flat(_along(a, old), old, new) if {*old} & {*a.axes} else a for a in x.args)
         if x.op.name == "contract":
             return ops.contract(args, (*(a for a in x.axes if a not in old), new))
@@ -161,7 +162,7 @@ def _together(e: Expr) -> Expr:
     if not apart or any(a[1] != apart[0][1] for a in apart) or any(b not in e.axes for b in apart[0][1]):
         return e
     _, old, new = apart[0]
-    if any(new in x.axes for x in e.args if _unflattened(x) is None):
+    if any(new in (x.axes if (a := _unflattened(x)) is None else {*a[0].axes} - {a[2]}) for x in e.args):
         return e
     args = []
     for x in e.args:
@@ -193,9 +194,11 @@ def _unflattened(x: Expr) -> tuple[Expr, tuple[str, ...], str] | None:
 
 def read_from(e: Expr) -> Expr | None:
     """The leaf that a value is, with other names of axes, another order, or two axes as one."""
+    joined = 0
     while e.op.name in ("rename", "spread", "flatten") or _plain(e) is not e:
+        joined += e.op.name == "flatten"
         (e,) = e.args
-    return e if e.op.name == "var" else None
+    return e if e.op.name == "var" and joined < 2 else None
 
 
 def is_leaf(e: Expr) -> bool:

@@ -127,7 +127,6 @@ def concat(w: Writer, e: Expr, env: Env) -> Tile:
         index = w.index(f"tl.minimum(tl.maximum({i} - ({start}), 0), {w.n(p)} - 1)", w.root, "from_part")
         here = w.index(f"({i} >= {start}) & ({i} < {start} + {w.n(p)})", w.root, "is_part")
         moved = gathered(w, w.permuted(t.text, have, dims), dims, new, index, w.b(new))
-        moved = moved.replace(f"({w.b(new)},", f"({w.b(new)},")
         text = f"tl.where({w.widen(here, (new,), dims)}, {moved}, {text})"
         start = f"{start} + {w.n(p)}"
     return Tile(text, dims)

@@ -97,7 +97,7 @@ def _factors(x: Expr, known: Mapping[str, _Parted], lead: tuple[str, ...]) -> tu
         return tuple(moved[:-1]), moved[-1]
     if x.op.name == "mul":
         for one, other in (x.args, x.args[::-1]):
-            if tile(one) < tile(other) == tile(x) > 1:
+            if tile(one) < tile(other) == tile(x) > 1 and {*one.axes} <= {*other.axes}:
                 scales, core = _factors(other, known, lead)
                 return (one, *scales), core
     return (), x

@@ -378,8 +378,9 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     known = KNOWN.get(id(kernel))
     if known is None:
         inside = {a for shape in cut.shapes for a in shape}
-        known = KNOWN[id(kernel)] = tuple(n for n in sizes if n[2:] in inside), *(x in kernel.arg_names for x in ("p_rows", "n_T", "EVEN"))
-    tiled, p_rows, n_T, even = known
+        takes = (x in kernel.arg_names for x in ("p_rows", "n_T", "EVEN"))
+        known = KNOWN[id(kernel)] = tuple(n for n in sizes if n[2:] in inside), *takes, kernel
+    tiled, p_rows, n_T, even, _ = known
     if p_rows:
         sizes["p_rows"] = rows.table
     if n_T:
@@ -396,7 +397,8 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         kernel[(programs * blocks,)](*tensors, **sizes, **options)
 
 
-KNOWN: dict[int, Any] = {}  # of a kernel, the lengths on which its tiles depend, and whether it takes numbers of rows
+# Of a kernel, the lengths on which its tiles depend, whether it takes numbers of rows, and itself: or another could have its id.
+KNOWN: dict[int, Any] = {}
 FOUND: dict[Any, tuple[int, dict[str, Any]]] = {}  # of a kernel and lengths, the blocks and the options of a launch
 
 

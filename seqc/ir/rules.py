@@ -141,6 +141,7 @@ def flatten(types: Types, attr: Any) -> TensorType:
     old, new = attr
     need(all(a in types[0].axes for a in old), "flattens an axis that is not there", types, attr)
     kept = tuple(new if a == old[0] else a for a in types[0].axes if a == old[0] or a not in old)
+    need(len({*kept}) == len(kept), "makes an axis twice", types, attr)
     return TensorType(kept, types[0].dtype)
 
 
@@ -151,6 +152,7 @@ def unflatten(types: Types, attr: Any) -> TensorType:
     axes: list[str] = []
     for a in types[0].axes:
         axes.extend(old if a == new else (a,))
+    need(len({*axes}) == len(axes), "makes an axis twice", types, attr)
     return TensorType(tuple(axes), types[0].dtype)
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from conftest import SHIPPED
+from conftest import ROOT, SHIPPED
 from in_field import Points, assert_equal
 
 import seqc
 from seqc.backends.triton import cuts
-from seqc.backends.triton.launches import copied, flat, launches, result
+from seqc.backends.triton.launches import Launch, copied, flat, launches, result
 from seqc.backends.triton.scales import scaled
-from seqc.compiler import judge, programs
+from seqc.compiler import Checked, judge, programs
 from seqc.forms import Applies
 from seqc.forms.chunkwise import CHUNKWISE
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import LEAD, Carried, Carry, Equation, Map, Program
 
-FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct")
+OWN = ("group_params", "group_vectors", "many_outputs", "hidden_sums", "full_sums")
+FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct", *OWN)
 
 
 def as_cut(program: Program) -> Program:
@@ -28,15 +29,51 @@ def as_cut(program: Program) -> Program:
     return Program(program.name, program.inputs, made.stages, tuple(Equation(n, v) for n, v in leaves.items()), program.widths)
 
 
-@pytest.mark.parametrize("name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED])
+every = pytest.mark.parametrize("name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in (*OWN, *SHIPPED)])
+
+
+def layer_of(name: str) -> Checked:
+    own = ROOT / "tests/backends" / f"{name}.seq"
+    return seqc.check(own if own.exists() else name)
+
+
+@every
 def test_a_cut_program_is_the_same_function(name: str) -> None:
-    checked = seqc.check(name)
+    checked = layer_of(name)
     if not isinstance(judge(checked)[CHUNKWISE.name], Applies):
         assert name not in FIRST
         pytest.skip("no chunkwise form")
     points, made = Points(checked, CHUNKWISE), programs(checked, CHUNKWISE)
     for program in (made.forward, made.backward):
         assert_equal(points.run(as_cut(program), {}), points.run(program, {}))
+
+
+@every
+def test_kernels_read_what_earlier_kernels_have_written(name: str) -> None:
+    """Each value is written once, before any other kernel reads it, and read or a result."""
+    checked = layer_of(name)
+    if not isinstance(judge(checked)[CHUNKWISE.name], Applies):
+        pytest.skip("no chunkwise form")
+    made = programs(checked, CHUNKWISE)
+    for program in (made.forward, made.backward):
+        found = flat(launches(program, LEAD)[1])
+        results = {result(e.name) if e in copied(program) else e.value.name for e in program.outputs}
+        done, read, finals = {i.name for i in program.inputs}, set[str](), set[str]()
+        every_name = {n for x in found for n in written(x)}
+        for x in found:
+            own = {e.name for e in x.loop.equations} | {k.name for k in x.loop.carried} if x.loop else set()
+            names = {n.name for v in x.values for n in walk(v) if n.op.name == "var"} - {*x.folded}
+            assert not (names - own - done) & every_name, x.name
+            assert done.isdisjoint(written(x)) and len({*written(x)}) == len(written(x))
+            done |= {*written(x)}
+            read |= names
+            finals |= {k.final for k in x.loop.carried} if x.loop else set()
+        assert every_name - {n for x in found for n in x.held} <= read | results | finals
+
+
+def written(launch: Launch) -> list[str]:
+    finals = [k.final for k in launch.loop.carried] if launch.loop else []
+    return [*(e.name for e in (*launch.equations, *launch.behind)), *finals]
 
 
 # --- Numbers per row -------------------------------------------------------------------------------------------------------
