@@ -398,8 +398,8 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
 
 
 # Of a kernel, the lengths on which its tiles depend, whether it takes numbers of rows, and itself: or another could have its id.
-KNOWN: dict[int, Any] = {}
-FOUND: dict[Any, tuple[int, dict[str, Any]]] = {}  # of a kernel and lengths, the blocks and the options of a launch
+KNOWN = dict[int, Any]()
+FOUND = dict[Any, tuple[int, dict[str, Any]]]()  # of a kernel and lengths, the blocks and the options of a launch
 
 
 def first_that_fits(
@@ -411,7 +411,7 @@ def first_that_fits(
         found, blocks, warps = plan(cut, lengths, halved)
         names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(dtype) or exact())) if name in kernel.arg_names}
         options = {**names, "num_warps": min(warps, most_warps(target(), TRITON)), **({"num_stages": stages} if stages else {})}
-        if not isinstance(kernel, triton.JITFunction) or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
+        if device() < 0 or not isinstance(kernel, triton.JITFunction) or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
             break
     return blocks, options
 
