@@ -411,7 +411,8 @@ def first_that_fits(
         found, blocks, warps = plan(cut, lengths, halved)
         names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(dtype) or exact())) if name in kernel.arg_names}
         options = {**names, "num_warps": min(warps, most_warps(target(), TRITON)), **({"num_stages": stages} if stages else {})}
-        if device() < 0 or not isinstance(kernel, triton.JITFunction) or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
+        compiled = device() >= 0 and isinstance(kernel, triton.JITFunction)
+        if not compiled or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
             break
     return blocks, options
 
