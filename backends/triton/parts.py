@@ -7,7 +7,8 @@ reading, and writing and reading, over the expressions of what is left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from seqc.backends.triton.cuts import decayed_kind, entries, is_heavy
 from seqc.backends.triton.micro import is_leaf
@@ -18,6 +19,7 @@ from seqc.ir.program import Equation, Map
 WORK = 12  # products of matrices in one kernel
 APART = 2  # how many more one of several kernels may have than the others
 DECAYED = 2  # for how many one with a decay per key counts: it goes by blocks of rows
+EXCHANGES = 24  # of how many products one is tried in place of another: of more, only one more and one less
 ALONE = 1  # products of weights and rows with decays in a kernel that has all of a Map: two need more registers than there are
 
 
@@ -27,8 +29,8 @@ class _Graph:
 
     equations: tuple[Equation, ...]
     lead: tuple[str, ...]
-    work: tuple[Expr, ...]
-    needs: Mapping[Expr, int]
+    work: tuple[Expr, ...] = field(compare=False)
+    needs: Mapping[Expr, int] = field(compare=False)
 
     def weight(self, some: int) -> int:
         """For how many products those of a set count."""
@@ -83,9 +85,11 @@ def _graph(equations: tuple[Equation, ...], lead: tuple[str, ...]) -> _Graph:
     return _Graph(equations, lead, work, needs)
 
 
+@lru_cache(maxsize=128)
 def _best(graph: _Graph, kernels: int) -> tuple[int, tuple[Expr, ...]]:
     """The products of the first kernel and the values that it writes for the others: the cheapest beginning of the products' order, and
-    from there the cheapest neighbour, while it is cheaper. What is left takes as few kernels as it can."""
+    from there the cheapest neighbour, while it is cheaper. What is left takes as few kernels as it can. One Map is asked for several times
+    while a package is printed."""
     least, most = _bounds(graph, kernels)
     begins = [(1 << n) - 1 for n in range(1, len(graph.work))]
     fits = [first for first in begins if least <= graph.weight(first) <= most]
@@ -120,7 +124,7 @@ def _neighbours(graph: _Graph, first: int) -> Iterator[int]:
     without = [0, *(b for b in bits if b & first and closed(first & ~b))]
     added = [0, *(b for b in bits if not b & first and not needs[b] & ~(first | b))]
     for out in without:
-        for more in added:
+        for more in added if len(bits) <= EXCHANGES or not out else [0]:
             if closed(some := (first & ~out) | more) and some != first:
                 yield some
 
@@ -128,30 +132,33 @@ def _neighbours(graph: _Graph, first: int) -> Iterator[int]:
 def _cut(graph: _Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
     """The values to be written by a kernel with the products `first`, so that the others read and write least."""
     import networkx as nx  # where a kernel is cut, and nowhere before: a command that prints none should not wait for it
+    from networkx.algorithms.flow import boykov_kolmogorov, build_residual_network
 
     flow, source, sink = nx.DiGraph(), "source", "sink"
+    flow.add_nodes_from((source, sink))
     todo = [e.value for e in graph.equations if graph.needs[e.value] & ~first]
-    written = {e.value for e in graph.equations}
-    for root in todo:
-        flow.add_edge((root, 1), sink)
-    seen = set(todo)
+    written, seen = {e.value for e in graph.equations}, set(todo)
     while todo:
         node = todo.pop()
         inside = not graph.needs[node] & ~first
         leaf = is_leaf(node)
         if inside and (leaf or node.type.dtype == "real"):
             flow.add_edge((node, 0), (node, 1), capacity=entries(node, graph.lead) * (1 if leaf or node in written else 2))
-        else:
+        elif inside:
             flow.add_edge((node, 0), (node, 1))
         if leaf or (inside and node in graph.work):
             flow.add_edge(source, (node, 0))
             continue
         for a in dict.fromkeys(node.args):
-            flow.add_edge((a, 1), (node, 0))
+            if not graph.needs[a] & ~first:
+                flow.add_edge((a, 1), (node, 0) if inside else sink)  # what is not inside is where the results are
             if a not in seen:
                 seen.add(a)
                 todo.append(a)
-    _, (reached, _) = nx.minimum_cut(flow, source, sink)
+    residual = build_residual_network(flow, "capacity")
+    _, (reached, _) = nx.minimum_cut(flow, source, sink, flow_func=boykov_kolmogorov, residual=residual)
+    for each in (flow, residual):
+        each.clear()  # they refer to themselves, and nothing is collected while a spec is compiled: 22 GB for one layer
     cut = (n for n in seen if (n, 0) in reached and (n, 1) not in reached and not is_leaf(n))
     order = {n: i for i, n in enumerate(graph.needs)}
     return first, tuple(sorted(cut, key=order.__getitem__))

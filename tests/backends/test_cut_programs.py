@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from conftest import ROOT, SHIPPED
 from in_field import Points, assert_equal
 
 import seqc
-from seqc.backends.triton import cuts
-from seqc.backends.triton.launches import Launch, copied, flat, launches, result
+from seqc.backends.triton import cuts, parts
+from seqc.backends.triton.launches import Iteration, Launch, copied, flat, launches, leading, result
 from seqc.backends.triton.scales import scaled
 from seqc.compiler import Checked, judge, programs
-from seqc.forms import Applies
+from seqc.emit.layer import Programs
+from seqc.forms import FORMS, Applies
+from seqc.forms.base import Form
 from seqc.forms.chunkwise import CHUNKWISE
+from seqc.forms.scan import SCAN
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
-from seqc.ir.program import LEAD, Carried, Carry, Equation, Map, Program
+from seqc.ir.program import CHUNKS, LEAD, Carried, Carry, Equation, Map, Program
 
 OWN = ("group_params", "group_vectors", "many_outputs", "hidden_sums", "full_sums")
 FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct", *OWN)
 
 
-def as_cut(program: Program) -> Program:
+def as_cut(program: Program, lead: tuple[str, ...]) -> Program:
     """The program of the kernels, with the results that they write."""
-    made, _ = launches(program, LEAD)
+    made, _ = launches(program, lead)
     apart = {e.name for e in copied(program)}
     leaves = {e.name: ops.var(result(e.name), e.value.axes, e.value.type.dtype) if e.name in apart else e.value for e in program.outputs}
     return Program(program.name, program.inputs, made.stages, tuple(Equation(n, v) for n, v in leaves.items()), program.widths)
@@ -37,28 +42,36 @@ def layer_of(name: str) -> Checked:
     return seqc.check(own if own.exists() else name)
 
 
+def forms_of(checked: Checked) -> Iterator[tuple[Form, tuple[str, ...]]]:
+    """The forms that kernels are printed of, and the axes that a kernel sees one index of."""
+    said = judge(checked)
+    for form in FORMS:
+        if isinstance(said[form.name], Applies) and form.name != "conv":
+            yield form, leading(CHUNKS in form.axes)
+
+
+def both(made: Programs) -> tuple[Program, Program]:
+    return made.forward, made.backward
+
+
 @every
 def test_a_cut_program_is_the_same_function(name: str) -> None:
     checked = layer_of(name)
-    if not isinstance(judge(checked)[CHUNKWISE.name], Applies):
-        assert name not in FIRST
-        pytest.skip("no chunkwise form")
-    points, made = Points(checked, CHUNKWISE), programs(checked, CHUNKWISE)
-    for program in (made.forward, made.backward):
-        assert_equal(points.run(as_cut(program), {}), points.run(program, {}))
+    for form, lead in forms_of(checked):
+        points, made = Points(checked, form), programs(checked, form)
+        for program in both(made):
+            assert_equal(points.run(as_cut(program, lead), {}), points.run(program, {}))
 
 
 @every
 def test_kernels_read_what_earlier_kernels_have_written(name: str) -> None:
     """Each value is written once, before any other kernel reads it, and read or a result."""
     checked = layer_of(name)
-    if not isinstance(judge(checked)[CHUNKWISE.name], Applies):
-        assert name not in FIRST
-        pytest.skip("no chunkwise form")
-    made = programs(checked, CHUNKWISE)
-    for program in (made.forward, made.backward):
-        found = flat(launches(program, LEAD)[1])
+    for program, lead in ((p, lead) for f, lead in forms_of(checked) for p in both(programs(checked, f))):
+        _, made = launches(program, lead)
+        found = flat(made)
         results = {result(e.name) if e in copied(program) else e.value.name for e in program.outputs}
+        of_iterations = {n for x in made if isinstance(x, Iteration) for names in x.found for n in names}
         done, read, finals = {i.name for i in program.inputs}, set[str](), set[str]()
         every_name = {n for x in found for n in written(x)}
         for x in found:
@@ -69,7 +82,7 @@ def test_kernels_read_what_earlier_kernels_have_written(name: str) -> None:
             done |= {*written(x)}
             read |= names
             finals |= {k.final for k in x.loop.carried} if x.loop else set()
-        assert every_name - {n for x in found for n in x.held} <= read | results | finals
+        assert every_name - {n for x in found for n in x.held} <= read | results | finals | of_iterations
 
 
 def written(launch: Launch) -> list[str]:
@@ -150,3 +163,18 @@ def test_a_loop_takes_what_follows_from_its_results_and_nothing_made_after_it() 
         y = Equation("y", ops.mul(read, of))
         _, behind = cuts._fused([loop, Map((o,)), Map((w,)), Map((y,))], {}, LEAD)
         assert [e.name for e in behind[0]] == taken
+
+
+def test_a_map_of_many_products_is_cut_in_few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s4's scan has Maps of 58 products; each pair of a product taken out and one put in was tried (more than ten minutes and 22 GB)."""
+    tried, cut = list[int](), parts._cut
+
+    def counted(graph: parts._Graph, first: int) -> tuple[int, tuple[Expr, ...]]:
+        tried.append(len(graph.work))
+        return cut(graph, first)
+
+    monkeypatch.setattr(parts, "_cut", counted)
+    parts._best.cache_clear()
+    launches(programs(layer_of("s4"), SCAN).backward, leading(chunked=True))
+    assert max(tried) > 2 * parts.EXCHANGES
+    assert len(tried) < 1000
