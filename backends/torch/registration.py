@@ -88,10 +88,16 @@ def _register_gradients(signature: Signature, count: int, gradient: Callable[...
 
 def _seeds(signature: Signature, tensors: Tensors, cu: Tensor | None, d: tuple[Tensor | None, ...]) -> list[Tensor]:
     """The adjoints of outputs and last states, zero where the caller made nothing of one."""
+    return [_zero(signature, tensors, cu, i) if x is None else x.contiguous() for i, x in enumerate(d)]
+
+
+def _zero(signature: Signature, tensors: Tensors, cu: Tensor | None, i: int) -> Tensor:
+    """The adjoint of a result without a reader. A last state is like the first one, which is an argument."""
+    k, first = len(signature.outputs), tensors[len(tensors) - len(signature.states) :]
+    if i >= k:
+        return first[i - k].new_zeros(first[i - k].shape, dtype=compute_dtype(tensors))
     sizes = sizes_of(signature, tensors, cu)
-    dtypes = [output_dtype(signature, tensors)] * len(signature.outputs) + [compute_dtype(tensors)] * len(signature.states)
-    results = zip(d, (*signature.outputs, *signature.states), dtypes, strict=True)
-    return [tensors[0].new_zeros(shape(v, sizes), dtype=t) if x is None else x.contiguous() for x, v, t in results]
+    return tensors[0].new_zeros(shape(signature.outputs[i], sizes), dtype=output_dtype(signature, tensors))
 
 
 def _function(op: _Operator) -> Any:

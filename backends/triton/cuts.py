@@ -217,6 +217,7 @@ def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...])
     solved = {n for s in stages if isinstance(s, Solve) for n in _names(roots(s))}
     readers, folded = _readers(stages), dict[str, Expr]()
     every = walk(*(r for s in stages for r in roots(s)))
+    matrices = _matrices(stages)
     as_rows = {leaf.name for n in every if n.op.name == "flatten" and (leaf := read_from(n)) is not None}  # read where they lie
     for s in stages:
         if not isinstance(s, Map):
@@ -226,9 +227,25 @@ def _folded(stages: list[Stage], outputs: frozenset[str], lead: tuple[str, ...])
                 loops = [x for i in readers.get(e.name, []) if isinstance(x := stages[i], Carry)]
                 only = loops[0] if len(loops) == len(readers.get(e.name, [])) == 1 else None
                 inside = only is not None and (_is_state(e, only, folded, lead) or _is_at_hand(e, only, folded, lead))
-                if inside or _is_cheap(e.value, folded, lead):
+                if inside or e.name in matrices or _is_cheap(e.value, folded, lead):
                     folded[e.name] = e.value
     return folded
+
+
+def _matrices(stages: list[Stage]) -> set[str]:
+    """Values that Maps read as matrices of systems of equations and as nothing else: there is one for every token."""
+    found, others = set[str](), set[str]()
+    for s in stages:
+        systems, read = [n for n in walk(*roots(s)) if n.op.name == "solve"], found if isinstance(s, Map) else others
+        read |= _names(n.args[0] for n in systems)
+        todo, seen = list(roots(s)), set[Expr]()
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                others |= {node.name} if node.op.name == "var" else set()
+                todo += node.args[1:] if node.op.name == "solve" else node.args
+    return found - others
 
 
 def _is_state(e: Equation, loop: Carry, folded: Mapping[str, Expr], lead: tuple[str, ...]) -> bool:
@@ -311,7 +328,8 @@ def _all_behind(s: Carry, later: Map, between: Iterable[Stage], folded: Mapping[
     of_state = _of_state(s)
     every = walk(*expanded((*roots(s), *(e.value for e in moved)), folded))
     few = sum(is_heavy(n, lead) and not of_state.isdisjoint(n.axes) for n in every) <= BEHIND
-    possible = states and alike and few and all(_at_one_step(e, s, known, folded) for e in moved)
+    serial = any(n.op.name == "solve" for n in walk(*expanded((e.value for e in moved), folded)))  # all chunks solve at once
+    possible = states and alike and few and not serial and all(_at_one_step(e, s, known, folded) for e in moved)
     own = expanded(roots(s), folded)
     in_blocks = not _free(s, own, lead) or _free(s, [*own, *expanded((e.value for e in moved), folded)], lead)
     return moved if possible and in_blocks else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, made_before, sunk, words
 from seqc.backends.triton.micro import apart_in, in_rows, rows_of
@@ -25,12 +26,13 @@ from seqc.ir.program import (
     Stage,
     Unknown,
     body_roots,
+    changed,
     defined,
     outer_of,
     roots,
 )
 from seqc.ir.rules import union
-from seqc.passes.binary import binary_program
+from seqc.passes.binary import binary_program, one_system_at_a_time
 from seqc.passes.phases import prune
 
 DIMENSIONS = 2  # of a tile, where axes can be had for the grid
@@ -82,13 +84,13 @@ def leading(chunked: bool) -> tuple[str, ...]:
 
 def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[Launch | Iteration, ...]]:
     """The program with products of two factors and iterations spelled out, and its launches in order. Raises Refusal for what has none."""
-    program = prune(scaled(in_rows(binary_program(program)), lead))
+    program = prune(scaled(in_rows(binary_program(one_system_at_a_time(program))), lead))
     every_head, collected = _collected_later([replace(e, name=result(e.name)) for e in copied(program)])
     here, summed = _places_apart(every_head, lead)
     outputs = frozenset(result(e.name) if e in copied(program) else e.value.name for e in program.outputs)
     made = {e.name for e in (*here, *summed)}
     named = outputs | made & {n.name for n in walk(*(e.value for e in (*summed, *collected))) if n.op.name == "var"}
-    every = sunk([*program.stages, *(Map(es) for es in (here, summed, collected) if es)], named, lead)
+    every = sunk(_solved_once([*program.stages, *(Map(es) for es in (here, summed, collected) if es)]), named, lead)
     stages = _prepared(every, lead, "@part")
     kept = {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}
     cuts = cut(stages, named | kept, lead)
@@ -107,6 +109,23 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
             found += (own := _launches(program.name, stage, lead, count, cuts, cuts.behind.get(i, ())))
             count += len(own)
     return replace(program, stages=tuple(stages)), tuple(found)
+
+
+def _solved_once(stages: list[Stage]) -> list[Stage]:
+    """The stages with a name for each solution that several Maps need, in a Map before the first of them: a system costs more than what
+    it is solved for."""
+    found, table = list[Stage](), dict[Expr, Expr]()
+    systems = [{n for n in walk(*roots(s)) if n.op.name == "solve"} if isinstance(s, Map) else set() for s in stages]
+    for i, s in enumerate(stages):
+        if isinstance(s, Map):
+            later = {n for some in systems[i + 1 :] for n in some} - {*table}
+            for n in (n for n in walk(*roots(s)) if n in systems[i] & later):
+                (value,) = substitute((n,), table)
+                table[n] = ops.var(f"@solved{len(table)}", n.axes)
+                found.append(Map((Equation(f"@solved{len(table) - 1}", value),)))
+            s = changed(s, partial(substitute, replacements=table))
+        found.append(s)
+    return found
 
 
 def _needed(stages: list[Stage], named: frozenset[str] | set[str]) -> list[Stage]:
@@ -236,6 +255,9 @@ def _passes(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
         return False
     if node.op.name == "decayed" and decayed_kind(node, lead):
         return axis in node.axes and axis not in words(node.attr[1])
+    if node.op.name == "strict_solve":
+        mask, _, rule, _ = node.attr
+        return axis in node.axes and axis not in words(mask) and all(_passes(n, axis, lead) for n in walk(rule))
     if node.op.name not in ("var", "contract", "broadcast", "size") and axis in words(node.attr):
         return False
     return axis in node.axes or not any(axis in x.axes for x in node.args)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton import entries, rearranging, sums, triangular
-from seqc.backends.triton.arguments import summed_over, walked_over, within
+from seqc.backends.triton.arguments import summed_over, taken, walked_over, within
+from seqc.backends.triton.cuts import words
 from seqc.backends.triton.entries import CALLS, FUNCTIONS, OPERATORS
-from seqc.backends.triton.writer import Env, Tile, Writer
+from seqc.backends.triton.launches import DIMENSIONS
+from seqc.backends.triton.writer import Env, Step, Tile, Writer
 from seqc.ir.expr import Expr
 
 LOOPS = ("contract", "decayed", "convolve", "correlate")
@@ -29,8 +31,26 @@ MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
 }  # fmt: skip
 
 
+ENTRY_BY_ENTRY = (*FUNCTIONS, *OPERATORS, *CALLS, "neg", "relu", "compare", "where", "broadcast", "contract", "rename")
+
+
+def whole(w: Writer, e: Expr, env: Env) -> tuple[str, Env] | None:
+    """The axis of a loop along a tile's dimension, and the indices without it, where a value is computed before the loop and its entries
+    are taken there. What has more dimensions than a tile of a matrix is computed in the loop, and what is in memory is read there."""
+    axis = next((a for a in e.axes if isinstance(env.get(a), Step)), None)
+    if axis is None or e.op.name == "var":
+        return None
+    outside = {a: i for a, i in env.items() if a != axis}
+    inside = e.op.name in ENTRY_BY_ENTRY and not (e.op.name == "rename" and axis in words(e.attr))
+    return None if inside and len(w.dims(e, outside)) > DIMENSIONS else (axis, outside)
+
+
 def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
     """The arguments that are printed before the value, each with its indices; none where a loop prints them."""
+    if (outside := whole(w, e, env)) is not None:
+        return [(e, outside[1])]
+    if e.op.name == "solve" and triangular.one_by_one(w, e, env):
+        return []
     if e.op.name in LOOPS and (summed_over(w, e, env) or walked_over(w, e)):
         return []
     if e.op.name == "collect" or (e.op.name == "flatten" and rearranging.rows_read(w, e, env) is not None):
@@ -46,4 +66,7 @@ def meaning(w: Writer, e: Expr, env: Env) -> Tile:
         raise Refusal("complex values have no Triton kernel", e)
     if e.op.name not in MEANINGS:
         raise Refusal(f"`{e.op}` has no Triton kernel", e)
+    if (outside := whole(w, e, env)) is not None:
+        axis, at = outside
+        return Tile(taken(w, w.tile(e, at), axis, env[axis]), w.dims(e, env))
     return MEANINGS[e.op.name](w, e, env)

@@ -252,28 +252,29 @@ def unit_lower_inverse(a):
 
 @triton.jit
 def solve(a, x, n: tl.constexpr):
-    """a^-1 x for a [b, n, n] and x [b, n, m], by elimination with the largest pivot of each column."""
+    """a^-1 x for a [b, n, n] and x [b, n, m], by elimination with the largest pivot of each column; rows stay where they are."""
     i = tl.arange(0, a.shape[1])
     one = tl.where(i[None, :, None] == i[None, None, :], 1.0, 0.0)
     inside = (i < n)[None, :, None] & (i < n)[None, None, :]
     a = tl.where(inside, a, tl.broadcast_to(one, a.shape))
     x = tl.where((i < n)[None, :, None], x, 0.0)
+    unknown = tl.full((a.shape[0], a.shape[1]), -1, tl.int32)  # which one a row gives
     for k in range(0, n):
         column = tl.sum(tl.where(i[None, None, :] == k, a, 0.0), 2)
-        size = tl.where(i[None, :] >= k, tl.abs(column), -1.0)
-        largest = tl.max(size, 1)
-        pivot = tl.min(tl.where(size == largest[:, None], i[None, :], a.shape[1]), 1)
-        is_k, is_pivot = (i == k)[None, :], i[None, :] == pivot[:, None]
-        top, found = tl.sum(tl.where(is_k[:, :, None], a, 0.0), 1), tl.sum(tl.where(is_pivot[:, :, None], a, 0.0), 1)
-        x_top, x_found = tl.sum(tl.where(is_k[:, :, None], x, 0.0), 1), tl.sum(tl.where(is_pivot[:, :, None], x, 0.0), 1)
-        a = tl.where(is_pivot[:, :, None], top[:, None, :], a)
-        x = tl.where(is_pivot[:, :, None], x_top[:, None, :], x)
-        scale = tl.sum(tl.where((i == k)[None, :], found, 0.0), 1)
-        found, x_found = found / scale[:, None], x_found / scale[:, None]
-        factor = tl.where(is_k, 0.0, tl.sum(tl.where(i[None, None, :] == k, a, 0.0), 2))
-        a = tl.where(is_k[:, :, None], found[:, None, :], a - factor[:, :, None] * found[:, None, :])
-        x = tl.where(is_k[:, :, None], x_found[:, None, :], x - factor[:, :, None] * x_found[:, None, :])
-    return x
+        size = tl.where(unknown < 0, tl.abs(column), -1.0)
+        pivot = tl.min(tl.where(size == tl.max(size, 1)[:, None], i[None, :], a.shape[1] - 1), 1)
+        here = i[None, :] == pivot[:, None]
+        scale = tl.sum(tl.where(here, column, 0.0), 1)[:, None]
+        found = tl.sum(tl.where(here[:, :, None], a, 0.0), 1) / scale
+        x_found = tl.sum(tl.where(here[:, :, None], x, 0.0), 1) / scale
+        a = tl.where(here[:, :, None], found[:, None, :], a - column[:, :, None] * found[:, None, :])
+        x = tl.where(here[:, :, None], x_found[:, None, :], x - column[:, :, None] * x_found[:, None, :])
+        unknown = tl.where(here, k, unknown)
+    y = x
+    for k in range(0, n):
+        row = tl.sum(tl.where((unknown == k)[:, :, None], x, 0.0), 1)
+        y = tl.where((i == k)[None, :, None], row[:, None, :], y)
+    return y
 
 
 # --- Functions of numbers that tl lacks ---------------------------------------------------------------------------------
@@ -375,31 +376,64 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     """The kernel over a grid of one axis. b_x is the length of a tile that holds n_x or a block of it."""
     if not programs:
         return
-    known = KNOWN.get(id(kernel))
-    if known is None:
-        inside = {a for shape in cut.shapes for a in shape}
-        takes = (x in kernel.arg_names for x in ("p_rows", "n_T", "EVEN"))
-        known = KNOWN[id(kernel)] = tuple(n for n in sizes if n[2:] in inside), *takes, kernel
-    tiled, p_rows, n_T, even, _ = known
-    if p_rows:
+    known = KNOWN.get(id(kernel)) or facts(kernel, cut, len(tensors), tuple(sizes))
+    if known.p_rows:
         sizes["p_rows"] = rows.table
-    if n_T:
+    if known.n_T:
         sizes["n_T"] = rows.tokens
-    if even:
+    if known.even:
         sizes["EVEN"] = rows.even
     with torch.cuda.device_of(tensors[0]):
-        key = id(kernel), rows.dtype, device(), *[sizes[n] for n in tiled]
+        key = id(kernel), rows.dtype, device(), *[sizes[n] for n in known.tiled]
         found = FOUND.get(key)
         if found is None:
-            lengths = tuple((n[2:], sizes[n]) for n in tiled)
+            lengths = tuple((n[2:], sizes[n]) for n in known.tiled)
             found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
         blocks, options = found
-        kernel[(programs * blocks,)](*tensors, **sizes, **options)
+        # Triton compiles a kernel again for other types, numbers of the text, and where an address or a number is of another kind.
+        plain = programs * blocks < SHORT_NUMBERS and not any(x.data_ptr() % 16 for x in tensors)
+        key = *key, *[sizes[n] for n in known.constant], *[x.dtype for x in tensors]
+        compiled = COMPILED.get(key) if plain and max(map(sizes.__getitem__, known.counts), default=0) < SHORT_NUMBERS else None
+        if compiled is not None:
+            compiled[programs * blocks, 1, 1](*tensors, *[options[n] if n in options else sizes[n] for n in known.behind])
+            return
+        compiled = kernel[(programs * blocks,)](*tensors, **sizes, **options)
+        if plain and compiled is not None:
+            COMPILED[key] = compiled
 
 
-# Of a kernel, the lengths on which its tiles depend, whether it takes numbers of rows, and itself: or another could have its id.
-KNOWN = dict[int, Any]()
+class Facts(NamedTuple):
+    """Of a kernel: the lengths on which its tiles depend, those in its text and others, whether it takes numbers of rows, the names of
+    the arguments behind its tensors, and itself: or another could have its id."""
+
+    tiled: tuple[str, ...]
+    constant: tuple[str, ...]
+    counts: tuple[str, ...]
+    p_rows: bool
+    n_T: bool
+    even: bool
+    behind: tuple[str, ...]
+    kernel: Any
+
+
+KNOWN = dict[int, Facts]()
 FOUND = dict[Any, tuple[int, dict[str, Any]]]()  # of a kernel and lengths, the blocks and the options of a launch
+COMPILED = dict[Any, Any]()  # of those, numbers in the text and types, the compiled kernel: Triton looks at every argument to find it
+SHORT_NUMBERS = 2**31
+
+
+def facts(kernel: Any, cut: Cut, tensors: int, sizes: tuple[str, ...]) -> Facts:
+    inside = {a for shape in cut.shapes for a in shape}
+    names = tuple(kernel.arg_names)
+    fixed = {p.name for p in getattr(kernel, "params", ()) if p.is_constexpr}
+    rows = ("n_T",) if "n_T" in names else ()
+    known = Facts(
+        tuple(n for n in sizes if n[2:] in inside), (*(n for n in sizes if n in fixed), *(("EVEN",) if "EVEN" in names else ())),
+        (*(n for n in sizes if n not in fixed), *rows), "p_rows" in names, bool(rows), "EVEN" in names,
+        names[tensors:], kernel,
+    )  # fmt: skip
+    KNOWN[id(kernel)] = known
+    return known
 
 
 def first_that_fits(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from seqc.analysis.chain import Refusal
-from seqc.backends.triton.arguments import arguments, taken
+from seqc.backends.triton.arguments import arguments, taken, within
 from seqc.backends.triton.cuts import decayed_kind
-from seqc.backends.triton.writer import Env, Scope, Tile, Writer
+from seqc.backends.triton.writer import Env, Scope, Step, Tile, Writer
 from seqc.ir.expr import Expr, Mask, walk
 
 
@@ -159,7 +159,16 @@ def inverse(w: Writer, e: Expr, env: Env) -> Tile:
     return Tile(w.permuted(text, want, x.dims), x.dims)
 
 
+def one_by_one(w: Writer, e: Expr, env: Env) -> tuple[str, ...]:
+    """The axis along which a solution is found one system at a time: the matrices of all are never a tile."""
+    matrix, _ = e.args
+    lead = tuple(a for a in w.dims(matrix, within(w, e, matrix, env)) if a not in e.attr)
+    return lead if len(lead) == 1 else ()
+
+
 def solve(w: Writer, e: Expr, env: Env) -> Tile:
+    for axis in one_by_one(w, e, env):
+        return _solve_one_by_one(w, e, env, axis)
     row, column = (str(a) for a in e.attr)
     matrix, right = arguments(w, e, env)
     lead = tuple(a for a in matrix.dims if a not in (row, column))
@@ -173,3 +182,17 @@ def solve(w: Writer, e: Expr, env: Env) -> Tile:
     found = (*lead, column, *others)
     text = f"tl.reshape(tiles.solve({a}, {x}, {w.n(row)}), {w.shape(found)})"
     return Tile(w.permuted(text, found, w.dims(e, env)), w.dims(e, env))
+
+
+def _solve_one_by_one(w: Writer, e: Expr, env: Env, axis: str) -> Tile:
+    dims, home = w.dims(e, env), w.home(e, env)
+    found, step = w.namer(w.hints.get(e, "found")), w.namer("step")
+    home.lines.append(f"{found} = {w.whole(Tile('0.0', (), True), dims)}")
+
+    def one(scope: Scope) -> None:
+        w.scopes[step] = scope
+        new = solve(w, e, {**env, axis: Step(step)})
+        scope.lines.append(f"{found} = tl.where({w.at(axis, dims)} == {step}, {w.widen(new.text, new.dims, dims)}, {found})")
+
+    w.nested(home, f"for {step} in range(0, {w.n(axis)}):", one)
+    return Tile(found, dims)

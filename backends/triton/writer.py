@@ -30,6 +30,10 @@ class Block(str):
     """The number of a block of an axis: the axis is still a dimension of tiles."""
 
 
+class Step(str):
+    """The index, in a loop, of an axis that is a dimension of tiles outside it."""
+
+
 Env = Mapping[str, str]  # the index of each axis that is not one of a tile, the block of each that is cut
 NONE: Env = {}
 

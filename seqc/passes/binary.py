@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from seqc.ir import ops
@@ -11,14 +11,14 @@ from seqc.ir.program import LEAD, Program, changed, changed_equations
 from seqc.ir.rules import union
 from seqc.passes.phases import prune
 
-# What an axis is worth in the choice: time and state axes are long, batch axes are in every tensor.
-WEIGHT = dict.fromkeys(LEAD, 0)
 
+def binary(roots: Iterable[Expr], worthless: Iterable[str] = LEAD) -> tuple[Expr, ...]:
+    """The values of some roots. worthless: axes that do not count in the choice of pairs: of which one index is seen at a time."""
+    free = frozenset(worthless)
 
-def binary(roots: Iterable[Expr]) -> tuple[Expr, ...]:
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
         if node.op.name == "contract" and len(args) > 2:
-            return _pairwise(args, node.axes)
+            return _pairwise(args, node.axes, free)
         if node.op.name == "apply_inverse":
             row, column = map(str, node.attr)
             return ops.contract((args[1], ops.rename(args[2], {row: column})), node.axes)
@@ -27,17 +27,32 @@ def binary(roots: Iterable[Expr]) -> tuple[Expr, ...]:
     return rebuild(roots, rule)
 
 
+def one_system_at_a_time(program: Program) -> Program:
+    """The program with the matrices of systems of equations in pairs for one matrix at a time, as kernels see them."""
+
+    def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
+        if node.op.name == "solve":
+            args = (*binary(args[:1], (*LEAD, *({*args[0].axes} - {*node.attr}))), args[1])
+        return node if args == node.args else node.op.build(args, node.attr)
+
+    return _changed(program, lambda roots: rebuild(roots, rule))
+
+
 def binary_program(program: Program) -> Program:
     """The program with contractions of two tensors only, and without what nothing needs then."""
-    stages = tuple(changed(s, binary) for s in program.stages)
-    return prune(replace(program, stages=stages, outputs=changed_equations(program.outputs, binary)))
+    return prune(_changed(program, binary))
 
 
-def _pairwise(args: tuple[Expr, ...], out: tuple[str, ...]) -> Expr:
+def _changed(program: Program, change: Callable[[Iterable[Expr]], tuple[Expr, ...]]) -> Program:
+    stages = tuple(changed(s, change) for s in program.stages)
+    return replace(program, stages=stages, outputs=changed_equations(program.outputs, change))
+
+
+def _pairwise(args: tuple[Expr, ...], out: tuple[str, ...], free: frozenset[str]) -> Expr:
     items = list(args)
     while len(items) > 2:
         pairs = [(i, j) for i in range(len(items)) for j in range(i + 1, len(items))]
-        best = min(pairs, key=lambda p: (_cost(items, p, out), p))
+        best = min(pairs, key=lambda p: (_cost(items, p, out, free), p))
         joined = _join(items, best, out)
         items = [x for n, x in enumerate(items) if n not in best] + [joined]
     return ops.contract(items, out)
@@ -48,8 +63,9 @@ def _kept(items: list[Expr], pair: tuple[int, int], out: tuple[str, ...]) -> tup
     return tuple(a for a in union(tuple(items[i].type for i in pair)) if a in others)
 
 
-def _cost(items: list[Expr], pair: tuple[int, int], out: tuple[str, ...]) -> int:
-    return sum(WEIGHT.get(a, 1) for a in _kept(items, pair, out))
+def _cost(items: list[Expr], pair: tuple[int, int], out: tuple[str, ...], free: frozenset[str]) -> int:
+    """How many axes the product of two has, of those that are long: time and the text's."""
+    return sum(a not in free for a in _kept(items, pair, out))
 
 
 def _join(items: list[Expr], pair: tuple[int, int], out: tuple[str, ...]) -> Expr:
