@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo  # torch.compiler.disable imports all of the compiler
+from torch._compile import _disable_dynamo
 
 from . import sequence
 from .signature import Kernels, Signature, Value, compute_dtype, output_dtype, shape, sizes_of
@@ -200,6 +200,7 @@ class _Operator:
         op = getattr(getattr(torch.ops, namespace), self.name).default
         self.call: Callable[..., Tensors] = (lambda *a: op(list(a[:-1]), a[-1])) if listed else op
         self.taken = (lambda f: lambda tensors, cu: f(*tensors, cu)) if listed else (lambda f: f)  # a function as the dispatcher calls it
+        # torch.compiler.disable would import all of the compiler here.
         self.library.impl(self.name, self.taken(_disable_dynamo(partial(_exact, run))), "CompositeExplicitAutograd")
         torch.library.register_fake(name, self.taken(fake), lib=self.library)
         rule = partial(_one_by_one, self.call)

@@ -11,14 +11,16 @@ from seqc.ir.program import LEAD, Program, changed, changed_equations
 from seqc.ir.rules import union
 from seqc.passes.phases import prune
 
+MATRIX = 2  # axes
+
 
 def binary(roots: Iterable[Expr], worthless: Iterable[str] = LEAD) -> tuple[Expr, ...]:
     """The values of some roots. worthless: axes that do not count in the choice of pairs: of which one index is seen at a time."""
     free = frozenset(worthless)
 
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
-        if node.op.name == "contract" and len(args) > 2:
-            return _pairwise(args, node.axes, free)
+        if node.op.name == "contract" and len(factors := [f for a in args for f in _factors(a, free)]) > 2:
+            return _pairwise(factors, node.axes, free)
         if node.op.name == "apply_inverse":
             row, column = map(str, node.attr)
             return ops.contract((args[1], ops.rename(args[2], {row: column})), node.axes)
@@ -48,7 +50,18 @@ def _changed(program: Program, change: Callable[[Iterable[Expr]], tuple[Expr, ..
     return replace(program, stages=stages, outputs=changed_equations(program.outputs, change))
 
 
-def _pairwise(args: tuple[Expr, ...], out: tuple[str, ...], free: frozenset[str]) -> Expr:
+def _factors(e: Expr, free: frozenset[str]) -> list[Expr]:
+    """What an argument of a contraction is an outer product of, if it has more axes than a matrix: it need not be made."""
+    if sum(a not in free for a in e.axes) <= MATRIX:
+        return [e]
+    if e.op.name == "mul" and all({*x.axes} - {*y.axes} for x, y in (e.args, e.args[::-1])):
+        return [f for a in e.args for f in _factors(a, free)]
+    if e.op.name == "rename" and len(inside := _factors(e.args[0], free)) > 1:
+        return [ops.rename(f, {old: new for old, new in e.attr if old in f.axes}) for f in inside]
+    return [e]
+
+
+def _pairwise(args: list[Expr], out: tuple[str, ...], free: frozenset[str]) -> Expr:
     items = list(args)
     while len(items) > 2:
         pairs = [(i, j) for i in range(len(items)) for j in range(i + 1, len(items))]
