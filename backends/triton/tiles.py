@@ -403,8 +403,8 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
 
 
 class Facts(NamedTuple):
-    """Of a kernel: the lengths on which its tiles depend, those in its text and others, whether it takes numbers of rows, the names of
-    the arguments behind its tensors, and itself: or another could have its id."""
+    """Of a kernel: the lengths on which its tiles depend, those for which it is compiled and others, whether it takes numbers of rows,
+    the names of the arguments behind its tensors, and itself: or another could have its id."""
 
     tiled: tuple[str, ...]
     constant: tuple[str, ...]
@@ -425,7 +425,7 @@ SHORT_NUMBERS = 2**31
 def facts(kernel: Any, cut: Cut, tensors: int, sizes: tuple[str, ...]) -> Facts:
     inside = {a for shape in cut.shapes for a in shape}
     names = tuple(kernel.arg_names)
-    fixed = {p.name for p in getattr(kernel, "params", ()) if p.is_constexpr}
+    fixed = {p.name for p in getattr(kernel, "params", ()) if p.is_constexpr or not p.do_not_specialize}
     rows = ("n_T",) if "n_T" in names else ()
     known = Facts(
         tuple(n for n in sizes if n[2:] in inside), (*(n for n in sizes if n in fixed), *(("EVEN",) if "EVEN" in names else ())),

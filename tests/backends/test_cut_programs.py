@@ -139,6 +139,28 @@ def test_what_a_name_stands_for_is_taken_apart() -> None:
 # --- Loops in blocks -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ("moneta_linear", "longhorn"))
+def test_a_loop_with_a_rule_of_rows_has_blocks(name: str) -> None:
+    """What a rule says of one entry of a row it says of each: the columns of a state are apart."""
+    made = programs(seqc.check(name), CHUNKWISE)
+    found = [x for p in (made.forward, made.backward) for x in flat(launches(p, LEAD)[1])]
+    loops = [x for x in found if any(n.op.name == "strict_solve" for n in walk(*x.values))]
+    assert loops and all(x.split for x in loops)
+
+
+def test_a_system_is_solved_once_and_its_matrix_is_no_tile_of_every_token() -> None:
+    """The matrices of all tokens are neither a tile nor in memory, and no loop over chunks waits for a solution."""
+    made = programs(seqc.check("mesanet"), CHUNKWISE)
+    for program, solutions in ((made.forward, 1), (made.backward, 2)):
+        found = flat(launches(program, LEAD)[1])
+        systems = [n for x in found for n in walk(*x.values) if n.op.name == "solve"]
+        assert len(systems) == len({*systems}) == solutions
+        assert not any(n.op.name == "solve" for x in found if x.loop for n in walk(*x.values))
+        assert all(sum(a not in LEAD for a in e.value.axes) <= 2 for x in found for e in (*x.equations, *x.behind))
+    text = next(f.text for f in seqc.compile("mesanet", backend="triton").files if f.name.endswith("triton_chunkwise.py"))
+    assert text.count("tiles.solve(") == 3 and "(b_tokens, b_K, b_K)" not in text and "(b_s, b_K, b_K)" not in text
+
+
 @pytest.mark.parametrize("name", ("retnet", "linear_attention", "gated_deltanet", "gla", "kda"))
 def test_a_loop_of_a_matrix_has_blocks_and_no_product_without_an_axis_of_it(name: str) -> None:
     """What every block would compute alike is made before, where a kernel before the loop can."""

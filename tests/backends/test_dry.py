@@ -116,6 +116,33 @@ def test_of_an_autotuned_kernel_one_launch_counts_and_it_fits() -> None:
         assert (launch.binary.shared > TARGETS["sm_80"].shared) == (launch.stages == 16) == (tried == 1)
 
 
+@triton.jit(do_not_specialize=["n_B"])
+def counted(x, y, n_B, n_j: tl.constexpr, b_j: tl.constexpr):
+    j = tl.arange(0, b_j)
+    tl.store(y + j, tl.load(x + j, mask=j < n_j) * n_B, mask=j < n_j)
+
+
+def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other counts the same; of another type, length, or alignment another."""
+    rows = SimpleNamespace(table=None, tokens=0, even=True, dtype=torch.float32)
+    looked, real = [], type(counted).run
+    monkeypatch.setattr(type(counted), "run", lambda self, *a, **k: looked.append(k["warmup"]) or real(self, *a, **k))
+    x, other, half = torch.ones(65), torch.ones(64), torch.ones(64, dtype=torch.float16)
+
+    def needed(x: torch.Tensor, n: int, count: int) -> int:
+        """How often Triton was asked for a kernel."""
+        del looked[:]
+        tiles.launch(counted, tiles.Cut((("j",),)), 1, (x, x), rows, n_B=count, n_j=n)
+        return len(looked)
+
+    with dry(TARGETS["sm_90"]) as launches:
+        assert needed(x[:64], 64, 3) == 2 and needed(x[:64], 64, 16) == 0 and needed(other, 64, 1) == 0
+        assert needed(x[:64], 32, 3) == 2 and needed(half, 64, 3) == 1 and needed(x[1:], 64, 3) == 1
+        assert needed(x[1:], 64, 3) == 1 and needed(x[:64], 64, 2**31) == 1 and needed(x[:64], 64, 3) == 0
+    assert [x.name for x in launches if x.binary] == ["counted"] * 9
+    assert [x.bytes for x in launches] == [256, 256, 256, 256, 128, 256, 256, 256, 256]
+
+
 @pytest.mark.slow
 def test_a_launch_takes_what_fits() -> None:
     """As many stages as a block has memory for; where one is too many, shorter blocks; of what no block has memory for, the least."""
