@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import reduce
+from itertools import product
 
 from seqc.ir import ops
 from seqc.ir.expr import Expr, rebuild
@@ -12,15 +14,22 @@ from seqc.ir.rules import union
 from seqc.passes.phases import prune
 
 MATRIX = 2  # axes
+MOST = 4  # terms of a sum
+LINEAR = ("mul", "contract", "add", "sub", "neg", "rename")
+
+Sum = tuple[list[list[Expr]], set[str]]  # the factors of each term, and the axes that the terms sum over
 
 
 def binary(roots: Iterable[Expr], worthless: Iterable[str] = LEAD) -> tuple[Expr, ...]:
     """The values of some roots. worthless: axes that do not count in the choice of pairs: of which one index is seen at a time."""
     free = frozenset(worthless)
+    sums = _Sums(free)
 
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
-        if node.op.name == "contract" and len(factors := [f for a in args for f in _factors(a, free)]) > 2:
-            return _pairwise(factors, node.axes, free)
+        if node.op.name == "contract":
+            terms, _ = sums.multiplied(args, node.axes)
+            if len(terms) > 1 or len(terms[0]) > 2:
+                return reduce(ops.add, (_pairwise(factors, node.axes, free) for factors in terms))
         if node.op.name == "apply_inverse":
             row, column = map(str, node.attr)
             return ops.contract((args[1], ops.rename(args[2], {row: column})), node.axes)
@@ -50,15 +59,68 @@ def _changed(program: Program, change: Callable[[Iterable[Expr]], tuple[Expr, ..
     return replace(program, stages=stages, outputs=changed_equations(program.outputs, change))
 
 
-def _factors(e: Expr, free: frozenset[str]) -> list[Expr]:
-    """What an argument of a contraction is an outer product of, if it has more axes than a matrix: it need not be made."""
-    if sum(a not in free for a in e.axes) <= MATRIX:
-        return [e]
-    if e.op.name == "mul" and all({*x.axes} - {*y.axes} for x, y in (e.args, e.args[::-1])):
-        return [f for a in e.args for f in _factors(a, free)]
-    if e.op.name == "rename" and len(inside := _factors(e.args[0], free)) > 1:
-        return [ops.rename(f, {old: new for old, new in e.attr if old in f.axes}) for f in inside]
-    return [e]
+class _Sums:
+    """Arguments of contractions as sums of products of matrices, where they have more axes than those: they need not be made."""
+
+    def __init__(self, free: frozenset[str]) -> None:
+        self.free, self.known = free, dict[Expr, Sum]()
+
+    def terms(self, e: Expr) -> Sum:
+        """The sum, or the value itself where it is none."""
+        if self._is_small(e) or e.op.name not in LINEAR:
+            return [[e]], set()
+        if e not in self.known:
+            terms, bound = self._expanded(e)
+            small = len(terms) <= MOST and all(self._is_small(f) for factors in terms for f in factors)
+            # A term that lacks an axis would not be summed over it.
+            whole = small and all({*e.axes} <= {a for f in factors for a in f.axes} for factors in terms)
+            self.known[e] = (terms, bound) if whole else ([[e]], set())
+        return self.known[e]
+
+    def _is_small(self, e: Expr) -> bool:
+        return sum(a not in self.free for a in e.axes) <= MATRIX
+
+    def _expanded(self, e: Expr) -> Sum:
+        name = e.op.name
+        if name in ("mul", "contract"):
+            terms, bound = self.multiplied(e.args, e.axes)
+            return terms, bound | {a for x in e.args for a in x.axes} - {*e.axes}
+        (terms, bound), *more = (_apart(self.terms(a), {*e.axes}) for a in e.args)
+        for others, own in more:
+            terms, bound = [*terms, *(others if name == "add" else _negative(others))], bound | own
+        if name == "rename":
+            terms, bound = _apart((terms, bound), {new for _, new in e.attr})
+            terms = _renamed(terms, dict(e.attr))
+        return (_negative(terms) if name == "neg" else terms), bound
+
+    def multiplied(self, args: tuple[Expr, ...], out: tuple[str, ...]) -> Sum:
+        """A product as a sum of products. What an argument sums over has a name of its own."""
+        sums = [self.terms(a) for a in args]
+        for i in range(len(args)):
+            others = {*out, *(x for j, (terms, _) in enumerate(sums) if j != i for factors in terms for f in factors for x in f.axes)}
+            sums[i] = _apart(sums[i], others)
+        terms = [[f for factors in choice for f in factors] for choice in product(*(terms for terms, _ in sums))]
+        return terms, {a for _, bound in sums for a in bound}
+
+
+def _negative(terms: list[list[Expr]]) -> list[list[Expr]]:
+    return [[ops.neg(first), *rest] for first, *rest in terms]
+
+
+def _renamed(terms: list[list[Expr]], table: Mapping[str, str]) -> list[list[Expr]]:
+    return [[ops.rename(f, {a: b for a, b in table.items() if a in f.axes}) for f in factors] for factors in terms]
+
+
+def _apart(some: Sum, others: set[str]) -> Sum:
+    """A sum over axes with names that others do not have."""
+    terms, bound = some
+    table, used = dict[str, str](), others | {a for factors in terms for f in factors for a in f.axes}
+    for a in sorted(bound & others):
+        table[a] = f"{a}~"
+        while table[a] in used:
+            table[a] += "~"
+        used.add(table[a])
+    return _renamed(terms, table) if table else terms, {table.get(a, a) for a in bound}
 
 
 def _pairwise(args: list[Expr], out: tuple[str, ...], free: frozenset[str]) -> Expr:

@@ -187,6 +187,7 @@ def test_a_loop_takes_what_follows_from_its_results_and_nothing_made_after_it() 
         assert [e.name for e in behind[0]] == taken
 
 
+@pytest.mark.slow
 def test_a_map_of_many_products_is_cut_in_few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """s4's scan has Maps of 58 products; each pair of a product taken out and one put in was tried (more than ten minutes and 22 GB)."""
     tried, cut = list[int](), parts._cut

@@ -46,3 +46,57 @@ def test_the_smallest_result_comes_first() -> None:
 def test_two_stay_as_they_are() -> None:
     e = ops.contract((var("x", ("K", "V")), var("y", ("V",))), ("K",))
     assert binary((e,)) == (e,)
+
+
+FOUR = ("K", "J", "@t", "@s")  # three of one length
+
+
+def tree(rng: np.random.Generator, depth: int, given: dict[str, np.ndarray]) -> Expr:
+    """A value over some of four axes, of sums, outer products and sums over axes, whose names clash."""
+    if depth == 0:
+        axes = tuple(map(str, rng.permutation(FOUR)[: rng.integers(1, 3)]))
+        leaf = var(f"x{len(given)}", axes)
+        given[leaf.name] = rng.standard_normal([SIZES[a] for a in axes])
+        return leaf
+    x, kind = tree(rng, depth - 1, given), rng.integers(6)
+    if kind == 0:
+        return ops.neg(x)
+    if kind == 1 and (free := [a for a in FOUR if a not in x.axes and SIZES[a] == SIZES[x.axes[0]]]):
+        return ops.rename(x, {x.axes[0]: free[0]})
+    y = tree(rng, depth - 1, given)
+    if kind in (2, 3):
+        return ops.add(x, y) if kind == 2 else ops.sub(x, y)
+    every = tuple(dict.fromkeys((*x.axes, *y.axes)))
+    return ops.mul(x, y) if kind == 4 else ops.contract((x, y), [a for a in every if rng.integers(3)] or every[:1])
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_sums_of_products_compute_the_same(seed: int) -> None:
+    rng, given = np.random.default_rng(seed), dict[str, np.ndarray]()
+    x, y = tree(rng, 3, given), tree(rng, 1, given)
+    every = tuple(dict.fromkeys((*x.axes, *y.axes)))
+    whole = ops.contract((x, y), every[: rng.integers(len(every) + 1)])
+    (pairs,) = binary((whole,))
+    assert pairs.axes == whole.axes
+    np.testing.assert_allclose(meaning(pairs, given), meaning(whole, given), rtol=1e-11, atol=1e-10)
+
+
+def test_an_outer_product_is_not_made() -> None:
+    """Neither in a sum, nor inside another one, nor under other names: no value has three axes."""
+    w, x, y, z = var("w", ("J", "P")), var("x", ("P", "K")), var("y", ("P", "V")), var("z", ("J", "V"))
+    inner = ops.neg(ops.contract((w, ops.mul(x, y)), ("J", "K", "V")))
+    for e in (
+        ops.contract((inner, z), ("J", "K")),
+        ops.contract((ops.add(inner, ops.mul(var("u", ("J", "K")), z)), z), ("J", "K")),
+        ops.contract((ops.rename(inner, {"J": "P"}), y), ("P", "K")),  # P is an axis of the sum inside, too
+    ):
+        assert max(len(n.axes) for n in walk(e)) > 2
+        assert max(len(n.axes) for n in walk(*binary((e,)))) == 2
+
+
+def test_values_that_many_need_are_looked_at_once() -> None:
+    """Each step needs the one before twice; paths are 2 ** 60."""
+    x = ops.mul(var("x", ("K", "V")), var("y", ("P",)))
+    for _ in range(60):
+        x = ops.add(ops.mul(x, var("z", ("K",))), x)
+    binary((ops.contract((x, x), ("K",)),))
