@@ -28,7 +28,7 @@ def binary(roots: Iterable[Expr], worthless: Iterable[str] = LEAD) -> tuple[Expr
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
         if node.op.name == "contract":
             terms, _ = sums.multiplied(args, node.axes)
-            if len(terms) > 1 or len(terms[0]) > 2:
+            if terms != [[*args]] or len(args) > 2:
                 return reduce(ops.add, (_pairwise(factors, node.axes, free) for factors in terms))
         if node.op.name == "apply_inverse":
             row, column = map(str, node.attr)

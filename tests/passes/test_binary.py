@@ -88,6 +88,7 @@ def test_an_outer_product_is_not_made() -> None:
     for e in (
         ops.contract((inner, z), ("J", "K")),
         ops.contract((ops.add(inner, ops.mul(var("u", ("J", "K")), z)), z), ("J", "K")),
+        ops.contract((ops.neg(ops.mul(x, y)),), ("K", "V")),
         ops.contract((ops.rename(inner, {"J": "P"}), y), ("P", "K")),  # P is an axis of the sum inside, too
     ):
         assert max(len(n.axes) for n in walk(e)) > 2
