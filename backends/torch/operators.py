@@ -184,9 +184,9 @@ class Operator:
                     raise ValueError(f"the state `{v.name}` is on {s.device}, but the inputs are on {inputs[0].device}")
             return tuple(s.to(torch.promote_types(s.dtype, dtype)) for s in states)
         like = inputs[0].new_empty((sizes["@N"], sizes["@H"]), dtype=dtype)
-        once = [x.to(dtype) for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
+        once = [x for v, x in zip(signature.inputs, inputs, strict=True) if v.lead.startswith("N")]
         axes = {a: sizes[a] for v in signature.states for a in v.axes}
-        return tuple(s.contiguous() for s in self.initial_states(like, *(p.to(dtype) for p in params), *once, **axes))
+        return tuple(s.contiguous() for s in self.initial_states(like, *params, *once, **axes))
 
     @staticmethod
     def _results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -278,11 +279,14 @@ def _initial(layer: Layer) -> str:
 
 
 def _as_initial(body: str, names: list[str], sizes: list[str]) -> str:
-    """The printed function with the sizes of the states' axes as keywords."""
+    """The printed function with the sizes of the states' axes as keywords. What states are made of has their type."""
     lines = body.split("\n")
-    lines = lines[1 + next(i for i, line in enumerate(lines) if line.endswith("):")) :]
+    lines = _without_sizes(lines[1 + next(i for i, line in enumerate(lines) if line.endswith("):")) :], sizes)
     keywords = f", *, {', '.join(sizes)}" if sizes else ""
-    return f"def initial_states({', '.join(names)}{keywords}):\n" + "\n".join(_without_sizes(lines, sizes))
+    at = next(i for i, line in enumerate(lines) if not line.strip().startswith('"""'))
+    used = [n for n in names[1:] if re.search(rf"\b{n}\b", "\n".join(lines[at:]))]
+    lines[at:at] = [f"    {n} = {n}.to({names[0]}.dtype)" for n in used]
+    return f"def initial_states({', '.join(names)}{keywords}):\n" + "\n".join(lines)
 
 
 def _without_sizes(lines: list[str], sizes: list[str]) -> list[str]:

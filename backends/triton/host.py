@@ -91,6 +91,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
         arguments = (i for i in s.program.inputs if i.name != VALID)
         types |= {r: f"{names[leaf.name]}.dtype" for r, leaf in zip(s.results, arguments, strict=False)}
     body, own, each = list[str](), iter(writers), _each(s)
+    read = {n.name for w in writers for v in w.launch.values for n in walk(v) if n.op.name == "var"}
     types |= {own_each: f"{types[whole]} if {_one_head(s, whole, sizes)} else tiles.FULL" for own_each, whole in each.items()}
     last = _last_states(s)
     over = {name: i for i, name in enumerate(last) if _overwrites(s, name)}
@@ -101,7 +102,8 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
             if leaf.name in w.pointers and (leaf.name not in names or leaf.name in named):
                 names[leaf.name] = names.get(leaf.name) or namer(leaf.name)
                 native = leaf.name in types and TOKENS in leaf.axes and (s.chunk > 0 or launch.place == TOKENS)
-                dtype = types[leaf.name] if native else "rows.dtype" if leaf.name in narrow else ""
+                native_type = native or (s.like_inputs and leaf.name in s.results and leaf.name not in read)
+                dtype = types[leaf.name] if native_type else "rows.dtype" if leaf.name in narrow else ""
                 made = _tensor(leaf, dtype, launch.place, sizes, native)
                 if leaf.name in over:
                     made = f"into[{over[leaf.name]}] if into else {made}"
@@ -128,8 +130,8 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
             launched(launch, "    ")
         for unknown, _, left, step in x.found:
             body.append(f"    {names[unknown]} = solver.measured({names[unknown]}, {names[left]}, {names[step]}, rows.largest)")
-    read = dict.fromkeys(names[t] for w in writers for t in w.pointers if t in {i.name for i in s.program.inputs})
-    given = ", ".join(read)
+    tensors = dict.fromkeys(names[t] for w in writers for t in w.pointers if t in {i.name for i in s.program.inputs})
+    given = ", ".join(tensors)
     lines = [f"def {name}({', '.join('rows' if i.name == VALID else names[i.name] for i in s.program.inputs)}):"]
     if last:
         lines = [lines[0].replace("):", ", into=()):")]
@@ -137,7 +139,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     if VALID not in {i.name for i in s.program.inputs}:
         lines = [lines[0].replace("):", ", rows):")]
     lines += _lengths(s, names, sizes, "\n".join(body))
-    lines += [f"    {given}{',' if len(read) == 1 else ''} = tiles.contiguous({given})"] if read else []
+    lines += [f"    {given}{',' if len(tensors) == 1 else ''} = tiles.contiguous({given})"] if tensors else []
     lines += [f"    {line}" for line in body]
     iterates = any(isinstance(x, Iteration) for x in s.launches)
     lines.append(f"    return {_tuple([*(names[n] for n in (*s.results, *s.kept)), *(['solver'] if iterates else [])])}")

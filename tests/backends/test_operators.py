@@ -238,6 +238,20 @@ def test_return_info_and_final_state(package) -> None:
     assert f(*(x[:, :1] for x in c.inputs), return_info=True)[2].form == "recurrent"
 
 
+def test_first_states_read_what_they_are_made_of_and_nothing_else(package, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their own type: a param that is no part of them is not cast."""
+    cast: list[torch.Tensor] = []
+    real = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: cast.append(self) or real(self, *a, **k))
+    like, bonus = torch.empty(1, 2), torch.ones(2, 4, dtype=torch.bfloat16)
+    (state,) = package("rwkv7").ops.OPERATOR.initial_states(like, bonus, K=4, V=4)
+    assert not cast and state.shape == (1, 2, 4, 4)
+    ke, ve = (torch.randn(1, 2, 6, n, dtype=torch.bfloat16) for n in (3, 4))
+    found = package("jrt").ops.OPERATOR.initial_states(like, None, ke, ve, F=13, V=4)
+    exact = package("jrt").ops.OPERATOR.initial_states(like, None, ke.float(), ve.float(), F=13, V=4)
+    assert cast and all(x.dtype == torch.float32 and torch.equal(x, y) for x, y in zip(found, exact, strict=True))
+
+
 def test_two_packages_of_one_name_do_not_share_an_operator(package) -> None:
     """Operators are named by content: chunk sizes differ, so the namespaces do."""
     assert package("gla", 8).ops.NAMESPACE != package("gla", 16).ops.NAMESPACE

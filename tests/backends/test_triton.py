@@ -120,6 +120,13 @@ def test_what_heads_share_is_summed_in_float32(text_of: Callable[[str], str]) ->
     assert "out_d_W_each = tiles.made(rows, (n_H, n_V, n_K))\n" in text_of("group_params")
 
 
+def test_gradients_of_params_are_written_in_their_type(text_of: Callable[[str], str]) -> None:
+    """The sums of each chunk are float32, and the kernel that adds them up writes what the caller gets."""
+    text = text_of("rwkv7")
+    assert "out_d_bonus_each = tiles.made(rows, (rows.places, n_H, n_K))\n" in text
+    assert "out_d_bonus = tiles.made(rows, (n_H, n_K), bonus.dtype)\n" in text
+
+
 @pytest.mark.parametrize("name", ("gated_deltanet", "group_params"))
 def test_every_sum_that_is_printed_is_read(name: str, text_of: Callable[[str], str]) -> None:
     kernels = re.split(r"\n(?=@triton.jit|def )", text_of(name))
