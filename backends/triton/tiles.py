@@ -390,10 +390,12 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
             lengths = tuple((n[2:], sizes[n]) for n in known.tiled)
             found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
         blocks, options = found
-        # Triton compiles a kernel again for other types, numbers of the text, and where an address or a number is of another kind.
-        plain = programs * blocks < SHORT_NUMBERS and not any(x.data_ptr() % 16 for x in tensors)
+        # Triton compiles a kernel again for other types and lengths, and where an address, a memory or a count is of another kind.
+        plain = max(programs * blocks, *map(sizes.__getitem__, known.counts)) < INT32 and not any(
+            x.data_ptr() % 16 or x.untyped_storage().nbytes() >= INT32 for x in tensors
+        )
         key = *key, *[sizes[n] for n in known.constant], *[x.dtype for x in tensors]
-        compiled = COMPILED.get(key) if plain and max(map(sizes.__getitem__, known.counts), default=0) < SHORT_NUMBERS else None
+        compiled = COMPILED.get(key) if plain else None
         if compiled is not None:
             compiled[programs * blocks, 1, 1](*tensors, *[options[n] if n in options else sizes[n] for n in known.behind])
             return
@@ -419,7 +421,7 @@ class Facts(NamedTuple):
 KNOWN = dict[int, Facts]()
 FOUND = dict[Any, tuple[int, dict[str, Any]]]()  # of a kernel and lengths, the blocks and the options of a launch
 COMPILED = dict[Any, Any]()  # of those, numbers in the text and types, the compiled kernel: Triton looks at every argument to find it
-SHORT_NUMBERS = 2**31
+INT32 = 2**31
 
 
 def facts(kernel: Any, cut: Cut, tensors: int, sizes: tuple[str, ...]) -> Facts:

@@ -160,10 +160,10 @@ def inverse(w: Writer, e: Expr, env: Env) -> Tile:
 
 
 def one_by_one(w: Writer, e: Expr, env: Env) -> tuple[str, ...]:
-    """The axis along which a solution is found one system at a time: the matrices of all are never a tile."""
+    """The axis of time along which a solution is found one system at a time: the matrices of all tokens are never a tile."""
     matrix, _ = e.args
     lead = tuple(a for a in w.dims(matrix, within(w, e, matrix, env)) if a not in e.attr)
-    return lead if len(lead) == 1 else ()
+    return lead if len(lead) == 1 and lead[0].startswith("@") else ()
 
 
 def solve(w: Writer, e: Expr, env: Env) -> Tile:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 from itertools import product
+from math import prod
 
 from seqc.ir import ops
-from seqc.ir.expr import Expr, rebuild
+from seqc.ir.expr import Expr, rebuild, walk
 from seqc.ir.program import LEAD, Program, changed, changed_equations
 from seqc.ir.rules import union
 from seqc.passes.phases import prune
@@ -22,11 +23,12 @@ Sum = tuple[list[list[Expr]], set[str]]  # the factors of each term, and the axe
 
 def binary(roots: Iterable[Expr], worthless: Iterable[str] = LEAD) -> tuple[Expr, ...]:
     """The values of some roots. worthless: axes that do not count in the choice of pairs: of which one index is seen at a time."""
-    free = frozenset(worthless)
+    free, roots = frozenset(worthless), tuple(roots)
     sums = _Sums(free)
+    matrices = {n for s in walk(*roots) if s.op.name == "solve" for n in walk(s.args[0])}
 
     def rule(node: Expr, args: tuple[Expr, ...]) -> Expr:
-        if node.op.name == "contract":
+        if node.op.name == "contract" and not (node in matrices and len(args) <= 2):  # `one_system_at_a_time` has chosen those
             terms, _ = sums.multiplied(args, node.axes)
             if terms != [[*args]] or len(args) > 2:
                 return reduce(ops.add, (_pairwise(factors, node.axes, free) for factors in terms))
@@ -66,19 +68,28 @@ class _Sums:
         self.free, self.known = free, dict[Expr, Sum]()
 
     def terms(self, e: Expr) -> Sum:
-        """The sum, or the value itself where it is none."""
-        if self._is_small(e) or e.op.name not in LINEAR:
-            return [[e]], set()
-        if e not in self.known:
-            terms, bound = self._expanded(e)
-            small = len(terms) <= MOST and all(self._is_small(f) for factors in terms for f in factors)
-            # A term that lacks an axis would not be summed over it.
-            whole = small and all({*e.axes} <= {a for f in factors for a in f.axes} for factors in terms)
-            self.known[e] = (terms, bound) if whole else ([[e]], set())
-        return self.known[e]
+        """The sum, or the value itself where it is none. No recursion: what it is made of is looked at first."""
+        todo = [e]
+        while todo:
+            missing = [a for a in todo[-1].args if self._is_open(a)] if self._is_open(todo[-1]) else []
+            if missing:
+                todo += missing
+            elif self._is_open(node := todo.pop()):
+                self.known[node] = self._sum(node)
+        return self.known.get(e, ([[e]], set()))
+
+    def _is_open(self, e: Expr) -> bool:
+        return not self._is_small(e) and e.op.name in LINEAR and e not in self.known
 
     def _is_small(self, e: Expr) -> bool:
         return sum(a not in self.free for a in e.axes) <= MATRIX
+
+    def _sum(self, e: Expr) -> Sum:
+        terms, bound = self._expanded(e)
+        small = len(terms) <= MOST and all(self._is_small(f) for factors in terms for f in factors)
+        # A term that lacks an axis would not be summed over it.
+        whole = small and all({*e.axes} <= {a for f in factors for a in f.axes} for factors in terms)
+        return (terms, bound) if whole else ([[e]], set())
 
     def _expanded(self, e: Expr) -> Sum:
         name = e.op.name
@@ -89,13 +100,15 @@ class _Sums:
         for others, own in more:
             terms, bound = [*terms, *(others if name == "add" else _negative(others))], bound | own
         if name == "rename":
-            terms, bound = _apart((terms, bound), {new for _, new in e.attr})
             terms = _renamed(terms, dict(e.attr))
         return (_negative(terms) if name == "neg" else terms), bound
 
     def multiplied(self, args: tuple[Expr, ...], out: tuple[str, ...]) -> Sum:
-        """A product as a sum of products. What an argument sums over has a name of its own."""
+        """A product as a sum of at most MOST products. What an argument sums over has a name of its own."""
         sums = [self.terms(a) for a in args]
+        while prod(len(terms) for terms, _ in sums) > MOST:
+            longest = max(range(len(args)), key=lambda i: len(sums[i][0]))
+            sums[longest] = [[args[longest]]], set()
         for i in range(len(args)):
             others = {*out, *(x for j, (terms, _) in enumerate(sums) if j != i for factors in terms for f in factors for x in f.axes)}
             sums[i] = _apart(sums[i], others)

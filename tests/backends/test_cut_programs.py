@@ -10,8 +10,11 @@ from in_field import Points, assert_equal
 
 import seqc
 from seqc.backends.triton import cuts, parts
+from seqc.backends.triton.kernel import print_launch
 from seqc.backends.triton.launches import Iteration, Launch, copied, flat, launches, leading, result
+from seqc.backends.triton.meanings import meaning, needs
 from seqc.backends.triton.scales import scaled
+from seqc.backends.triton.writer import Sizes, Writer
 from seqc.compiler import Checked, judge, programs
 from seqc.emit.layer import Programs
 from seqc.forms import FORMS, Applies
@@ -159,6 +162,19 @@ def test_a_system_is_solved_once_and_its_matrix_is_no_tile_of_every_token() -> N
         assert all(sum(a not in LEAD for a in e.value.axes) <= 2 for x in found for e in (*x.equations, *x.behind))
     text = next(f.text for f in seqc.compile("mesanet", backend="triton").files if f.name.endswith("triton_chunkwise.py"))
     assert text.count("tiles.solve(") == 3 and "(b_tokens, b_K, b_K)" not in text and "(b_s, b_K, b_K)" not in text
+
+
+def test_systems_along_an_axis_in_blocks_are_solved_together() -> None:
+    """A program has the systems of its block: a loop over all of them would write those of the first block everywhere."""
+    lead = leading(chunked=False)
+    H = ops.var("H", ("@t", "@b", "@h", "J", "K", "K'"))
+    q = ops.var("q", ("@t", "@b", "@h", "K"))
+    equations = (Equation("o", ops.solve(H, q, "K", "K'")), Equation("z", ops.exp(q)))
+    outputs = tuple(Equation(e.name, ops.var(e.name, e.value.axes)) for e in equations)
+    (launch,) = flat(launches(Program("p", (H, q), (Map(equations),), outputs), lead)[1])
+    leaves = {x.name: x for x in (H, q, *(e.value for e in outputs))}
+    text = print_launch(Writer(launch, leaves, {}, {}, Sizes(H.axes, lead), needs, meaning))
+    assert launch.split == ("J",) and "tiles.solve(" in text and "n_J):" not in text
 
 
 @pytest.mark.parametrize("name", ("retnet", "linear_attention", "gated_deltanet", "gla", "kda"))

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import every, sampled
 from layers import Call, call, distance, gradients, steady
+
+import seqc
+from seqc.emit.write import write_package
 
 CHUNK = 8
 
@@ -255,6 +263,33 @@ def test_first_states_read_what_they_are_made_of_and_nothing_else(package, monke
 def test_two_packages_of_one_name_do_not_share_an_operator(package) -> None:
     """Operators are named by content: chunk sizes differ, so the namespaces do."""
     assert package("gla", 8).ops.NAMESPACE != package("gla", 16).ops.NAMESPACE
+
+
+def test_operators_stay_and_copies_of_a_package_share_them(package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that no caller holds, of Triton's forms the one for calls without gradients; a copy works when the first is gone."""
+    files = seqc.compile("gla", backend="triton").files
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for copy in ("one_gla", "other_gla"):
+        write_package(files, tmp_path / copy)
+    first = importlib.import_module("one_gla")
+    names = [f"{first.ops.NAMESPACE}::{form}_triton{suffix}" for form in first.MANIFEST["triton"]["forms"] for suffix in ("", "_backward")]
+    names.append(f"{first.ops.NAMESPACE}::chunkwise_triton_plain")
+    other = importlib.import_module("other_gla")
+    tensors = (*(torch.randn(1, 5, 2, 4) for _ in range(3)), -torch.rand(1, 5, 2, 4))
+    wanted = first.gla(*tensors)[0]
+    for n in [n for n in sys.modules if n.split(".")[0] == "one_gla"]:
+        del sys.modules[n]
+    del first
+    gc.collect()
+    assert all(torch._C._dispatch_has_kernel(n) for n in names)
+    leaves = [x.requires_grad_() for x in tensors]
+    found = other.gla(*leaves)[0]
+    assert torch.equal(found, wanted)
+    found.sum().backward()
+    assert all(x.grad is not None and x.grad.any() for x in leaves)
+    assert type(found.grad_fn).__name__.startswith(("chunkwise", "scan", "recurrent"))
+    again = importlib.import_module("one_gla")
+    assert torch.equal(again.gla(*tensors)[0], wanted)
 
 
 def test_empty_batch(package) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from op_examples import SIZES, meaning
@@ -9,8 +11,8 @@ from op_examples import SIZES, meaning
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.ops import var
-from seqc.ir.program import BATCH
-from seqc.passes.binary import binary
+from seqc.ir.program import BATCH, Equation, Map, Program
+from seqc.passes.binary import binary, binary_program, one_system_at_a_time
 
 AXES = ("K", "V", "P", "J")
 
@@ -96,8 +98,30 @@ def test_an_outer_product_is_not_made() -> None:
 
 
 def test_values_that_many_need_are_looked_at_once() -> None:
-    """Each step needs the one before twice; paths are 2 ** 60."""
-    x = ops.mul(var("x", ("K", "V")), var("y", ("P",)))
-    for _ in range(60):
+    """Each step needs the one before twice: paths are 2 ** 400, steps more than Python has calls for."""
+    x, given = ops.mul(var("x", ("K", "V")), var("y", ("P",))), {"x": np.ones((2, 3)), "y": np.ones(4), "z": np.full(2, -0.5)}
+    for _ in range(400):
         x = ops.add(ops.mul(x, var("z", ("K",))), x)
-    binary((ops.contract((x, x), ("K",)),))
+    whole = ops.contract((x, x), ("K",))
+    np.testing.assert_allclose(meaning(binary((whole,))[0], given), meaning(whole, given), rtol=1e-9)
+
+
+@pytest.mark.parametrize("count", (2, 3, 6))
+def test_few_terms_are_multiplied_out(count: int) -> None:
+    """Arguments of two terms each: at most four products, however many arguments there are."""
+    sums = [ops.add(ops.mul(var(f"x{i}", ("K", "V")), var(f"y{i}", ("P",))), ops.mul(var(f"z{i}", ("K", "V")), var(f"w{i}", ("P",))))
+            for i in range(count)]  # fmt: skip
+    (found,) = binary((ops.contract(sums, ("K",)),))
+    assert found.axes == ("K",) and sum(n.op.name == "contract" and "P" not in n.axes for n in walk(found)) <= 12
+    assert sum(n.op.name == "contract" for n in walk(found)) <= 4 * 2 * count
+
+
+@pytest.mark.parametrize("order", tuple(permutations(range(3))))
+def test_a_system_s_matrix_stays_in_pairs_for_one_system(order: tuple[int, ...]) -> None:
+    """In whatever order its factors stand: with one token seen at a time, no value has both axes of the matrix and those of the sum."""
+    factors = (var("d", (BATCH, "@t", "@s")), var("k", (BATCH, "@s", "K")), ops.rename(var("k", (BATCH, "@s", "K")), {"K": "K~"}))
+    matrix = ops.contract([factors[i] for i in order], (BATCH, "@t", "K", "K~"))
+    solved = Equation("x", ops.solve(matrix, var("q", (BATCH, "@t", "K")), "K", "K~"))
+    program = Program("p", (*factors[:2], var("q", (BATCH, "@t", "K"))), (Map((solved,)),), (Equation("o", var("x", solved.value.axes)),))
+    made = binary_program(one_system_at_a_time(program)).stages[0]
+    assert not any({"@s", "K", "K~"} <= {*n.axes} for n in walk(*(e.value for e in made.equations)))
