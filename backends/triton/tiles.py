@@ -391,7 +391,7 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
             found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
         blocks, options = found
         # Triton compiles a kernel again for other types and lengths, and where an address, a memory or a count is of another kind.
-        plain = max(programs * blocks, *map(sizes.__getitem__, known.counts)) < INT32 and not any(
+        plain = max([programs * blocks, *[sizes[n] for n in known.counts]]) < INT32 and not any(
             x.data_ptr() % 16 or x.untyped_storage().nbytes() >= INT32 for x in tensors
         )
         key = *key, *[sizes[n] for n in known.constant], *[x.dtype for x in tensors]

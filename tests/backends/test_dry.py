@@ -141,8 +141,10 @@ def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.
         assert needed(x[1:], 64, 3) == 1 and needed(x[:64], 64, 2**31) == 1 and needed(x[:64], 64, 3) == 0
         assert needed(x[:64], 16, 2**31) == 2 and needed(x[:64], 16, 3) == 1 and needed(x[:64], 16, 3) == 0
         assert needed(torch.empty(2**29), 64, 3) == 1  # AMD's kernels have other instructions for less than 2 GiB
-    assert [x.name for x in launches if x.binary] == ["counted"] * 13
-    assert [x.bytes for x in launches if x.binary] == [256, 256, 256, 256, 128, *[256] * 7, 2**31]
+        tiles.launch(product, tiles.Cut(()), 1, (half, half, other), rows, b=16)  # a kernel without counts
+        tiles.launch(product, tiles.Cut(()), 1, (half, half, other), rows, b=16)
+    assert [x.name for x in launches if x.binary] == [*["counted"] * 13, *["product"] * 2]
+    assert [x.bytes for x in launches if x.binary] == [256, 256, 256, 256, 128, *[256] * 7, 2**31, 384, 384]
 
 
 @pytest.mark.slow
