@@ -74,6 +74,7 @@ def dry(target: Target, configurations: int = 1) -> Iterator[list[Launch]]:
         (triton.compiler.compiler, {"max_shared_mem": lambda device: sys.maxsize}),
         (tuner, {"prune_configs": lambda self, given: prune(self, given)[:configurations]}),
         (torch.cuda, _device_as_told(target)),
+        (triton.compiler.CompiledKernel, {"n_spills": property(_spilled, lambda kernel, of_no_driver: None)}),
     )
     with ExitStack() as stack:
         for owner, values in replaced:
@@ -114,14 +115,17 @@ def forward_and_backward(target: Target, call: Callable[[], Any], arguments: Seq
 
 @contextmanager
 def _replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
-    before = {name: getattr(owner, name) for name in values}
+    before = {name: getattr(owner, name) for name in values if hasattr(owner, name)}
     try:
         for name, value in values.items():
             setattr(owner, name, value)
         yield
     finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
+        for name in values:
+            if name in before:
+                setattr(owner, name, before[name])
+            else:
+                delattr(owner, name)
 
 
 class Driver:
@@ -182,6 +186,11 @@ def _needs(call: Callable[[], None], quantiles: Iterable[float] | None = None, *
     fits = all(b.shared <= driver.target.shared for b in tried)
     found = sum(b.stack + b.registers / REGISTERS for b in tried) if fits else float("inf")
     return found if quantiles is None else [found for _ in quantiles]
+
+
+def _spilled(kernel: Any) -> int:
+    """What a driver says of a kernel that it has loaded: the stack of a thread, in registers."""
+    return examined(binary_file(kernel.metadata_group.values()), kernel.metadata.shared).stack // 4
 
 
 class Launcher:

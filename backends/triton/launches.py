@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, made_before, sunk, words
+from seqc.backends.triton.loops import mixed, summed_later
 from seqc.backends.triton.micro import apart_in, in_rows, rows_of
 from seqc.backends.triton.micro import nodes as tiles
 from seqc.backends.triton.parts import parts
@@ -25,10 +26,8 @@ from seqc.ir.program import (
     Solve,
     Stage,
     Unknown,
-    body_roots,
     changed,
     defined,
-    outer_of,
     roots,
 )
 from seqc.ir.rules import union
@@ -146,7 +145,7 @@ def flat(found: Iterable[Launch | Iteration]) -> list[Launch]:
 def _prepared(stages: Iterable[Stage], lead: tuple[str, ...], name: str) -> list[Stage]:
     """Sums behind loops, Maps with few products, and iterations with what begins them before and what is added at their end."""
     found: list[Stage] = []
-    for s in _summed_later(stages, lead):
+    for s in summed_later(stages, lead):
         here = f"{name}{len(found)}"
         if isinstance(s, Map):
             found = _with(found, parts(s.equations, lead, here), lead)
@@ -187,7 +186,7 @@ def _launches(
     assert isinstance(stage, Carry)
     values = [v for k in stage.carried for v in (k.init, k.next)] + [e.value for e in stage.equations]
     axes = union(tuple(v.type for v in values))
-    own = tuple(a for a in lead if a not in _mixed(stage, lead))
+    own = tuple(a for a in lead if a not in mixed(stage, lead))
     grid = tuple(a for a in own if a in axes and a != stage.axis)
     read = {n.name for s in cuts.stages if s is not stage for n in walk(*expanded(roots(s), cuts.folded)) if n.op.name == "var"}
     held = frozenset(e.name for e in stage.equations if behind) - cuts.outputs - read
@@ -263,28 +262,6 @@ def _passes(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
     return axis in node.axes or not any(axis in x.axes for x in node.args)
 
 
-def _summed_later(found: Iterable[Stage], lead: tuple[str, ...]) -> list[Stage]:
-    """A Carry's equation that sums what is carried over leading axes, as one that does not, and the sum behind the Carry."""
-    stages: list[Stage] = []
-    for stage in found:
-        if not isinstance(stage, Carry):
-            stages.append(stage)
-            continue
-        states = {k.name for k in stage.carried}
-        kept, sums = [], []
-        for e in stage.equations:
-            gone = tuple(a for a in lead if e.value in _sums(e.value, states, lead) and a in lost(e.value))
-            if gone:
-                each = Equation(f"{e.name}@each", ops.contract(e.value.args, (*gone, *e.value.axes)))
-                sums.append(replace(e, value=ops.contract((outer_of(each, stage.axis),), (stage.axis, *e.value.axes))))
-                kept.append(each)
-            else:
-                kept.append(e)
-        stages.append(replace(stage, equations=tuple(kept)))
-        stages += [Map(tuple(sums))] if sums else []
-    return stages
-
-
 def _collected_later(equations: list[Equation]) -> tuple[tuple[Equation, ...], tuple[Equation, ...]]:
     """Sums over the heads of a group as values of every head, and the sums: there is nothing to do for them where a group has one head."""
     here, sums = list[Equation](), list[Equation]()
@@ -321,24 +298,6 @@ def _places_apart(equations: Iterable[Equation], lead: tuple[str, ...]) -> tuple
 
 def _free(e: Expr, lead: tuple[str, ...]) -> list[str]:
     return [a for a in e.axes if a not in lead]
-
-
-def _mixed(stage: Carry, lead: tuple[str, ...]) -> set[str]:
-    """The leading axes over which a step sums what it carries: one program must see all of them."""
-    states = {k.name for k in stage.carried}
-    return {a for v in body_roots(stage) for node in _sums(v, states, lead) for a in lost(node) if a in lead}
-
-
-def _sums(value: Expr, states: set[str], lead: tuple[str, ...]) -> list[Expr]:
-    """The nodes that sum what depends on the states over a leading axis."""
-    seen: set[int] = set()
-    found = []
-    for node in walk(value):
-        if (node.op.name == "var" and node.name in states) or any(id(a) in seen for a in node.args):
-            seen.add(id(node))
-            if node.op.name == "contract" and any(a in lead for a in lost(node)):
-                found.append(node)
-    return found
 
 
 def result(name: str) -> str:

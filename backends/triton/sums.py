@@ -118,8 +118,11 @@ def _matrices(w: Writer, x: Tile, y: Tile, dims: tuple[str, ...], axes: tuple[li
         text = w.permuted(w.kept(t.text, t.dims, summed, env=env), t.dims, want)
         return text if not shared and len(want) == 2 else f"tl.reshape({text}, {shape(shared, rows, columns)})"
 
-    name = "tiles.dots" if shared else "tiles.dot"
+    turned = dims == (*right, *left) and len(dims) == 2
+    name = "tiles.dots" if shared else "tiles.turned_dot" if turned else "tiles.dot"
     text = f"{name}({as_matrix(x, left, summed)}, {as_matrix(y, summed, right)}, {w.number('DOT')})"
+    if turned:
+        return text
     have = (*shared, *left, *right)
     if shared or len(have) != 2:
         text = f"tl.reshape({text}, {w.shape(have)})"

@@ -93,6 +93,17 @@ def dot(x, y, DOT: tl.constexpr):
 
 
 @triton.jit
+def turned_dot(x, y, DOT: tl.constexpr):
+    """The transposed product. That of the transposed factors, unless only this one has the 64 rows that large tensor cores take: a tile
+    that is turned in registers lies unlike all others."""
+    if x.shape[0] >= 64 and y.shape[1] < 64:
+        found = tl.trans(dot(x, y, DOT))
+    else:
+        found = dot(tl.trans(y), tl.trans(x), DOT)
+    return found
+
+
+@triton.jit
 def dots(x, y, DOT: tl.constexpr):
     """[b, m, k] @ [b, k, n]."""
     if x.shape[1] >= 16 and x.shape[2] >= 16 and y.shape[2] >= 16:
@@ -346,8 +357,10 @@ class Cut(NamedTuple):
     walked: tuple[str, ...] = ()
 
 
-# How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved. The first that fits is taken.
-WAYS = ((0, 0), (2, 0), (1, 0), (1, 1), (1, 2))
+# How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved, the least warps. The first of
+# WAYS that fits is taken; if its threads have too few registers, of it and INSTEAD the one that keeps the fewest bytes in memory.
+WAYS = ((0, 0, 4), (2, 0, 4), (1, 0, 4), (1, 1, 4), (1, 2, 4))
+INSTEAD = ((0, 0, 8), (0, 1, 4), (0, 1, 8), (1, 2, 4))
 TENSOR_MEMORY = 512  # columns, on GPUs that have it
 
 
@@ -367,6 +380,8 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...], halved: int = 0) -> tuple
     for shape in sorted(cut.shapes, key=numbers, reverse=True):
         while numbers(shape) > most and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
             b[max(long, key=b.__getitem__)] //= 2
+        while numbers(shape) > 4 * LARGEST and len(long := [a for a in shape if a in free and b[a] > 1]) > 1:  # a product has one of 16
+            b[long[-1]] //= 2
     largest = max(map(numbers, cut.shapes), default=1)
     blocks = prod(-(-n[a] // b[a]) for a in cut.split)
     return {f"b_{a}": x for a, x in b.items()}, blocks, 8 if largest >= LARGEST else 4
@@ -388,7 +403,7 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         found = FOUND.get(key)
         if found is None:
             lengths = tuple((n[2:], sizes[n]) for n in known.tiled)
-            found = FOUND[key] = first_that_fits(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
+            found = FOUND[key] = chosen(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
         blocks, options = found
         # Triton compiles a kernel again for other types and lengths, and where an address, a memory or a count is of another kind.
         plain = max([programs * blocks, *[sizes[n] for n in known.counts]]) < INT32 and not any(
@@ -438,19 +453,39 @@ def facts(kernel: Any, cut: Cut, tensors: int, sizes: tuple[str, ...]) -> Facts:
     return known
 
 
-def first_that_fits(
+def chosen(
     kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], lengths: tuple[tuple[str, int], ...], dtype: torch.dtype,
     given: dict[str, Any],
 ) -> tuple[int, dict[str, Any]]:  # fmt: skip
-    """The blocks and the options of the first of WAYS that needs no more than the GPU has; of the last, if none does."""
-    for stages, halved in WAYS:
+    """The blocks and the options of a launch: of the first of WAYS that needs no more memory than the GPU has, the last if none does."""
+    compiles, kept = device() >= 0 and isinstance(kernel, triton.JITFunction), list[tuple[int, int, dict[str, Any]]]()
+
+    def tried(stages: int, halved: int, least: int) -> tuple[int, dict[str, Any], Any]:
         found, blocks, warps = plan(cut, lengths, halved)
         names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(dtype) or exact())) if name in kernel.arg_names}
-        options = {**names, "num_warps": min(warps, most_warps(target(), TRITON)), **({"num_stages": stages} if stages else {})}
-        compiled = device() >= 0 and isinstance(kernel, triton.JITFunction)
-        if not compiled or fits(kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,))):
+        warps = min(max(warps, least), most_warps(target(), TRITON))
+        options = {**names, "num_warps": warps, **({"num_stages": stages} if stages else {})}
+        return blocks, options, kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,)) if compiles else None
+
+    for way in WAYS:
+        blocks, options, compiled = tried(*way)
+        if not compiles:
+            return blocks, options
+        if fits(compiled):
+            kept.append((spilled(compiled), blocks, options))
             break
-    return blocks, options
+    for way in INSTEAD if kept and kept[0][0] else ():
+        blocks, options, compiled = tried(*way)
+        if fits(compiled):
+            kept.append((spilled(compiled), blocks, options))
+            if not kept[-1][0]:
+                break
+    return min(kept, key=lambda x: x[0])[1:] if kept else (blocks, options)
+
+
+def spilled(kernel: Any) -> int:
+    """How many registers a thread of a compiled kernel lacks. They are known when it is loaded, which `run` sees to."""
+    return int(kernel.n_spills) if kernel.run else 0
 
 
 def fits(kernel: Any) -> bool:

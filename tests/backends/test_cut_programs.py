@@ -20,6 +20,7 @@ from seqc.emit.layer import Programs
 from seqc.forms import FORMS, Applies
 from seqc.forms.base import Form
 from seqc.forms.chunkwise import CHUNKWISE
+from seqc.forms.recurrent import RECURRENT
 from seqc.forms.scan import SCAN
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
@@ -175,6 +176,17 @@ def test_systems_along_an_axis_in_blocks_are_solved_together() -> None:
     leaves = {x.name: x for x in (H, q, *(e.value for e in outputs))}
     text = print_launch(Writer(launch, leaves, {}, {}, Sizes(H.axes, lead), needs, meaning))
     assert launch.split == ("J",) and "tiles.solve(" in text and "n_J):" not in text
+
+
+@pytest.mark.parametrize("name", ("atlas", "rotary"))
+def test_a_loop_s_programs_have_a_head_each(name: str) -> None:
+    """A state without heads that takes in a sum over all of them has a loop of its own: with the others one program would see all heads
+    (1.1 MB of shared memory for atlas)."""
+    made, points, lead = programs(seqc.check(name), RECURRENT).backward, Points(seqc.check(name), RECURRENT), leading(chunked=False)
+    loops = [x for x in flat(launches(made, lead)[1]) if x.loop is not None]
+    assert len({"@h" in x.grid for x in loops}) == 2  # the backward runs the forward again: it has loops of its own
+    assert all(("@h" in x.grid) == any("@h" in k.init.axes for k in x.loop.carried) for x in loops if x.loop)
+    assert_equal(points.run(as_cut(made, lead), {}), points.run(made, {}))
 
 
 @pytest.mark.parametrize("name", ("retnet", "linear_attention", "gated_deltanet", "gla", "kda"))

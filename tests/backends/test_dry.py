@@ -99,9 +99,10 @@ def test_products_and_shared_memory(name: str) -> None:
 def test_spills() -> None:
     x = torch.ones(64, 64, dtype=torch.bfloat16)
     with dry(TARGETS["sm_90"]) as launches:
-        product[(1,)](x, x, torch.empty(64, 64), b=64, num_warps=1, maxnreg=48)
-    (launch,) = launches
-    assert launch.binary is not None and launch.binary.registers <= 48 and launch.binary.stack > 0 and launch.binary.spills > 0
+        kernel = product[(1,)](x, x, torch.empty(64, 64), b=64, num_warps=1, maxnreg=48)
+        (launch,) = launches
+        assert launch.binary is not None and launch.binary.registers <= 48 and launch.binary.stack > 0 and launch.binary.spills > 0
+        assert tiles.spilled(kernel) == launch.binary.stack // 4
 
 
 @pytest.mark.slow
@@ -159,6 +160,46 @@ def test_a_launch_takes_what_fits() -> None:
         assert launch.binary is not None
         found[kib] = (launch.stages, launch.binary.shared <= kib * 1024, launch.grid[0])
     assert found == {1024: (3, True, 2), 60: (2, True, 2), 30: (1, True, 4), 1: (1, False, 4)}
+
+
+class Spilling:
+    """In place of a kernel: what a thread spills, by the lengths of blocks and the warps; -1: it does not fit."""
+
+    arg_names = ("b_j",)
+
+    def __init__(self, spills: dict[tuple[int, int], int]) -> None:
+        self.spills, self.tried = spills, list[tuple[int, int, int]]()
+
+    def warmup(self, grid: tuple[int], b_j: int, num_warps: int, num_stages: int = 0) -> SimpleNamespace:
+        self.tried.append((b_j, num_warps, num_stages))
+        assert grid == (2 * (128 // b_j) ** 2,)
+        return SimpleNamespace(run=True, n_spills=self.spills.get((b_j, num_warps), 9))
+
+
+def test_a_kernel_that_spills_is_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "device", lambda: 0)
+    monkeypatch.setattr(tiles, "most_warps", lambda *_: 8)
+    monkeypatch.setattr(tiles, "fits", lambda kernel: kernel.n_spills >= 0)
+    monkeypatch.setattr(triton, "JITFunction", Spilling)
+
+    def chosen(spills: dict[tuple[int, int], int]) -> tuple[object, ...]:
+        kernel = Spilling(spills)
+        blocks, options = tiles.chosen(kernel, tiles.Cut((("j", "j"),), split=("j", "j")), 2, (), (("j", 128),), torch.float32, {})
+        return blocks, options["b_j"], options["num_warps"], len(kernel.tried)
+
+    assert chosen({(64, 8): 0}) == (4, 64, 8, 1)
+    assert chosen({(64, 8): 3, (32, 4): 2, (32, 8): 0}) == (16, 32, 8, 4)
+    assert chosen({(64, 8): 3, (32, 4): 2, (32, 8): -1}) == (16, 32, 4, 5)
+    assert chosen({(64, 8): 3}) == (4, 64, 8, 5)
+    assert chosen({(64, 8): -1, (32, 4): 0}) == (16, 32, 4, 4)
+    assert chosen(dict.fromkeys(((64, 8), (32, 4)), -1)) == (16, 32, 4, 5)
+
+
+def test_blocks_of_a_tile_of_many_axes_are_as_short_as_it_needs() -> None:
+    """A tile of 64 tokens, 16 levels and blocks of 16 keys and 16 values would have four times as many numbers as there are registers."""
+    cut = tiles.Cut((("t", "L", "K", "V"),), walked=("K", "V"))
+    lengths, _, _ = tiles.plan(cut, (("t", 64), ("L", 16), ("K", 64), ("V", 64)))
+    assert lengths == {"b_t": 64, "b_L": 16, "b_K": 16, "b_V": 1}
 
 
 def test_what_does_not_compile_is_named() -> None:
