@@ -3,10 +3,11 @@
     python examples/compare_launches.py            every layer, for sm_90
     python examples/compare_launches.py gla kda    some of them
 
-No GPU is needed and no time is measured: host code runs on CPU tensors, forward and backward, and every kernel is compiled by the real
-compiler. B = 1, T = 2048, D = 128, chunks of 64 tokens, bfloat16. A launch is a Triton kernel or an operation of PyTorch; bytes are per
-token and head, as `seqc inspect` counts them; stack is the sum over the kernels of the bytes that a thread spills. The peer's kernels are
-autotuned: the first configurations are compiled (`--configurations`), and the one with the least stack is taken.
+No GPU is needed, and no kernel's time is measured: host code runs on CPU tensors, forward and backward, and every kernel is compiled by the
+real compiler. B = 1, T = 2048, D = 128, chunks of 64 tokens, bfloat16. A launch is a Triton kernel or an operation of PyTorch; bytes are
+per token and head, as `seqc inspect` counts them; stack is the sum over the kernels of the bytes that a thread spills. The peer's kernels
+are autotuned: the first configurations are compiled (`--configurations`), and the one with the least stack is taken. Host is the
+processor's microseconds of a call forward and backward of two chunks whose kernels are not launched, the least of many.
 
 Both compute the same function of tensors of the same sizes, but for rwkv7, where ours has a second output. Needs Triton; without
 flash-linear-attention 0.6.0 its half of the table is missing.
@@ -17,9 +18,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import seqc
 from seqc.backends.triton.targets import TARGETS, Target
@@ -35,6 +38,7 @@ from seqc.bench import draw
 
 PEER = ("flash-linear-attention", "0.6.0")
 CHUNK = 64  # tokens: the peer's, too
+ROUNDS, CALLS = 40, 10  # that are timed
 STEPS = 2  # of the delta rule per token, in gated_deltaproduct
 SCALE = {"scale": 1.0}  # of queries: the spec's inputs are scaled already
 
@@ -81,8 +85,31 @@ CASES = {
 }
 
 
-def row(who: str, target: Target, call: Callable[..., Any], arguments: tuple[Tensor, ...], rows: int, configurations: int) -> str:
-    """One line of the table: forward, then backward."""
+def host_time(target: Target, call: Callable[..., Any], arguments: tuple[Tensor, ...]) -> float:
+    """Microseconds of a call forward and backward without its kernels."""
+    from seqc.backends.triton.dry import idle
+
+    leaves = tuple(x.detach().requires_grad_() for x in arguments)
+
+    def once() -> None:
+        found = [x for x in tree_leaves(call(*leaves)[0]) if isinstance(x, Tensor)]
+        torch.autograd.grad(found, leaves, [torch.ones_like(x) for x in found], allow_unused=True)
+
+    least = float("inf")
+    with idle(target):
+        for _ in range(ROUNDS):
+            began = time.process_time()
+            for _ in range(CALLS):
+                once()
+            least = min(least, (time.process_time() - began) / CALLS)
+    return 1e6 * least
+
+
+def row(
+    who: str, target: Target, call: Callable[..., Any], arguments: tuple[Tensor, ...], short: tuple[Tensor, ...], rows: int,
+    configurations: int,
+) -> str:  # fmt: skip
+    """One line of the table: forward, then backward, then the host's time of a short call."""
     from seqc.backends.triton.dry import NotCompiled, forward_and_backward
 
     leaves = tuple(x.detach().requires_grad_() for x in arguments)
@@ -96,7 +123,7 @@ def row(who: str, target: Target, call: Callable[..., Any], arguments: tuple[Ten
         moved, stacks = sum(x.bytes for x in launches), [x.binary.stack for x in kernels if x.binary is not None]
         cells += [f"{len(kernels)} + {len(launches) - len(kernels)}", f"{moved / rows:,.0f}", f"{moved / ideal:.1f}"]
         cells.append(f"{sum(stacks)}" + (f" ({sum(s > 0 for s in stacks)})" if any(stacks) else ""))
-    return f"| {who} | {' | '.join(cells)} |"
+    return f"| {who} | {' | '.join(cells)} | {host_time(target, call, short):.0f} |"
 
 
 def compared(name: str, target: Target, sizes: Sizes, heads: int, D: int, configurations: int, peer: bool) -> list[str]:
@@ -104,14 +131,14 @@ def compared(name: str, target: Target, sizes: Sizes, heads: int, D: int, config
     case, rows = CASES[name], sizes.batch * sizes.tokens * heads
     lengths = {"K": D, "V": D, **({"n": STEPS} if name == "gated_deltaproduct" else {})}
     package = seqc.load(case.spec, sizes=lengths, chunk_size=CHUNK, backend="triton")
-    arguments = draw(package, lengths, sizes, heads)
+    every = [draw(package, lengths, some, heads) for some in (sizes, replace(sizes, tokens=2 * CHUNK))]
     function = getattr(package, package.MANIFEST["name"])
-    found = [row(f"{name} | seqc", target, lambda *a: function(*a, form="chunkwise", backend="triton"), arguments, rows, configurations)]
+    found = [row(f"{name} | seqc", target, lambda *a: function(*a, form="chunkwise", backend="triton"), *every, rows, configurations)]
     if peer:
         module, _, called = case.peer.rpartition(".")
         theirs = getattr(importlib.import_module(f"fla.ops.{module}"), called)
-        given = case.given(*arguments)
-        found.append(row(f" | `{called}`", target, lambda *a: theirs(*a, **case.keywords), given, rows, configurations))
+        given = (case.given(*arguments) for arguments in every)
+        found.append(row(f" | `{called}`", target, lambda *a: theirs(*a, **case.keywords), *given, rows, configurations))
     return found
 
 
@@ -151,7 +178,7 @@ def main() -> int:
     target = TARGETS[options.target]
     peer = peer_is_there(target)
     phases = [f"{phase}: kernels + operations | bytes | x least | stack (kernels)" for phase in ("forward", "backward")]
-    print(f"| layer | | {' | '.join(phases)} |\n|{'---|' * 10}")
+    print(f"| layer | | {' | '.join(phases)} | host |\n|{'---|' * 11}")
     for name in options.layers or CASES:
         sizes = Sizes(tokens=options.tokens, dtype="bfloat16")
         for line in compared(name, target, sizes, options.heads, options.size, options.configurations, peer):

@@ -91,7 +91,7 @@ class Operator:
             raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
         if backend == "triton" and form not in self.triton:
             raise ValueError(f"form `{form}` has no Triton kernels in this package; {', '.join(f'`{f}`' for f in self.triton)} have")
-        if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in (*inputs, *params)):
+        if not torch.compiler.is_compiling() and has_tangents((*inputs, *params)):
             raise NotImplementedError(NO_FORWARD_MODE)
         signature, found = (here if form in here else self.forms)[form]
         states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
@@ -206,6 +206,11 @@ class Operator:
             return out, last, Info(form, *numbers.unbind())
         iterations, residual, error, fallback = numbers.tolist()
         return out, last, Info(form, int(iterations), residual, error, bool(fallback))
+
+
+def has_tangents(tensors: Tensors) -> bool:
+    """Whether forward-mode derivatives are asked for: there are none outside of a level of them, and to look at a tensor costs time."""
+    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> float:

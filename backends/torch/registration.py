@@ -65,7 +65,11 @@ def _register_gradients(signature: Signature, count: int, gradient: Callable[...
     def op_backward(ctx: Any, *d: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         tensors, kept, cu = saved[:n], saved[n : n + count], saved[n + count] if ctx.packed else None
-        return (*call_back(*_seeds(signature, tensors, cu, d[: k + m]), *tensors, *kept, cu), None)
+        seeds = _seeds(signature, tensors, cu, d[: k + m])
+        if torch.is_grad_enabled():
+            return (*call_back(*seeds, *tensors, *kept, cu), None)
+        with torch._C._AutoDispatchBelowAutograd():  # nothing is recorded: the way through the rule of gradients is spared
+            return (*call_back(*seeds, *tensors, *kept, cu), None)
 
     def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.save_for_backward(*inputs[: k + m + n], *([inputs[-1]] if inputs[-1] is not None else []))
@@ -139,7 +143,7 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels, walks: 
         outputs, last, kept, report = walks.forward(kernels, signature, tensors, cu)
         dtype = output_dtype(signature, tensors)
         found = [torch.tensor(report.numbers, dtype=torch.float64, device=tensors[0].device)] if iterates else []
-        return (*(y.to(dtype) for y in outputs), *last, *kept, *found)
+        return (*_typed(outputs, [dtype] * len(outputs)), *last, *kept, *found)
 
     def fake(*a: Any) -> Tensors:
         tensors, cu = a[:n], a[n]
@@ -281,7 +285,12 @@ def _seed_names(signature: Signature) -> list[str]:
 
 
 def _like(grads: list[Tensor], tensors: Tensors) -> Tensors:
-    return tuple(g.to(x.dtype) for g, x in zip(grads, tensors, strict=True))
+    return _typed(grads, [x.dtype for x in tensors])
+
+
+def _typed(values: Sequence[Tensor], types: Sequence[torch.dtype]) -> Tensors:
+    """The values in other types. To ask for a tensor's own costs as much as to make one."""
+    return tuple(x if x.dtype == dtype else x.to(dtype) for x, dtype in zip(values, types, strict=True))
 
 
 def _empty(tensors: Sequence[Tensor]) -> Tensors:

@@ -40,7 +40,6 @@ class Rows:
     device: torch.device
     length: Tensor | None = None
 
-
     def solver(self) -> Newton:
         """Raises RuntimeError inside a CUDA graph: how often an iteration is repeated is not known before."""
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -113,6 +112,24 @@ def rows_of(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tenso
     return replace(even, table=table, even=False, places=places, most=places, length=length)
 
 
+def _call(signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> tuple[dict[str, int], Rows]:
+    """The lengths of a call's axes, and its rows. Calls alike share them; where rows have other lengths, those are numbers of the call."""
+    if cu_seqlens is not None or signature.blocks:
+        sizes = sizes_of(signature, tensors, cu_seqlens)
+        return sizes, rows_of(signature, tensors, cu_seqlens, sizes)
+    key = id(signature), tensors[0].device, *[x.shape for x in tensors], *[x.dtype for x in tensors]
+    if key not in CALLS:
+        if len(CALLS) >= MOST:
+            CALLS.clear()
+        sizes = sizes_of(signature, tensors, cu_seqlens)
+        CALLS[key] = sizes, rows_of(signature, tensors, cu_seqlens, sizes), signature
+    return CALLS[key][:2]
+
+
+MOST = 1000  # calls with even rows that are known
+CALLS = dict[Any, tuple[dict[str, int], Rows, Signature]]()  # a signature lives as long as its id stands here
+
+
 def _check(cu_seqlens: Tensor, tokens: int) -> None:
     if not cu_seqlens.is_cuda:
         boundaries(cu_seqlens, tokens)
@@ -125,9 +142,8 @@ def forward(
     kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...], cu_seqlens: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Report]:
     """Outputs [B, T, H, ...], last states [N, H, ...], and what is kept, each as one row of numbers."""
-    sizes, k = sizes_of(signature, tensors, cu_seqlens), len(signature.outputs)
+    (sizes, rows), k = _call(signature, tensors, cu_seqlens), len(signature.outputs)
     states = tensors[len(tensors) - len(signature.states) :]
-    rows = rows_of(signature, tensors, cu_seqlens, sizes)
     if not rows.places:
         outputs = [tensors[0].new_empty([sizes[a] for a in v.names], dtype=rows.result) for v in signature.outputs]
         return outputs, [s.float().clone() for s in states], kept_shapes(kernels, signature, tensors, cu_seqlens), Report()
@@ -141,7 +157,7 @@ def forward(
 
 def in_place(kernels: Kernels, signature: Signature, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     """The outputs of a few tokens; the states are overwritten with the last ones, by the kernel that reads them where one does."""
-    rows = rows_of(signature, tensors, None, sizes_of(signature, tensors, None))
+    _, rows = _call(signature, tensors, None)
     states = tensors[len(tensors) - len(signature.states) :]
     return list(kernels.forward(*tensors, rows, states))[: len(signature.outputs)]
 
@@ -151,8 +167,8 @@ def backward(
     cu_seqlens: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     """The adjoints of all arguments, given those of the outputs and last states."""
-    sizes, m = sizes_of(signature, tensors, cu_seqlens), len(signature.states)
-    rows, given = rows_of(signature, tensors, cu_seqlens, sizes), len(tensors) - m
+    (sizes, rows), m = _call(signature, tensors, cu_seqlens), len(signature.states)
+    given = len(tensors) - m
     last = seeds[len(signature.outputs) :]
     if not rows.places:
         return [*(torch.zeros_like(x) for x in tensors[:given]), *(d.float().clone() for d in last)]

@@ -65,7 +65,20 @@ def dry(target: Target, configurations: int = 1) -> Iterator[list[Launch]]:
     configurations: how many of an autotuned kernel are tried, from the first on; the one that spills least is taken.
     """
     launches: list[Launch] = []
-    driver, knobs, tuner = Driver(target, launches), triton.knobs.runtime, triton.runtime.Autotuner
+    with _driven(Driver(target, launches), configurations), Operations(lambda name, moved: launches.append(Launch(name, moved))):
+        yield launches
+
+
+@contextmanager
+def idle(target: Target) -> Iterator[None]:
+    """Inside, `target` is the GPU, and a launch of a kernel does nothing: what a call takes is the host's own time. Raises NotCompiled."""
+    with _driven(Driver(target, [], Idle), 1):
+        yield
+
+
+@contextmanager
+def _driven(driver: Driver, configurations: int) -> Iterator[None]:
+    knobs, tuner = triton.knobs.runtime, triton.runtime.Autotuner
     prune = tuner.prune_configs
     replaced = (
         (triton.runtime.driver, {"_active": driver}),
@@ -73,7 +86,7 @@ def dry(target: Target, configurations: int = 1) -> Iterator[list[Launch]]:
         # What does not fit is reported, and does not end the run. The properties of the device say what fits.
         (triton.compiler.compiler, {"max_shared_mem": lambda device: sys.maxsize}),
         (tuner, {"prune_configs": lambda self, given: prune(self, given)[:configurations]}),
-        (torch.cuda, _device_as_told(target)),
+        (torch.cuda, _device_as_told(driver.target)),
         (triton.compiler.CompiledKernel, {"n_spills": property(_spilled, lambda kernel, of_no_driver: None)}),
     )
     with ExitStack() as stack:
@@ -81,9 +94,8 @@ def dry(target: Target, configurations: int = 1) -> Iterator[list[Launch]]:
             stack.enter_context(_replaced(owner, values))
         knobs.kernel_load_end_hook.add(driver.loaded)
         stack.callback(knobs.kernel_load_end_hook.remove, driver.loaded)
-        stack.enter_context(Operations(lambda name, moved: launches.append(Launch(name, moved))))
         try:
-            yield launches
+            yield
         except Exception as error:
             if driver.compiling or isinstance(error, triton.errors.TritonError):
                 raise NotCompiled(driver.kernel, error) from error
@@ -131,10 +143,10 @@ def _replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
 class Driver:
     """What Triton asks of a GPU's driver. A loaded kernel is a table of the files that the compiler wrote."""
 
-    def __init__(self, target: Target, launches: list[Launch]) -> None:
+    def __init__(self, target: Target, launches: list[Launch], launcher: type | None = None) -> None:
         self.target, self.launches, self.device = target, launches, next(DEVICES)
         self.kernel, self.compiling = "", False
-        self.launcher_cls = Launcher
+        self.launcher_cls = launcher or Launcher
         properties = {"max_shared_mem": target.shared, "max_num_regs": REGISTERS, "multiprocessor_count": target.processors}
         self.utils = SimpleNamespace(
             load_binary=lambda *_: (None, {}, 0, 0, THREADS),  # of no module: Triton would have the last driver unload it
@@ -206,6 +218,16 @@ class Launcher:
         binary = examined(binary_file(function.values()), m.shared)
         launch = Launch(m.name, moved, (x, y, z), m.num_warps, stages, binary)
         triton.runtime.driver.active.launches.append(launch)
+
+
+class Idle:
+    """A launcher that launches nothing."""
+
+    def __init__(self, source: Any, metadata: Any) -> None:
+        pass
+
+    def __call__(self, *_: Any) -> None:
+        pass
 
 
 def _device_as_told(target: Target) -> dict[str, Callable[..., Any]]:

@@ -391,63 +391,65 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     """The kernel over a grid of one axis. b_x is the length of a tile that holds n_x or a block of it."""
     if not programs:
         return
+    at = device()
+    if tensors[0].is_cuda and tensors[0].get_device() != at:
+        with torch.cuda.device_of(tensors[0]):
+            launch(kernel, cut, programs, tensors, rows, **sizes)
+        return
     known = KNOWN.get(id(kernel)) or facts(kernel, cut, len(tensors), tuple(sizes))
-    if known.p_rows:
-        sizes["p_rows"] = rows.table
-    if known.n_T:
-        sizes["n_T"] = rows.tokens
-    if known.even:
-        sizes["EVEN"] = rows.even
-    with torch.cuda.device_of(tensors[0]):
-        key = id(kernel), rows.dtype, device(), *[sizes[n] for n in known.tiled]
-        found = FOUND.get(key)
-        if found is None:
-            lengths = tuple((n[2:], sizes[n]) for n in known.tiled)
-            found = FOUND[key] = chosen(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
-        blocks, options = found
-        # Triton compiles a kernel again for other types and lengths, and where an address, a memory or a count is of another kind.
-        plain = max([programs * blocks, *[sizes[n] for n in known.counts]]) < INT32 and not any(
-            x.data_ptr() % 16 or x.untyped_storage().nbytes() >= INT32 for x in tensors
-        )
-        key = *key, *[sizes[n] for n in known.constant], *[x.dtype for x in tensors]
-        compiled = COMPILED.get(key) if plain else None
-        if compiled is not None:
-            compiled[programs * blocks, 1, 1](*tensors, *[options[n] if n in options else sizes[n] for n in known.behind])
-            return
-        compiled = kernel[(programs * blocks,)](*tensors, **sizes, **options)
-        if plain and compiled is not None:
-            COMPILED[key] = compiled
+    counts = [*([rows.tokens] if known.n_T else ()), *[sizes[n] for n in known.counts]]
+    key = id(kernel), at, rows.dtype, rows.even, *[sizes[n] for n in known.fixed], *[x.dtype for x in tensors]
+    compiled, blocks, constants = COMPILED.get(key, NOTHING)
+    # Triton compiles a kernel again where an address, a memory or a count is of another kind.
+    plain = max([programs * blocks, *counts]) < INT32
+    for x in tensors:
+        plain = plain and not x.data_ptr() % 16 and x.nbytes < INT32
+    if plain and compiled is not None:
+        compiled[programs * blocks, 1, 1](*tensors, *([rows.table] if known.p_rows else ()), *counts, *constants)
+        return
+    sizes |= {"EVEN": rows.even} if known.even else {}
+    sizes |= {"p_rows": rows.table} if known.p_rows else {}
+    sizes |= {"n_T": rows.tokens} if known.n_T else {}
+    chosen_key = id(kernel), at, rows.dtype, *[sizes[n] for n in known.tiled]
+    if chosen_key not in CHOSEN:
+        lengths = tuple((n[2:], sizes[n]) for n in known.tiled)
+        CHOSEN[chosen_key] = chosen(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
+    blocks, options = CHOSEN[chosen_key]
+    compiled = kernel[(programs * blocks,)](*tensors, **sizes, **options)
+    if plain and compiled is not None and programs * blocks < INT32:
+        COMPILED[key] = compiled, blocks, [options[n] if n in options else sizes[n] for n in known.constants]
 
 
 class Facts(NamedTuple):
-    """Of a kernel: the lengths on which its tiles depend, those for which it is compiled and others, whether it takes numbers of rows,
-    the names of the arguments behind its tensors, and itself: or another could have its id."""
+    """Of a kernel: the lengths on which its tiles depend, those for which it is compiled and others; whether it takes the table of rows,
+    the tokens of a row, and whether rows are even; the arguments that are compiled in, the last ones; and itself: or another could have
+    its id."""
 
     tiled: tuple[str, ...]
-    constant: tuple[str, ...]
+    fixed: tuple[str, ...]
     counts: tuple[str, ...]
     p_rows: bool
     n_T: bool
     even: bool
-    behind: tuple[str, ...]
+    constants: tuple[str, ...]
     kernel: Any
 
 
 KNOWN = dict[int, Facts]()
-FOUND = dict[Any, tuple[int, dict[str, Any]]]()  # of a kernel and lengths, the blocks and the options of a launch
-COMPILED = dict[Any, Any]()  # of those, numbers in the text and types, the compiled kernel: Triton looks at every argument to find it
+CHOSEN = dict[Any, tuple[int, dict[str, Any]]]()  # of a kernel and lengths, the blocks and the options of a launch
+NOTHING: tuple[Any, int, list[Any]] = None, 1, []
+COMPILED = dict[Any, tuple[Any, int, list[Any]]]()  # the compiled kernel, its blocks and constants: Triton looks at every argument for it
 INT32 = 2**31
 
 
 def facts(kernel: Any, cut: Cut, tensors: int, sizes: tuple[str, ...]) -> Facts:
-    inside = {a for shape in cut.shapes for a in shape}
-    names = tuple(kernel.arg_names)
+    inside, names = {a for shape in cut.shapes for a in shape}, tuple(kernel.arg_names)
     fixed = {p.name for p in getattr(kernel, "params", ()) if p.is_constexpr or not p.do_not_specialize}
-    rows = ("n_T",) if "n_T" in names else ()
+    counts = tuple(n for n in names if n in sizes and n not in fixed)
+    p_rows, n_T = "p_rows" in names, "n_T" in names
     known = Facts(
-        tuple(n for n in sizes if n[2:] in inside), (*(n for n in sizes if n in fixed), *(("EVEN",) if "EVEN" in names else ())),
-        (*(n for n in sizes if n not in fixed), *rows), "p_rows" in names, bool(rows), "EVEN" in names,
-        names[tensors:], kernel,
+        tuple(n for n in sizes if n[2:] in inside), tuple(n for n in sizes if n in fixed), counts, p_rows, n_T, "EVEN" in names,
+        names[tensors + p_rows + n_T + len(counts) :], kernel,
     )  # fmt: skip
     KNOWN[id(kernel)] = known
     return known

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
+import seqc  # noqa: E402
 from seqc.backends.triton import tiles  # noqa: E402
 from seqc.backends.triton.dry import Launch, NotCompiled, dry, forward_and_backward  # noqa: E402
 from seqc.backends.triton.operations import Operations, size  # noqa: E402
@@ -160,6 +163,25 @@ def test_a_launch_takes_what_fits() -> None:
         assert launch.binary is not None
         found[kib] = (launch.stages, launch.binary.shared <= kib * 1024, launch.grid[0])
     assert found == {1024: (3, True, 2), 60: (2, True, 2), 30: (1, True, 4), 1: (1, False, 4)}
+
+
+def test_calls_alike_share_their_rows_and_others_do_not() -> None:
+    layer = seqc.load("linear_attention", backend="triton")
+    rows = import_module(f"{layer.__name__}.triton_rows")
+    signature, _ = layer.ops.OPERATOR.triton["chunkwise"]
+
+    def found(batch: int, tokens: int, dtype: torch.dtype, ends: torch.Tensor | None = None) -> tuple[dict[str, int], Any]:
+        values = [torch.zeros([{"B": batch, "N": batch, "T": tokens}.get(c, 2) for c in v.lead] + [16 for _ in v.axes], dtype=dtype)
+                  for v in signature.arguments]  # fmt: skip
+        sizes, made = rows._call(signature, tuple(values), ends)
+        assert (sizes["@B"], sizes["@T"], made.tokens, made.dtype) == (batch, tokens, tokens, dtype)
+        return sizes, made
+
+    first = found(2, 65, torch.bfloat16)
+    assert found(2, 65, torch.bfloat16)[1] is first[1] and first[1].even
+    others = (found(2, 64, torch.bfloat16), found(3, 65, torch.bfloat16), found(2, 65, torch.float32))
+    assert len({id(made) for _, made in (first, *others)}) == 4
+    assert not found(1, 65, torch.bfloat16, torch.tensor([0, 65]))[1].even
 
 
 class Spilling:

@@ -31,13 +31,13 @@ def lines(tmp_path: Path, *command: str) -> tuple[list[str], str]:
 def test_both_sides(tmp_path: Path) -> None:
     found, _ = lines(tmp_path, str(ROOT / "examples/compare_launches.py"), "scalar_decay", *SMALL)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[2:]]
-    assert [row[:2] for row in rows] == [["scalar_decay", "seqc"], ["", "`chunk_simple_gla`"]] and all(len(row) == 10 for row in rows)
+    assert [row[:2] for row in rows] == [["scalar_decay", "seqc"], ["", "`chunk_simple_gla`"]] and all(len(row) == 11 for row in rows)
     # Its kernels: sums of the decays, states, outputs; then states, their adjoints, those of q, k and the decays, of v, and sums again.
     assert rows[1][2] == "3 + 0" and rows[1][6].startswith("5 + ")
     # Forward: decays in, sums out; k, v and sums in, a state per 64 tokens out; q, k, v, sums and states in, the result out.
     D, state = 32 * 2, 32 * 32 * 2 // 64
     assert int(rows[1][3]) == (2 + 4) + (2 * D + 4 + state) + (3 * D + 4 + state + D)
-    assert all(float(row[4]) > 1 and float(row[8]) > 1 for row in rows)
+    assert all(float(row[4]) > 1 and float(row[8]) > 1 and int(row[10]) > 0 for row in rows)
 
 
 def test_without_the_peer(tmp_path: Path) -> None:
