@@ -5,9 +5,13 @@ Products and sums are in float32 throughout.
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from functools import cache
+from hashlib import sha256
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -359,8 +363,10 @@ class Cut(NamedTuple):
 
 # How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved, the least warps. The first of
 # WAYS that fits is taken; if its threads have too few registers, of it and INSTEAD the one that keeps the fewest bytes in memory.
+Way = tuple[int, int, int]
 WAYS = ((0, 0, 4), (2, 0, 4), (1, 0, 4), (1, 1, 4), (1, 2, 4))
 INSTEAD = ((0, 0, 8), (0, 1, 4), (0, 1, 8), (1, 2, 4))
+TUNED = ".tuned.json"  # in place of this file's suffix: ways that were found by trying
 TENSOR_MEMORY = 512  # columns, on GPUs that have it
 
 
@@ -410,11 +416,11 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     sizes |= {"EVEN": rows.even} if known.even else {}
     sizes |= {"p_rows": rows.table} if known.p_rows else {}
     sizes |= {"n_T": rows.tokens} if known.n_T else {}
-    chosen_key = id(kernel), at, rows.dtype, *[sizes[n] for n in known.tiled]
+    asked = Asked(kernel, cut, programs, tensors, tuple((n[2:], sizes[n]) for n in known.tiled), rows.dtype, sizes)
+    chosen_key = id(kernel), at, rows.dtype, asked.lengths
     if chosen_key not in CHOSEN:
-        lengths = tuple((n[2:], sizes[n]) for n in known.tiled)
-        CHOSEN[chosen_key] = chosen(kernel, cut, programs, tensors, lengths, rows.dtype, sizes)
-    blocks, options = CHOSEN[chosen_key]
+        CHOSEN[chosen_key] = chosen(asked)
+    blocks, options = asked.blocks_and_options(*CHOSEN[chosen_key])
     compiled = kernel[(programs * blocks,)](*tensors, **sizes, **options)
     if plain and compiled is not None and programs * blocks < INT32:
         COMPILED[key] = compiled, blocks, [options[n] if n in options else sizes[n] for n in known.constants]
@@ -436,8 +442,8 @@ class Facts(NamedTuple):
 
 
 KNOWN = dict[int, Facts]()
-CHOSEN = dict[Any, tuple[int, dict[str, Any]]]()  # of a kernel and lengths, the blocks and the options of a launch
-NOTHING: tuple[Any, int, list[Any]] = None, 1, []
+CHOSEN = dict[Any, Way]()  # of a kernel and lengths
+NOTHING = (None, 1, list[Any]())
 COMPILED = dict[Any, tuple[Any, int, list[Any]]]()  # the compiled kernel, its blocks and constants: Triton looks at every argument for it
 INT32 = 2**31
 
@@ -455,34 +461,69 @@ def facts(kernel: Any, cut: Cut, tensors: int, sizes: tuple[str, ...]) -> Facts:
     return known
 
 
-def chosen(
-    kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], lengths: tuple[tuple[str, int], ...], dtype: torch.dtype,
-    given: dict[str, Any],
-) -> tuple[int, dict[str, Any]]:  # fmt: skip
-    """The blocks and the options of a launch: of the first of WAYS that needs no more memory than the GPU has, the last if none does."""
-    compiles, kept = device() >= 0 and isinstance(kernel, triton.JITFunction), list[tuple[int, int, dict[str, Any]]]()
+class Asked(NamedTuple):
+    """A launch of a kernel before it is known how: of programs without blocks, with what it is given; lengths: those of its tiles."""
 
-    def tried(stages: int, halved: int, least: int) -> tuple[int, dict[str, Any], Any]:
-        found, blocks, warps = plan(cut, lengths, halved)
-        names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(dtype) or exact())) if name in kernel.arg_names}
-        warps = min(max(warps, least), most_warps(target(), TRITON))
-        options = {**names, "num_warps": warps, **({"num_stages": stages} if stages else {})}
-        return blocks, options, kernel.warmup(*tensors, **given, **options, grid=(programs * blocks,)) if compiles else None
+    kernel: Any
+    cut: Cut
+    programs: int
+    tensors: tuple[torch.Tensor, ...]
+    lengths: tuple[tuple[str, int], ...]
+    dtype: torch.dtype
+    given: dict[str, Any]
 
-    for way in WAYS:
-        blocks, options, compiled = tried(*way)
-        if not compiles:
-            return blocks, options
-        if fits(compiled):
-            kept.append((spilled(compiled), blocks, options))
+    def blocks_and_options(self, stages: int, halved: int, least: int) -> tuple[int, dict[str, Any]]:
+        """What one of WAYS or INSTEAD says."""
+        found, blocks, warps = plan(self.cut, self.lengths, halved)
+        names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(self.dtype) or exact())) if name in self.kernel.arg_names}
+        options = {**names, "num_warps": min(max(warps, least), most_warps(target(), TRITON))}
+        return blocks, {**options, **({"num_stages": stages} if stages else {})}
+
+    def compiled(self, way: Way) -> Any:
+        blocks, options = self.blocks_and_options(*way)
+        return self.kernel.warmup(*self.tensors, **self.given, **options, grid=(self.programs * blocks,))
+
+    def run(self, way: Way) -> Any:
+        blocks, options = self.blocks_and_options(*way)
+        return self.kernel[(self.programs * blocks,)](*self.tensors, **self.given, **options)
+
+    @property
+    def name(self) -> str:
+        """The GPU, the kernel and its text, and what the blocks depend on."""
+        kernel, text = self.kernel.fn.__name__, sha256(inspect.getsource(self.kernel.fn).encode()).hexdigest()[:16]
+        lengths = " ".join(f"{axis}={n}" for axis, n in self.lengths)
+        return f"{':'.join(map(str, target()))} {kernel} {text} {str(self.dtype).removeprefix('torch.')} {lengths}".rstrip()
+
+
+def chosen(asked: Asked) -> Way:
+    """The first of WAYS that needs no more memory than the GPU has, the last if none does; one of INSTEAD if that spills less. What
+    `seqc tune` has written beside this file comes first, if it fits."""
+    if device() < 0 or not isinstance(asked.kernel, triton.JITFunction):
+        return WAYS[0]
+    if (known := tuned()) and (way := known.get(asked.name)) is not None and fits(asked.compiled(way)):
+        return way
+    for best in WAYS:
+        if fits(found := asked.compiled(best)):
             break
-    for way in INSTEAD if kept and kept[0][0] else ():
-        blocks, options, compiled = tried(*way)
-        if fits(compiled):
-            kept.append((spilled(compiled), blocks, options))
-            if not kept[-1][0]:
-                break
-    return min(kept, key=lambda x: x[0])[1:] if kept else (blocks, options)
+    else:
+        return WAYS[-1]
+    least = spilled(found)
+    for way in INSTEAD:
+        if least and fits(found := asked.compiled(way)) and (spills := spilled(found)) < least:
+            least, best = spills, way
+    return best
+
+
+@cache
+def tuned() -> dict[str, Way]:
+    """The ways of launches by their names. Raises ValueError for a file that is none of `seqc tune`."""
+    path = Path(__file__).with_suffix(TUNED)
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): (int(way[0]), int(way[1]), int(way[2])) for name, way in json.loads(path.read_text("utf-8"))["ways"].items()}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} holds no ways of kernels: write it again by `seqc tune`, or remove it") from error
 
 
 def spilled(kernel: Any) -> int:

@@ -206,15 +206,16 @@ def test_a_kernel_that_spills_is_tried_in_other_ways(monkeypatch: pytest.MonkeyP
 
     def chosen(spills: dict[tuple[int, int], int]) -> tuple[object, ...]:
         kernel = Spilling(spills)
-        blocks, options = tiles.chosen(kernel, tiles.Cut((("j", "j"),), split=("j", "j")), 2, (), (("j", 128),), torch.float32, {})
-        return blocks, options["b_j"], options["num_warps"], len(kernel.tried)
+        asked = tiles.Asked(kernel, tiles.Cut((("j", "j"),), split=("j", "j")), 2, (), (("j", 128),), torch.float32, {})
+        blocks, options = asked.blocks_and_options(*tiles.chosen(asked))
+        return blocks, options["b_j"], options["num_warps"], len({*kernel.tried})
 
     assert chosen({(64, 8): 0}) == (4, 64, 8, 1)
-    assert chosen({(64, 8): 3, (32, 4): 2, (32, 8): 0}) == (16, 32, 8, 4)
-    assert chosen({(64, 8): 3, (32, 4): 2, (32, 8): -1}) == (16, 32, 4, 5)
-    assert chosen({(64, 8): 3}) == (4, 64, 8, 5)
+    assert chosen({(64, 8): 3, (32, 4): 2, (32, 8): 0}) == (16, 32, 8, 3)
+    assert chosen({(64, 8): 3, (32, 4): 2, (32, 8): -1}) == (16, 32, 4, 4)
+    assert chosen({(64, 8): 3}) == (4, 64, 8, 4)
     assert chosen({(64, 8): -1, (32, 4): 0}) == (16, 32, 4, 4)
-    assert chosen(dict.fromkeys(((64, 8), (32, 4)), -1)) == (16, 32, 4, 5)
+    assert chosen(dict.fromkeys(((64, 8), (32, 4)), -1)) == (16, 32, 4, 4)
 
 
 def test_blocks_of_a_tile_of_many_axes_are_as_short_as_it_needs() -> None:
