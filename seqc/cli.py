@@ -286,6 +286,31 @@ def inspect(
 
 
 @app.command()
+def tune(
+    spec: Spec,
+    target: Annotated[str | None, typer.Option("--target", metavar="GPU", help="One that is not there; else the GPU that is.")] = None,
+    package: Annotated[Path | None, typer.Option("--package", metavar="DIR", help="What `seqc compile` wrote; else the cache's.")] = None,
+    form: Annotated[str | None, typer.Option("--form", help="Else all that have kernels.")] = None,
+    size: Sizes = None, chunk_size: Chunk = 32,
+    tokens: Annotated[int, typer.Option("-T", "--tokens", min=1, max=LARGEST)] = 2048,
+    batch: Annotated[int, typer.Option("-B", "--batch", min=1, max=LARGEST)] = 1,
+    heads: Annotated[int | None, typer.Option("-H", "--heads", min=1, max=LARGEST, help="Else those of the text.")] = None,
+    dtype: Annotated[Floats, typer.Option("--dtype", help="Of the arguments.")] = Floats.bf16,
+    json: Json = False, color: Colored = Color.auto,
+) -> None:  # fmt: skip
+    """Try blocks, stages and warps of Triton kernels, and write the best beside the package. Needs PyTorch and Triton."""
+    with running("tune", json, color.value) as t:
+        from seqc.inspection import Call
+        from seqc.tuning import page, tune
+
+        chosen = _options(sizes_given(size), chunk_size, Backend.triton)
+        call = Call(target or "", form, tokens, batch, heads, dtype.value)
+        found = tune(t, spec, _checked(spec, chosen, t), chosen, call, package)
+        t.document |= found.as_json()
+        t.result(page(found, color=t.use_color(sys.stdout), width=t.width()).rstrip("\n"))
+
+
+@app.command()
 def fmt(
     specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Files; `-` reads stdin and writes stdout.")],
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 4 if a file would change.")] = False,

@@ -108,9 +108,26 @@ class Inspection:
         return asdict(self)
 
 
-def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: Call) -> Inspection:
-    """Compiles the layer unless the cache has it, and a call's kernels for the target. Raises SpecError, CheckFailed for a failed proof."""
-    target = _target(call.target)
+@dataclass(frozen=True)
+class Subject:
+    """A package with kernels, and what its function is called with. drawn: the arguments as they were drawn, those without entries too."""
+
+    package: Any
+    form: str
+    sizes: dict[str, int]
+    heads: int
+    drawn: tuple[Any, ...]
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> tuple[Any, ...]:
+        """Outputs, last states and what is said of the call."""
+        function = getattr(self.package, self.package.MANIFEST["name"])
+        found: tuple[Any, ...] = function(*self.arguments, form=self.form, backend="triton", return_info=True)
+        return found
+
+
+def subject_of(t: Terminal, spec: str, checked: Checked, options: Options, call: Call, device: str = "cpu") -> Subject:
+    """Compiles the layer unless the cache has it. Raises SpecError, CheckFailed for a failed proof."""
     try:
         with t.progress(f"compiling and proving {checked.model.name} ..."):
             package = load_package(spec, dict(options.sizes), options.chunk_size, "triton")
@@ -118,28 +135,33 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
         t.say("\n".join(certificate_said(error.certificate)))
         raise CheckFailed from None
     form = _with_kernels(package, call.form)
-    from seqc.backends.triton.dry import NotCompiled, forward_and_backward  # imports torch and triton
-
     _, sizes = known_sizes(checked.recurrence, checked)
     heads = call.heads or sizes.get("heads", 1)
     run = Run(tokens=call.tokens, batch=call.batch, dtype=DTYPES[call.dtype])
-    drawn = draw(package, sizes, run, heads)
-    arguments = tuple(x.requires_grad_() for x in taken(package, drawn))
+    drawn = tuple(x.to(device) for x in draw(package, sizes, run, heads))
+    return Subject(package, form, sizes, heads, drawn, tuple(x.requires_grad_() for x in taken(package, drawn)))
+
+
+def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: Call) -> Inspection:
+    """Compiles the layer unless the cache has it, and a call's kernels for the target. Raises SpecError, CheckFailed for a failed proof."""
+    target = target_of(call.target)
+    subject = subject_of(t, spec, checked, options, call)
+    from seqc.backends.triton.dry import NotCompiled, forward_and_backward  # imports torch and triton
+
+    sizes, heads = subject.sizes, subject.heads
     forms: list[str] = []
 
     def called() -> tuple[Any, ...]:
-        function = getattr(package, package.MANIFEST["name"])
-        found: tuple[Any, ...] = function(*arguments, form=form, backend="triton", return_info=True)
+        found = subject()
         forms.append(found[2].form)
         return found
 
     try:
         with t.progress(f"compiling the kernels of {checked.model.name} for {target.name} ..."), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="triton")  # of what a later version will do
-            found = forward_and_backward(target, called, arguments)
+            found = forward_and_backward(target, called, subject.arguments)
     except NotCompiled as error:
-        message = f"the kernel `{error.kernel}` does not compile for {target.name}: {error.reason}"
-        raise SpecError((Diagnostic("kernel-not-compiled", message, None),)) from None
+        raise not_compiled(error.kernel, error.reason, target) from None
     rows = call.tokens * call.batch * heads
     kernels = [k for phase in PHASES for k in _kernels(phase, getattr(found, phase), rows, target)]
     made = programs(checked, next(f for f in FORMS if f.name == forms[0]))
@@ -148,7 +170,7 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
         _phase(kernels, phase, ideal / rows, round(cost(getattr(made, phase), sizes, chunk).flops))
         for phase, ideal in zip(PHASES, (found.forward_ideal, found.backward_ideal), strict=True)
     ]
-    shown = {a: n for a, n in sizes.items() if a not in ("heads", "groups", "depth", "depths")} | _groups(package, drawn)
+    shown = {a: n for a, n in sizes.items() if a not in ("heads", "groups", "depth", "depths")} | _groups(subject.package, subject.drawn)
     return Inspection(
         checked.model.name, forms[0], target.name, target.shared, call.tokens, call.batch, heads, call.dtype, options.chunk_size, shown,
         tuple(kernels), *phases,
@@ -171,7 +193,13 @@ def beyond(found: Inspection) -> tuple[Diagnostic, ...]:
 # --- What can be asked for -----------------------------------------------------------------------------------------------
 
 
-def _target(name: str) -> Target:
+def not_compiled(kernel: str, reason: str, target: Target) -> SpecError:
+    """What is said of a kernel that the compiler does not take."""
+    return _wrong("kernel-not-compiled", f"the kernel `{kernel}` does not compile for {target.name}: {reason}")
+
+
+def target_of(name: str) -> Target:
+    """The GPU of a name. Raises SpecError for one that is none, or where nothing can be compiled."""
     if name not in TARGETS:
         raise _wrong("unknown-target", f"`{name}` is no target", notes=(f"the targets are {_listed(TARGETS)}",))
     for module, called in (("torch", "PyTorch"), ("triton", "Triton")):

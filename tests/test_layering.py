@@ -38,6 +38,7 @@ LAYERS = (
     ("seqc.terminal", "seqc.timing"),
     ("seqc.arguments", "seqc.bench", "seqc.destination", "seqc.layout"),
     ("seqc.inspection",),
+    ("seqc.tuning",),
     ("seqc.cli",),
     ("seqc.__main__",),
 )
@@ -46,7 +47,7 @@ LAYERS = (
 COPIED = (*(name.removesuffix(".py") for name in FILES), "triton_rows")
 RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in COPIED)
 DRY = tuple(f"seqc.backends.triton.{name}" for name in ("binaries", "dry", "operations"))  # it runs host code without a GPU
-TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench", "seqc.timing")  # which time what the packages compute
+TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench", "seqc.timing", "seqc.tuning")  # which time what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 GRAPHS = ("seqc.backends.triton.parts",)  # which imports networkx where it cuts a kernel
 # One form may build on another where it takes over its refusals; what stages forms share.

@@ -413,17 +413,14 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     if plain and compiled is not None:
         compiled[programs * blocks, 1, 1](*tensors, *([rows.table] if known.p_rows else ()), *counts, *constants)
         return
-    sizes |= {"EVEN": rows.even} if known.even else {}
-    sizes |= {"p_rows": rows.table} if known.p_rows else {}
-    sizes |= {"n_T": rows.tokens} if known.n_T else {}
-    asked = Asked(kernel, cut, programs, tensors, tuple((n[2:], sizes[n]) for n in known.tiled), rows.dtype, sizes)
+    asked = asked_for(kernel, cut, programs, tensors, rows, sizes)
     chosen_key = id(kernel), at, rows.dtype, asked.lengths
     if chosen_key not in CHOSEN:
         CHOSEN[chosen_key] = chosen(asked)
+    compiled = asked.run(CHOSEN[chosen_key])
     blocks, options = asked.blocks_and_options(*CHOSEN[chosen_key])
-    compiled = kernel[(programs * blocks,)](*tensors, **sizes, **options)
     if plain and compiled is not None and programs * blocks < INT32:
-        COMPILED[key] = compiled, blocks, [options[n] if n in options else sizes[n] for n in known.constants]
+        COMPILED[key] = compiled, blocks, [options[n] if n in options else asked.given[n] for n in known.constants]
 
 
 class Facts(NamedTuple):
@@ -493,6 +490,14 @@ class Asked(NamedTuple):
         kernel, text = self.kernel.fn.__name__, sha256(inspect.getsource(self.kernel.fn).encode()).hexdigest()[:16]
         lengths = " ".join(f"{axis}={n}" for axis, n in self.lengths)
         return f"{':'.join(map(str, target()))} {kernel} {text} {str(self.dtype).removeprefix('torch.')} {lengths}".rstrip()
+
+
+def asked_for(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ...], rows: Any, sizes: dict[str, int]) -> Asked:
+    """What `launch` is called with."""
+    known = KNOWN.get(id(kernel)) or facts(kernel, cut, len(tensors), tuple(sizes))
+    there = {"EVEN": (known.even, rows.even), "p_rows": (known.p_rows, rows.table), "n_T": (known.n_T, rows.tokens)}
+    given = {**sizes, **{name: x for name, (takes, x) in there.items() if takes}}
+    return Asked(kernel, cut, programs, tensors, tuple((n[2:], sizes[n]) for n in known.tiled), rows.dtype, given)
 
 
 def chosen(asked: Asked) -> Way:
