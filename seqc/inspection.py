@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -31,10 +33,11 @@ if TYPE_CHECKING:
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PHASES = ("forward", "backward")
-NUMBERS = ("launches", "warps", "stages", "registers", "stack", "spills", "shared", "products", "bytes")
+NUMBERS = ("launches", "warps", "stages", "registers", "stack", "spills", "shared", "products", "bytes", "again")
 LEGEND = """\
 Bytes and operations are per token and head. Bytes: of the tensors that a kernel is given, each once, and what an operation of PyTorch
-reads and writes. The least: arguments and results once; backward arguments and the adjoints of both. Nothing ran, no time is measured."""
+reads and writes. Again: what programs of other blocks read once more, if no cache has it. The least: arguments and results once; backward
+arguments and the adjoints of both. Nothing ran, no time is measured."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Kernel:
     """Launches of one kernel over one grid (kind `triton`), or of an operation of PyTorch between kernels (kind `torch`).
 
     bytes: per token and head, of all these launches: of the tensors that a kernel is given, each once; those that an operation reads
-    and writes. registers and stack are a thread's, shared (bytes) a block's; products are instructions of tensor cores in its text.
+    and writes. again: bytes of tensors without an axis whose blocks are programs, beyond the first time that they are read. registers
+    and stack are a thread's, shared (bytes) a block's; products are instructions of tensor cores in its text.
     """
 
     phase: str
@@ -70,17 +74,20 @@ class Kernel:
     spills: int | None = None
     shared: int | None = None
     products: int | None = None
+    again: float | None = None
     fits: bool = True
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Of the forward or the backward, per token and head: bytes of kernels and operations, and those that no schedule can do without
-    (`ideal`: arguments and results once; backward arguments and the adjoints of both); operations on numbers, counted from the Program."""
+    """Of the forward or the backward, per token and head: bytes of kernels and operations, those that are read again, and those that no
+    schedule can do without (`ideal`: arguments and results once; backward arguments and the adjoints of both); operations on numbers,
+    counted from the Program."""
 
     triton: int
     torch: int
     bytes: float
+    again: float
     ideal: float
     flops: int
 
@@ -149,7 +156,8 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
     from seqc.backends.triton.dry import NotCompiled, forward_and_backward  # imports torch and triton
 
     sizes, heads = subject.sizes, subject.heads
-    forms: list[str] = []
+    tiles = import_module(f"{subject.package.__name__}.triton_tiles")
+    forms = list[str]()
 
     def called() -> tuple[Any, ...]:
         found = subject()
@@ -159,11 +167,13 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
     try:
         with t.progress(f"compiling the kernels of {checked.model.name} for {target.name} ..."), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="triton")  # of what a later version will do
-            found = forward_and_backward(target, called, subject.arguments)
+            with _read_again(tiles) as again:
+                found = forward_and_backward(target, called, subject.arguments)
     except NotCompiled as error:
         raise not_compiled(error.kernel, error.reason, target) from None
     rows = call.tokens * call.batch * heads
-    kernels = [k for phase in PHASES for k in _kernels(phase, getattr(found, phase), rows, target)]
+    of_launch = iter(again)
+    kernels = [k for phase in PHASES for k in _kernels(phase, getattr(found, phase), of_launch, rows, target)]
     made = programs(checked, next(f for f in FORMS if f.name == forms[0]))
     chunk = estimate(made, sizes, options.chunk_size).chunk or 1
     phases = [
@@ -244,26 +254,56 @@ def _groups(package: Any, drawn: tuple[Any, ...]) -> dict[str, int]:
 # --- Counting ------------------------------------------------------------------------------------------------------------
 
 
-def _kernels(phase: str, launches: Iterable[Launch], rows: int, target: Target) -> list[Kernel]:
-    """Launches with the same needs as one row each, in the order of their first launches; those of PyTorch behind the kernels."""
+@contextmanager
+def replaced(module: Any, **values: Any) -> Iterator[None]:
+    """Names of a module with other values."""
+    before = {name: getattr(module, name) for name in values}
+    vars(module).update(values)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
+@contextmanager
+def _read_again(tiles: Any) -> Iterator[list[int]]:
+    """Of each launch of a kernel the bytes that are read again. tiles: a package's module of that name."""
+    found, launch = list[int](), tiles.launch
+
+    def watched(kernel: Any, cut: Any, programs: int, tensors: tuple[Any, ...], rows: Any, **sizes: int) -> None:
+        launch(kernel, cut, programs, tensors, rows, **sizes)
+        if programs:
+            asked = tiles.asked_for(kernel, cut, programs, tensors, rows, sizes)
+            found.append(asked.again(tiles.CHOSEN[asked.key]))
+
+    with replaced(tiles, launch=watched):
+        yield found
+
+
+def _kernels(phase: str, launches: Iterable[Launch], again: Iterator[int], rows: int, target: Target) -> list[Kernel]:
+    """Launches with the same needs as one row each, in the order of their first launches; those of PyTorch behind the kernels. again: of
+    each kernel's launch in turn."""
     groups: dict[tuple[object, ...], list[Launch]] = {}
+    more: dict[tuple[object, ...], int] = {}
     for x in launches:
-        groups.setdefault((x.binary is None, x.name, x.grid, x.warps, x.stages, x.binary), []).append(x)
+        key: tuple[object, ...] = (x.binary is None, x.name, x.grid, x.warps, x.stages, x.binary)
+        groups.setdefault(key, []).append(x)
+        more[key] = more.get(key, 0) + (0 if x.binary is None else next(again))
     found = []
-    for same in sorted(groups.values(), key=lambda xs: xs[0].binary is None):
+    for key, same in sorted(groups.items(), key=lambda item: item[1][0].binary is None):
         x, n, moved = same[0], len(same), sum(y.bytes for y in same) / rows
         if (b := x.binary) is None:
             found.append(Kernel(phase, "torch", x.name, n, moved))
         else:
-            needs = (x.grid, x.warps, x.stages, b.registers, b.stack, b.spills, b.shared, b.products, b.shared <= target.shared)
-            found.append(Kernel(phase, "triton", x.name, n, moved, *needs))
+            needs = (x.grid, x.warps, x.stages, b.registers, b.stack, b.spills, b.shared, b.products, more[key] / rows)
+            found.append(Kernel(phase, "triton", x.name, n, moved, *needs, b.shared <= target.shared))
     return found
 
 
 def _phase(kernels: Iterable[Kernel], phase: str, ideal: float, flops: int) -> Phase:
     mine = [k for k in kernels if k.phase == phase]
     triton, torch = (sum(k.launches for k in mine if k.kind == kind) for kind in ("triton", "torch"))
-    return Phase(triton, torch, sum(k.bytes for k in mine), ideal, flops)
+    return Phase(triton, torch, sum(k.bytes for k in mine), sum(k.again or 0 for k in mine), ideal, flops)
 
 
 # --- The page ------------------------------------------------------------------------------------------------------------
@@ -289,7 +329,7 @@ def page(found: Inspection, *, color: bool = False, width: int | None = None) ->
     for phase, p in zip(PHASES, (found.forward, found.backward), strict=True):
         launches = f"{p.triton + p.torch} launches, {p.triton} of kernels and {p.torch} of PyTorch"
         least = f"{p.bytes / p.ideal:.1f} times the least, {p.ideal:,.0f}"
-        console.print(f"{phase}: {launches}; {p.bytes:,.0f} bytes, {least}; {p.flops:,} operations")
+        console.print(f"{phase}: {launches}; {p.bytes:,.0f} bytes, {least}, {p.again:,.0f} again; {p.flops:,} operations")
     console.print(LEGEND)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
@@ -299,7 +339,7 @@ def _cells(k: Kernel) -> list[str]:
     grid = "" if k.grid is None else " x ".join(str(n) for n in k.grid if n > 1) or "1"
     needs = ["" if n is None else f"{n:,}" for n in (k.warps, k.stages, k.registers, k.stack, k.spills, k.shared, k.products)]
     needs[-2] += "" if k.fits else " !"
-    return [k.name, k.kind, grid, str(k.launches), *needs, f"{k.bytes:,.0f}"]
+    return [k.name, k.kind, grid, str(k.launches), *needs, f"{k.bytes:,.0f}", "" if k.again is None else f"{k.again:,.0f}"]
 
 
 def _kib(n: int) -> str:

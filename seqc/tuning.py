@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -22,7 +21,7 @@ from rich.table import Table
 from seqc import __version__
 from seqc.compiler import Checked
 from seqc.diagnostics import Diagnostic, SpecError
-from seqc.inspection import Call, Subject, not_compiled, subject_of, target_of
+from seqc.inspection import Call, Subject, not_compiled, replaced, subject_of, target_of
 from seqc.options import Options
 from seqc.terminal import BadUsage, Terminal
 from seqc.timing import Clock, clock_of
@@ -144,22 +143,12 @@ def tried(tiles: Any, subject: Subject, judge: Judge) -> dict[str, Kernel]:
         launch(kernel, cut, programs, tensors, rows, **sizes)
         found[asked.name] = judge(tiles, asked, before)
 
-    with _replaced(tiles, launch=watched, tuned=dict, CHOSEN={}, COMPILED={}):  # nothing that was found before
+    with replaced(tiles, launch=watched, tuned=dict, CHOSEN={}, COMPILED={}):  # nothing that was found before
         results = [x for x in tree_leaves(subject()[0]) if isinstance(x, torch.Tensor)]
         torch.autograd.grad(results, subject.arguments, [torch.ones_like(x) for x in results], allow_unused=True)
         with torch.no_grad():  # which keeps nothing, by kernels of its own
             subject()
     return found
-
-
-@contextmanager
-def _replaced(module: Any, **values: Any) -> Iterator[None]:
-    before = {name: getattr(module, name) for name in values}
-    vars(module).update(values)
-    try:
-        yield
-    finally:
-        vars(module).update(before)
 
 
 def judged(tiles: Any, asked: Any, before: tuple[Any, ...], clock: Clock) -> Kernel:

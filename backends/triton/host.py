@@ -76,7 +76,15 @@ def _cut(w: Writer) -> str:
     for what, axes in (("split", launch.split), ("walked", launch.walked)):
         if own := [word(a) for a in axes if word(a) in w.blocks]:
             parts.append(f"{what}={_tuple([repr(a) for a in own])}".replace("'", '"'))
+    if own := [a for a in launch.split if word(a) in w.blocks]:
+        without = [[str(i) for i, name in enumerate(w.pointers) if not _has(w.leaves[name], a)] for a in own]
+        parts.append(f"lacking={_tuple([_tuple(places) for places in without])}")
     return f"{launch.name}_cut = tiles.Cut({', '.join(parts)})\n"
+
+
+def _has(leaf: Expr, axis: str) -> bool:
+    """Whether a tensor has an axis, or another of its length by which it is read."""
+    return ops.base(axis) in {ops.base(a) for a in leaf.axes}
 
 
 def _tuple(items: list[str]) -> str:

@@ -354,11 +354,13 @@ LARGEST, SMALLEST_BLOCK, MOST = 4096, 16, 128  # numbers of a tile, of a block a
 
 
 class Cut(NamedTuple):
-    """How a kernel's tiles lie: the axes of each, and the axes that go in blocks, those whose blocks are programs first."""
+    """How a kernel's tiles lie: the axes of each, and the axes that go in blocks, those whose blocks are programs first. lacking: for each
+    of those the places of the tensors that do not have it, which the programs of all blocks read."""
 
     shapes: tuple[tuple[str, ...], ...]
     split: tuple[str, ...] = ()
     walked: tuple[str, ...] = ()
+    lacking: tuple[tuple[int, ...], ...] = ()
 
 
 # How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved, the least warps. The first of
@@ -414,11 +416,10 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         compiled[programs * blocks, 1, 1](*tensors, *([rows.table] if known.p_rows else ()), *counts, *constants)
         return
     asked = asked_for(kernel, cut, programs, tensors, rows, sizes)
-    chosen_key = id(kernel), at, rows.dtype, asked.lengths
-    if chosen_key not in CHOSEN:
-        CHOSEN[chosen_key] = chosen(asked)
-    compiled = asked.run(CHOSEN[chosen_key])
-    blocks, options = asked.blocks_and_options(*CHOSEN[chosen_key])
+    if asked.key not in CHOSEN:
+        CHOSEN[asked.key] = chosen(asked)
+    compiled = asked.run(CHOSEN[asked.key])
+    blocks, options = asked.blocks_and_options(*CHOSEN[asked.key])
     if plain and compiled is not None and programs * blocks < INT32:
         COMPILED[key] = compiled, blocks, [options[n] if n in options else asked.given[n] for n in known.constants]
 
@@ -475,6 +476,18 @@ class Asked(NamedTuple):
         names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(self.dtype) or exact())) if name in self.kernel.arg_names}
         options = {**names, "num_warps": min(max(warps, least), most_warps(target(), TRITON))}
         return blocks, {**options, **({"num_stages": stages} if stages else {})}
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """By which its way is kept."""
+        return id(self.kernel), device(), self.dtype, self.lengths
+
+    def again(self, way: Way) -> int:
+        """The bytes that programs of other blocks read again, if a tensor without an axis is read by those of all of its blocks."""
+        (b, _, _), n = plan(self.cut, self.lengths, way[1]), dict(self.lengths)
+        blocks = [-(-n[axis] // b[f"b_{axis}"]) for axis in self.cut.split]
+        reads = [prod(n for n, lacking in zip(blocks, self.cut.lacking, strict=False) if i in lacking) for i in range(len(self.tensors))]
+        return sum((count - 1) * x.nbytes for count, x in zip(reads, self.tensors, strict=True))
 
     def compiled(self, way: Way) -> Any:
         blocks, options = self.blocks_and_options(*way)

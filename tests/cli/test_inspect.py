@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 B, T, H, D = 2, 70, 3, 16
 SMALL = ("-B", str(B), "-T", str(T), "-H", str(H), "-s", f"K={D}", "-s", f"V={D}", "--chunk-size", "16")
 ROWS = B * T * H
-PHASE = {"triton", "torch", "bytes", "ideal", "flops"}
-NEEDS = {"grid", "warps", "stages", "registers", "stack", "spills", "shared", "products"}
+PHASE = {"triton", "torch", "bytes", "again", "ideal", "flops"}
+NEEDS = {"grid", "warps", "stages", "registers", "stack", "spills", "shared", "products", "again"}
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,27 @@ def test_the_table(launched: list[tuple[str, int]]) -> None:
     assert result.exit_code == 0 and not result.stderr, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == f"linear_attention, chunkwise, for sm_80: {T} tokens, batch {B}, heads {H}, K = {D}, V = {D}, bf16"
-    assert lines[1].split()[:4] == ["phase", "kernel", "kind", "grid"] and lines[1].endswith("bytes")
+    assert lines[1].split()[:4] == ["phase", "kernel", "kind", "grid"] and lines[1].split()[-2:] == ["bytes", "again"]
     rows = [line.split() for line in lines[2:]]
     assert {name for name, _ in launched} <= {word for row in rows for word in row[:2]}
-    summed = [re.match(r"(\w+): (\d+) launches, (\d+) of kernels and (\d+) of PyTorch; ([\d,]+) bytes, ", line) for line in lines[-4:-2]]
+    summed = [re.match(r"(\w+): (\d+) launches, (\d+) of kernels and (\d+) of PyTorch; ([\d,]+) bytes, ", line) for line in lines[-5:-3]]
     assert [m and m[1] for m in summed] == ["forward", "backward"]
     assert sum(int(m[3]) for m in summed if m) == len(launched)
     assert all(m and int(m[2]) == int(m[3]) + int(m[4]) for m in summed)
+
+
+@pytest.mark.slow
+def test_what_programs_of_other_blocks_read_again() -> None:
+    """A loop over the chunks of a head has a program for each block of values: all read every query and key, and which tokens there are."""
+    data = document("linear_attention", "--target", "sm_90", "--form", "chunkwise", "-T", "256", "-s", "K=128", "-s", "V=128")
+    forward, backward = (next(k for k in data["kernels"] if k["name"] == name) for name in ("_forward_kept_1", "_backward_1"))
+    blocks = forward["grid"][0]
+    assert blocks > 1 and backward["grid"][0] == blocks
+    width = 2 * 128
+    assert forward["again"] >= (blocks - 1) * 2 * width and backward["again"] >= (blocks - 1) * 2 * width
+    assert forward["again"] < (blocks - 1) * 3 * width  # not the values, nor the results
+    assert data["forward"]["again"] == pytest.approx(forward["again"])
+    assert next(k["again"] for k in data["kernels"] if k["name"] == "_backward_2") == 0  # a program has a whole chunk
 
 
 @pytest.mark.slow
