@@ -21,12 +21,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import exp, log
 from typing import Any
 
 import torch
 from check_gpu import in_graph, milliseconds
-from compare_launches import CASES, PEER, SCALE, STEPS, Case
+from compare_launches import CASES, PEER, SCALE, Case
 from torch import Tensor
 
 import seqc
@@ -50,6 +51,7 @@ def as_scalar_decay(x: Tensor, B: Tensor, C: Tensor, dt: Tensor, A_log: Tensor, 
 ROWS = {
     **{name: case for name, case in CASES.items() if name != "gated_deltaproduct"},
     "gated_deltaproduct": CASES["gated_deltaproduct"],
+    "gated_deltaproduct, n = 3": replace(CASES["gated_deltaproduct"], keywords={**SCALE, "num_householder": 3}),
     "mamba2": Case("mamba2", "simple_gla.chunk_simple_gla", as_scalar_decay, SCALE),
 }
 
@@ -57,7 +59,8 @@ ROWS = {
 def lengths_of(name: str, D: int) -> dict[str, int]:
     if name == "mamba2":
         return {"N": D, "P": D}
-    return {"K": D, "V": D, **({"n": STEPS} if name == "gated_deltaproduct" else {})}
+    steps = ROWS[name].keywords.get("num_householder")
+    return {"K": D, "V": D, **({"n": steps} if steps else {})}
 
 
 def both(call: Callable[..., Any], arguments: tuple[Tensor, ...]) -> tuple[Step, Step]:
