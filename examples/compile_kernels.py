@@ -34,6 +34,7 @@ from seqc.terminal import Terminal
 SPECS = Path(__file__).parents[1] / "specs"
 SIZES = (64, 128, 256)
 INNER = 64  # of memories that are networks
+HOW = ("plan", "LARGEST", "WAYS", "INSTEAD", "Asked", "chosen", "fits", "spilled", "exact", "most_warps", "MISCOMPILED")
 WORD = re.compile(r"\w+")
 HEAD = "| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|"
 
@@ -49,19 +50,25 @@ def asked(name: str) -> list[dict[str, int]]:
 
 
 def forms_of(name: str) -> dict[str, str]:
-    """The forms with kernels, and a digest of each one's text: its own, and what of the functions of tiles it calls."""
+    """The forms with kernels, and a digest of what decides how each one's are compiled: their text, the functions of tiles that they call,
+    and how lengths of blocks, stages and warps are found."""
     package = seqc.load(name, backend="triton")
     there = Path(package.__file__).parent
-    tiles = parts((there / "triton_tiles.py").read_text())
-    texts = {form: (there / f"triton_{form}.py").read_text() for form in package.MANIFEST["triton"]["forms"]}
-    return {form: sha256("".join([text, *called(text, tiles)]).encode()).hexdigest()[:16] for form, text in texts.items()}
+    tiles, launching = (parts((there / f"triton_{module}.py").read_text()) for module in ("tiles", "launching"))
+    found = {}
+    for form in package.MANIFEST["triton"]["forms"]:
+        kernels = [part for part in parts((there / f"triton_{form}.py").read_text()).values() if part.startswith(("@triton.jit", "_"))]
+        text = "".join([*(launching[x] for x in HOW), *kernels])
+        found[form] = sha256("".join([text, *called(text, tiles)]).encode()).hexdigest()[:16]
+    return found
 
 
 def parts(text: str) -> dict[str, str]:
     """What a module defines, by name."""
     found = {}
     for node in ast.parse(text).body:
-        names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else [getattr(node, "name", "")]
+        targets = [n for t in node.targets for n in ast.walk(t)] if isinstance(node, ast.Assign) else []
+        names = [t.id for t in targets if isinstance(t, ast.Name)] or [getattr(node, "name", "")]
         found |= dict.fromkeys(names, ast.unparse(node))
     return found
 

@@ -156,7 +156,7 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
     from seqc.backends.triton.dry import NotCompiled, forward_and_backward  # imports torch and triton
 
     sizes, heads = subject.sizes, subject.heads
-    tiles = import_module(f"{subject.package.__name__}.triton_tiles")
+    gpu = import_module(f"{subject.package.__name__}.triton_launching")
     forms = list[str]()
 
     def called() -> tuple[Any, ...]:
@@ -167,7 +167,7 @@ def inspected(t: Terminal, spec: str, checked: Checked, options: Options, call: 
     try:
         with t.progress(f"compiling the kernels of {checked.model.name} for {target.name} ..."), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="triton")  # of what a later version will do
-            with _read_again(tiles) as again:
+            with _read_again(gpu) as again:
                 found = forward_and_backward(target, called, subject.arguments)
     except NotCompiled as error:
         raise not_compiled(error.kernel, error.reason, target) from None
@@ -266,17 +266,17 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _read_again(tiles: Any) -> Iterator[list[int]]:
-    """Of each launch of a kernel the bytes that are read again. tiles: a package's module of that name."""
-    found, launch = list[int](), tiles.launch
+def _read_again(gpu: Any) -> Iterator[list[int]]:
+    """Of each launch of a kernel the bytes that are read again. gpu: a package's module for launches."""
+    found, launch = list[int](), gpu.launch
 
     def watched(kernel: Any, cut: Any, programs: int, tensors: tuple[Any, ...], rows: Any, **sizes: int) -> None:
         launch(kernel, cut, programs, tensors, rows, **sizes)
         if programs:
-            asked = tiles.asked_for(kernel, cut, programs, tensors, rows, sizes)
-            found.append(asked.again(tiles.CHOSEN[asked.key]))
+            asked = gpu.asked_for(kernel, cut, programs, tensors, rows, sizes)
+            found.append(asked.again(gpu.CHOSEN[asked.key]))
 
-    with replaced(tiles, launch=watched):
+    with replaced(gpu, launch=watched):
         yield found
 
 

@@ -29,7 +29,7 @@ from seqc.timing import Clock, clock_of
 RUNS = 10  # of a way, the median of which counts
 TOLERANCE = {2: 1e-2, 4: 1e-4}  # of a tensor, by the bytes of the factors: the root of the summed squares of what differs, of its own
 Way = tuple[int, int, int]
-Judge = Callable[[Any, Any, tuple[Any, ...]], "Kernel"]  # the module of tiles, a launch, the launch's tensors as they were before it
+Judge = Callable[[Any, Any, tuple[Any, ...]], "Kernel"]  # the package's module for launches, a launch, its tensors as they were before it
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def tune(t: Terminal, spec: str, checked: Checked, options: Options, call: Call,
     forms = (call.form,) if call.form else tuple(first.package.MANIFEST["triton"]["forms"])
     home = Path(first.package.__file__).parent
     place = _same_package(home, folder or home, first.package.MANIFEST["triton"]["forms"])
-    tiles = import_module(f"{first.package.__name__}.triton_tiles")
+    gpu = import_module(f"{first.package.__name__}.triton_launching")
     found: dict[str, Kernel] = {}
     for form in forms:
         with t.progress(f"trying the kernels of {form} ..."):
-            found |= _by_compiler(tiles, replace(first, form=form), call) if call.target else _by_clock(tiles, replace(first, form=form))
-    path = place / f"triton_tiles{tiles.TUNED}"
+            found |= _by_compiler(gpu, replace(first, form=form), call) if call.target else _by_clock(gpu, replace(first, form=form))
+    path = place / f"triton_launching{gpu.TUNED}"
     _write(path, {name: k.way for name, k in found.items()})
-    tiles.tuned.cache_clear()
-    tiles.CHOSEN.clear()
-    tiles.COMPILED.clear()  # a call in this process takes what was found
+    gpu.tuned.cache_clear()
+    gpu.CHOSEN.clear()
+    gpu.COMPILED.clear()  # a call in this process takes what was found
     return Tuned(checked.model.name, forms, tuple(found.values()), str(path))
 
 
@@ -109,41 +109,41 @@ def _same_package(home: Path, folder: Path, forms: list[str]) -> Path:
 # --- Trying --------------------------------------------------------------------------------------------------------------
 
 
-def _by_compiler(tiles: Any, subject: Subject, call: Call) -> dict[str, Kernel]:
+def _by_compiler(gpu: Any, subject: Subject, call: Call) -> dict[str, Kernel]:
     from seqc.backends.triton.dry import NotCompiled, dry
 
     target = target_of(call.target)
     try:
         with dry(target), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="triton")  # of what a later version will do
-            return tried(tiles, subject, lambda tiles, asked, before: Kernel(asked.name, *(tiles.chosen(asked),) * 2))
+            return tried(gpu, subject, lambda gpu, asked, before: Kernel(asked.name, *(gpu.chosen(asked),) * 2))
     except NotCompiled as error:
         raise not_compiled(error.kernel, error.reason, target) from None
 
 
-def _by_clock(tiles: Any, subject: Subject) -> dict[str, Kernel]:
+def _by_clock(gpu: Any, subject: Subject) -> dict[str, Kernel]:
     clock = clock_of("cuda")
-    return tried(tiles, subject, lambda tiles, asked, before: judged(tiles, asked, before, clock))
+    return tried(gpu, subject, lambda gpu, asked, before: judged(gpu, asked, before, clock))
 
 
-def tried(tiles: Any, subject: Subject, judge: Judge) -> dict[str, Kernel]:
+def tried(gpu: Any, subject: Subject, judge: Judge) -> dict[str, Kernel]:
     """What is judged of each kernel, by its name, when it is first launched by a call forward and backward."""
     import torch
     from torch.utils._pytree import tree_leaves
 
     found: dict[str, Kernel] = {}
-    launch = tiles.launch
+    launch = gpu.launch
 
     def watched(kernel: Any, cut: Any, programs: int, tensors: tuple[Any, ...], rows: Any, **sizes: int) -> None:
-        asked = tiles.asked_for(kernel, cut, programs, tensors, rows, sizes) if programs else None
+        asked = gpu.asked_for(kernel, cut, programs, tensors, rows, sizes) if programs else None
         if asked is None or asked.name in found:
             launch(kernel, cut, programs, tensors, rows, **sizes)
             return
         before = tuple(x.clone() for x in tensors)
         launch(kernel, cut, programs, tensors, rows, **sizes)
-        found[asked.name] = judge(tiles, asked, before)
+        found[asked.name] = judge(gpu, asked, before)
 
-    with replaced(tiles, launch=watched, tuned=dict, CHOSEN={}, COMPILED={}):  # nothing that was found before
+    with replaced(gpu, launch=watched, tuned=dict, CHOSEN={}, COMPILED={}):  # nothing that was found before
         results = [x for x in tree_leaves(subject()[0]) if isinstance(x, torch.Tensor)]
         torch.autograd.grad(results, subject.arguments, [torch.ones_like(x) for x in results], allow_unused=True)
         with torch.no_grad():  # which keeps nothing, by kernels of its own
@@ -151,15 +151,15 @@ def tried(tiles: Any, subject: Subject, judge: Judge) -> dict[str, Kernel]:
     return found
 
 
-def judged(tiles: Any, asked: Any, before: tuple[Any, ...], clock: Clock) -> Kernel:
+def judged(gpu: Any, asked: Any, before: tuple[Any, ...], clock: Clock) -> Kernel:
     """The fastest way of a kernel whose launch is done, of those with the same results; its tensors are left as they are."""
     done = tuple(x.clone() for x in asked.tensors)
-    default, wrong = tiles.chosen(asked), []
+    default, wrong = gpu.chosen(asked), []
     different, times = dict[str, Way](), dict[Way, float]()
-    for way in (default, *tiles.WAYS, *tiles.INSTEAD):
+    for way in (default, *gpu.WAYS, *gpu.INSTEAD):
         different.setdefault(repr(asked.blocks_and_options(*way)), way)
     for way in different.values():
-        if tiles.device() >= 0 and not tiles.fits(asked.compiled(way)):
+        if gpu.device() >= 0 and not gpu.fits(asked.compiled(way)):
             continue
         _copy(asked.tensors, before)
         asked.run(way)

@@ -47,7 +47,8 @@ LAYERS = (
 COPIED = (*(name.removesuffix(".py") for name in FILES), "triton_rows")
 RUNTIME = tuple(f"seqc.backends.torch.{name}" for name in COPIED)
 DRY = tuple(f"seqc.backends.triton.{name}" for name in ("binaries", "dry", "operations"))  # it runs host code without a GPU
-TORCH = (*RUNTIME, *DRY, "seqc.backends.triton.tiles", "seqc.bench", "seqc.timing", "seqc.tuning")  # which time what the packages compute
+COPIES = ("seqc.backends.triton.tiles", "seqc.backends.triton.launching")
+TORCH = (*RUNTIME, *DRY, *COPIES, "seqc.bench", "seqc.timing", "seqc.tuning")  # which time what the packages compute
 HEAVY = ("torch", "triton", "sympy", "networkx")
 GRAPHS = ("seqc.backends.triton.parts",)  # which imports networkx where it cuts a kernel
 # One form may build on another where it takes over its refusals; what stages forms share.

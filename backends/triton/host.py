@@ -79,7 +79,7 @@ def _cut(w: Writer) -> str:
     if own := [a for a in launch.split if word(a) in w.blocks]:
         without = [[str(i) for i, name in enumerate(w.pointers) if not _has(w.leaves[name], a)] for a in own]
         parts.append(f"lacking={_tuple([_tuple(places) for places in without])}")
-    return f"{launch.name}_cut = tiles.Cut({', '.join(parts)})\n"
+    return f"{launch.name}_cut = gpu.Cut({', '.join(parts)})\n"
 
 
 def _has(leaf: Expr, axis: str) -> bool:
@@ -92,7 +92,7 @@ def _tuple(items: list[str]) -> str:
 
 
 def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
-    namer, narrow = Namer(("tl", "tiles", "triton", "launch", "rows", "solver")), _narrow(s)
+    namer, narrow = Namer(("tl", "tiles", "gpu", "triton", "launch", "rows", "solver")), _narrow(s)
     names = {leaf.name: namer(leaf.name) for leaf in s.program.inputs if leaf.name != VALID}
     types = dict.fromkeys(s.results, "rows.result")
     if s.like_inputs:
@@ -100,7 +100,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
         types |= {r: f"{names[leaf.name]}.dtype" for r, leaf in zip(s.results, arguments, strict=False)}
     body, own, each = list[str](), iter(writers), _each(s)
     read = {n.name for w in writers for v in w.launch.values for n in walk(v) if n.op.name == "var"}
-    types |= {own_each: f"{types[whole]} if {_one_head(s, whole, sizes)} else tiles.FULL" for own_each, whole in each.items()}
+    types |= {own_each: f"{types[whole]} if {_one_head(s, whole, sizes)} else gpu.FULL" for own_each, whole in each.items()}
     last = _last_states(s)
     over = {name: i for i, name in enumerate(last) if _overwrites(s, name)}
 
@@ -118,7 +118,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
                 body.append(f"{indent}{names[leaf.name]} = {made}")
         tensors = _tuple([names[t] for t in w.pointers])
         lengths = "".join(f", n_{word}=n_{word}" for word in w.lengths)
-        body.append(f"{indent}tiles.launch({w.kernel}, {w.kernel}_cut, {_programs(launch, sizes)}, {tensors}, rows{lengths})")
+        body.append(f"{indent}gpu.launch({w.kernel}, {w.kernel}_cut, {_programs(launch, sizes)}, {tensors}, rows{lengths})")
 
     for x in s.launches:
         if isinstance(x, Launch):
@@ -147,7 +147,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
     if VALID not in {i.name for i in s.program.inputs}:
         lines = [lines[0].replace("):", ", rows):")]
     lines += _lengths(s, names, sizes, "\n".join(body))
-    lines += [f"    {given}{',' if len(tensors) == 1 else ''} = tiles.contiguous({given})"] if tensors else []
+    lines += [f"    {given}{',' if len(tensors) == 1 else ''} = gpu.contiguous({given})"] if tensors else []
     lines += [f"    {line}" for line in body]
     iterates = any(isinstance(x, Iteration) for x in s.launches)
     lines.append(f"    return {_tuple([*(names[n] for n in (*s.results, *s.kept)), *(['solver'] if iterates else [])])}")
@@ -156,7 +156,7 @@ def _host(name: str, s: Setting, writers: list[Writer], sizes: Sizes) -> str:
 
 def _shapes(name: str, s: Setting, sizes: Sizes) -> str:
     """The function that makes what is kept, and computes nothing: compilers ask for the shapes."""
-    namer = Namer(("tl", "tiles", "triton", "launch", "rows"))
+    namer = Namer(("tl", "tiles", "gpu", "triton", "launch", "rows"))
     names = {leaf.name: namer(leaf.name) for leaf in s.program.inputs if leaf.name != VALID}
     place = flat(s.launches)[0].place
     made = [_tensor(s.leaves[n], "rows.dtype" if narrow else "", place, sizes) for n, narrow in s.kept.items()]
@@ -169,7 +169,7 @@ def _shapes(name: str, s: Setting, sizes: Sizes) -> str:
 
 def _tensor(leaf: Expr, dtype: str, place: str, sizes: Sizes, native: bool = False) -> str:
     """The call that makes the tensor of a value."""
-    return f"tiles.made(rows, {_shape(leaf, native, place, sizes)}{f', {dtype}' if dtype else ''})"
+    return f"gpu.made(rows, {_shape(leaf, native, place, sizes)}{f', {dtype}' if dtype else ''})"
 
 
 def _each(s: Setting) -> dict[str, str]:

@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 import seqc  # noqa: E402
-from seqc.backends.triton import tiles  # noqa: E402
+from seqc.backends.triton import launching, tiles  # noqa: E402
 from seqc.backends.triton.dry import Launch, NotCompiled, dry, forward_and_backward  # noqa: E402
 from seqc.backends.triton.operations import Operations, size  # noqa: E402
 from seqc.backends.triton.targets import TARGETS  # noqa: E402
@@ -105,7 +105,7 @@ def test_spills() -> None:
         kernel = product[(1,)](x, x, torch.empty(64, 64), b=64, num_warps=1, maxnreg=48)
         (launch,) = launches
         assert launch.binary is not None and launch.binary.registers <= 48 and launch.binary.stack > 0 and launch.binary.spills > 0
-        assert tiles.spilled(kernel) == launch.binary.stack // 4
+        assert launching.spilled(kernel) == launch.binary.stack // 4
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.
     def needed(x: torch.Tensor, n: int, count: int) -> int:
         """How often Triton was asked for a kernel."""
         del looked[:]
-        tiles.launch(counted, tiles.Cut((("j",),)), 1, (x, x), rows, n_B=count, n_j=n)
+        launching.launch(counted, launching.Cut((("j",),)), 1, (x, x), rows, n_B=count, n_j=n)
         return len(looked)
 
     with dry(TARGETS["sm_90"]) as launches:
@@ -145,8 +145,8 @@ def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.
         assert needed(x[1:], 64, 3) == 1 and needed(x[:64], 64, 2**31) == 1 and needed(x[:64], 64, 3) == 0
         assert needed(x[:64], 16, 2**31) == 2 and needed(x[:64], 16, 3) == 1 and needed(x[:64], 16, 3) == 0
         assert needed(torch.empty(2**29), 64, 3) == 1  # AMD's kernels have other instructions for less than 2 GiB
-        tiles.launch(product, tiles.Cut(()), 1, (half, half, other), rows, b=16)  # a kernel without counts
-        tiles.launch(product, tiles.Cut(()), 1, (half, half, other), rows, b=16)
+        launching.launch(product, launching.Cut(()), 1, (half, half, other), rows, b=16)  # a kernel without counts
+        launching.launch(product, launching.Cut(()), 1, (half, half, other), rows, b=16)
     assert [x.name for x in launches if x.binary] == [*["counted"] * 13, *["product"] * 2]
     assert [x.bytes for x in launches if x.binary] == [256, 256, 256, 256, 128, *[256] * 7, 2**31, 384, 384]
 
@@ -158,7 +158,7 @@ def test_a_launch_takes_what_fits() -> None:
     found = {}
     for kib in (1024, 60, 30, 1):
         with dry(replace(TARGETS["sm_80"], shared=kib * 1024)) as launches:
-            tiles.launch(in_tiles, tiles.Cut((("j", "j"),), split=("j",)), 1, (x, x, x), rows, n_k=256, n_j=128)
+            launching.launch(in_tiles, launching.Cut((("j", "j"),), split=("j",)), 1, (x, x, x), rows, n_k=256, n_j=128)
         (launch,) = launches
         assert launch.binary is not None
         found[kib] = (launch.stages, launch.binary.shared <= kib * 1024, launch.grid[0])
@@ -199,15 +199,15 @@ class Spilling:
 
 
 def test_a_kernel_that_spills_is_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "device", lambda: 0)
-    monkeypatch.setattr(tiles, "most_warps", lambda *_: 8)
-    monkeypatch.setattr(tiles, "fits", lambda kernel: kernel.n_spills >= 0)
+    monkeypatch.setattr(launching, "device", lambda: 0)
+    monkeypatch.setattr(launching, "most_warps", lambda *_: 8)
+    monkeypatch.setattr(launching, "fits", lambda kernel: kernel.n_spills >= 0)
     monkeypatch.setattr(triton, "JITFunction", Spilling)
 
     def chosen(spills: dict[tuple[int, int], int]) -> tuple[object, ...]:
         kernel = Spilling(spills)
-        asked = tiles.Asked(kernel, tiles.Cut((("j", "j"),), split=("j", "j")), 2, (), (("j", 128),), torch.float32, {})
-        blocks, options = asked.blocks_and_options(*tiles.chosen(asked))
+        asked = launching.Asked(kernel, launching.Cut((("j", "j"),), split=("j", "j")), 2, (), (("j", 128),), torch.float32, {})
+        blocks, options = asked.blocks_and_options(*launching.chosen(asked))
         return blocks, options["b_j"], options["num_warps"], len({*kernel.tried})
 
     assert chosen({(64, 8): 0}) == (4, 64, 8, 1)
@@ -220,8 +220,8 @@ def test_a_kernel_that_spills_is_tried_in_other_ways(monkeypatch: pytest.MonkeyP
 
 def test_blocks_of_a_tile_of_many_axes_are_as_short_as_it_needs() -> None:
     """A tile of 64 tokens, 16 levels and blocks of 16 keys and 16 values would have four times as many numbers as there are registers."""
-    cut = tiles.Cut((("t", "L", "K", "V"),), walked=("K", "V"))
-    lengths, _, _ = tiles.plan(cut, (("t", 64), ("L", 16), ("K", 64), ("V", 64)))
+    cut = launching.Cut((("t", "L", "K", "V"),), walked=("K", "V"))
+    lengths, _, _ = launching.plan(cut, (("t", 64), ("L", 16), ("K", 64), ("V", 64)))
     assert lengths == {"b_t": 64, "b_L": 16, "b_K": 16, "b_V": 1}
 
 

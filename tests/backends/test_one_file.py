@@ -125,7 +125,7 @@ def test_stands_alone_and_leaves_triton_for_later(tmp_path: Path) -> None:
     outer = {name for node in tree.body for name in imported(node) if isinstance(node, (ast.Import, ast.ImportFrom))}
     assert {"torch"} < outer and all(n == "torch" or n in sys.stdlib_module_names for n in outer)
     late = [s for s in tree.body if isinstance(s, ast.FunctionDef) and "triton" in {n for node in ast.walk(s) for n in imported(node)}]
-    assert [s.name for s in late] == ["triton_tiles", "triton_chunkwise", "triton_recurrent"]
+    assert [s.name for s in late] == ["triton_launching", "triton_tiles", "triton_chunkwise", "triton_recurrent"]
     assert text.count("@triton.jit") > 10 and text == single_file(reversed(made.files))
     (tmp_path / "retnet.py").write_text(text, "utf-8")
     code = "import torch, retnet; x = torch.rand(1, 3, 1, 4); print(retnet.retnet(x, x, x)[0].shape, 'tl' in vars(retnet))"

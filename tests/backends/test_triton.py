@@ -117,14 +117,14 @@ def test_entries_of_a_unit_matrix_in_a_loop() -> None:
 
 def test_what_heads_share_is_summed_in_float32(text_of: Callable[[str], str]) -> None:
     """A sum over all tokens that the heads of a group add up afterwards, or hand on where each has its own."""
-    assert "out_d_W_each = tiles.made(rows, (n_H, n_V, n_K))\n" in text_of("group_params")
+    assert "out_d_W_each = gpu.made(rows, (n_H, n_V, n_K))\n" in text_of("group_params")
 
 
 def test_gradients_of_params_are_written_in_their_type(text_of: Callable[[str], str]) -> None:
     """The sums of each chunk are float32, and the kernel that adds them up writes what the caller gets."""
     text = text_of("rwkv7")
-    assert "out_d_bonus_each = tiles.made(rows, (rows.places, n_H, n_K))\n" in text
-    assert "out_d_bonus = tiles.made(rows, (n_H, n_K), bonus.dtype)\n" in text
+    assert "out_d_bonus_each = gpu.made(rows, (rows.places, n_H, n_K))\n" in text
+    assert "out_d_bonus = gpu.made(rows, (n_H, n_K), bonus.dtype)\n" in text
 
 
 @pytest.mark.parametrize("name", ("gated_deltanet", "group_params"))
@@ -180,7 +180,7 @@ def test_where_a_program_is_cut_changes_no_result(tmp_path: Path) -> None:
 
 
 def test_versions_of_triton_that_miscompile_get_fewer_warps() -> None:
-    from seqc.backends.triton.tiles import most_warps
+    from seqc.backends.triton.launching import most_warps
 
     hopper, blackwell = ("cuda", 90), ("cuda", 100)
     assert [most_warps(hopper, v) for v in ((3, 6, 0), (3, 7, 0), (3, 7, 1), (3, 9, 0))] == [4, 4, 8, 8]

@@ -31,7 +31,7 @@ from test_printed_ops import BATCHES, LEADS, MASKS, UNPRINTED, decayed_operands,
 from seqc import compiler  # noqa: E402
 from seqc.analysis.chain import Refusal  # noqa: E402
 from seqc.backends.torch.triton_rows import Rows  # noqa: E402
-from seqc.backends.triton import cuts, launches, parts, tiles  # noqa: E402
+from seqc.backends.triton import cuts, launches, launching, parts, tiles  # noqa: E402
 from seqc.backends.triton.package import HEAD, functions  # noqa: E402
 from seqc.emit.write import write_package  # noqa: E402
 from seqc.ir.execute import execute  # noqa: E402
@@ -113,7 +113,8 @@ def ops_one_by_one(folder: Path) -> None:
     """Every op's examples, as tiles alone and in a grid of sequences and heads that some leaves lack."""
     (folder / "ops").mkdir(parents=True)
     (folder / "ops" / "__init__.py").touch()
-    shutil.copy(Path(tiles.__file__), folder / "ops" / "triton_tiles.py")
+    for module in (launching, tiles):
+        shutil.copy(Path(module.__file__), folder / "ops" / f"triton_{Path(module.__file__).name}")
     import_package(folder / "ops", "triton_ops")
     for n, example in enumerate(EXAMPLES):
         for i, leads in enumerate((((),), *LEADS[1::2]) if example.leaves else (((),),)):
@@ -135,7 +136,8 @@ def decays(folder: Path) -> None:
     number."""
     (folder / "ops").mkdir(parents=True)
     (folder / "ops" / "__init__.py").touch()
-    shutil.copy(Path(tiles.__file__), folder / "ops" / "triton_tiles.py")
+    for module in (launching, tiles):
+        shutil.copy(Path(module.__file__), folder / "ops" / f"triton_{Path(module.__file__).name}")
     import_package(folder / "ops", "triton_ops")
     for kind, mask, count, extreme in product(("gram", "rows", "columns"), MASKS, (7, 16, 40), (0.1, 20.0)):
         x, y, out = (tuple(a for a in axes if a != BATCH) for axes in decayed_operands(kind, mask))
@@ -176,7 +178,7 @@ def one_op(
 
 def blocks_of(p: ModuleType, most: int) -> None:
     """No block is longer, though a tile could be."""
-    found = importlib.import_module(f"{p.__name__}.triton_tiles")
+    found = importlib.import_module(f"{p.__name__}.triton_launching")
     found.MOST, found.LARGEST = most, 1
 
 
@@ -253,7 +255,7 @@ def cut_otherwise(text: Path, folder: Path) -> None:
         apart = max(worst(found, loop), worst(gradients(found, c.arguments), gradients(loop, exact.arguments)))
         kernels = next(f.text for f in files if f.name == "triton_chunkwise.py")
         hosts = [part for part in kernels.split("\n\n\n") if part.startswith(("def forward(", "def backward("))]
-        print(json.dumps({"way": way, "launches": sum(h.count("tiles.launch(") for h in hosts), "apart": apart}), flush=True)
+        print(json.dumps({"way": way, "launches": sum(h.count("gpu.launch(") for h in hosts), "apart": apart}), flush=True)
 
 
 def keeps(name: str, folder: Path) -> None:

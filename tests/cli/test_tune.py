@@ -24,7 +24,7 @@ from seqc.tuning import Way, differs, judged
 
 run, document = partial(commands.run, "tune"), partial(commands.document, "tune")
 LAYER = ("linear_attention", "--form", "chunkwise", "-s", "K=16", "-s", "V=16", "--chunk-size", "16", "-T", "64")
-TUNED = "triton_tiles.tuned.json"
+TUNED = "triton_launching.tuned.json"
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def test_what_is_written_is_taken() -> None:
     assert all(name.startswith("cuda:90 ") and " bfloat16 " in name and "K=16" in name for name in ways)
 
     def inspected() -> dict[str, tuple[int, int]]:
-        tiles = import_module(f"{seqc.load('linear_attention', sizes=sizes, chunk_size=16, backend='triton').__name__}.triton_tiles")
-        tiles.tuned.cache_clear()
+        gpu = import_module(f"{seqc.load('linear_attention', sizes=sizes, chunk_size=16, backend='triton').__name__}.triton_launching")
+        gpu.tuned.cache_clear()
         found = commands.document("inspect", *LAYER, "--target", "sm_90")["kernels"]
         return {k["name"]: (k["stages"], k["warps"]) for k in found if k["kind"] == "triton"}
 
@@ -58,14 +58,14 @@ def test_what_is_written_is_taken() -> None:
     path.write_text(json.dumps({"ways": {name.replace("cuda:90", "cuda:80"): [1, 0, 8]}}))
     assert inspected() == before
     path.write_text('{"ways": {"a": 3, "b": [1, 2, 3]}}')
-    tiles = import_module(f"{seqc.load('linear_attention', sizes=sizes, chunk_size=16, backend='triton').__name__}.triton_tiles")
-    tiles.tuned.cache_clear()
+    gpu = import_module(f"{seqc.load('linear_attention', sizes=sizes, chunk_size=16, backend='triton').__name__}.triton_launching")
+    gpu.tuned.cache_clear()
     with pytest.raises(ValueError, match="holds no ways of kernels"):
-        tiles.tuned()
+        gpu.tuned()
     assert document(*LAYER, "--target", "sm_90")["kernels"]
     assert json.loads(path.read_text())["ways"] == ways  # of a file that is none of ours nothing is kept
     path.unlink()
-    tiles.tuned.cache_clear()
+    gpu.tuned.cache_clear()
 
 
 def test_a_package_of_its_own(own_folder: Path) -> None:
@@ -123,23 +123,23 @@ def clock(asked: Asked) -> Clock:
 
 
 def test_the_fastest_with_the_same_results_is_taken() -> None:
-    tiles = SimpleNamespace(WAYS=WAYS, INSTEAD=INSTEAD, device=lambda: -1, chosen=lambda asked: WAYS[0])
+    gpu = SimpleNamespace(WAYS=WAYS, INSTEAD=INSTEAD, device=lambda: -1, chosen=lambda asked: WAYS[0])
     takes = {(0, 0, 4): 3.0, (2, 0, 4): 2.0, (1, 1, 4): 1.0, (0, 0, 8): 4.0}
     before = (torch.arange(4.0), torch.zeros(4))
     for wrong, best in ((None, (1, 1, 4)), ((1, 1, 4), (2, 0, 4))):
         asked = Asked(takes, wrong)
         asked.run(WAYS[0])
-        found = judged(tiles, asked, before, clock(asked))
+        found = judged(gpu, asked, before, clock(asked))
         assert (found.way, found.default, found.ms, found.default_ms) == (best, (0, 0, 4), 1e3 * takes[best], 3e3)
         assert found.wrong == ((wrong,) if wrong else ()) and asked.tensors[1].tolist() == [0.0, 2.0, 4.0, 6.0]
     asked = Asked(takes, None, alike=(1, 1, 4))  # another name for what the default does: not tried again
     asked.run(WAYS[0])
-    assert judged(tiles, asked, before, clock(asked)).way == (2, 0, 4)
-    tiles = SimpleNamespace(**{**vars(tiles), "device": lambda: 0, "fits": lambda way: way[0] != 1})
+    assert judged(gpu, asked, before, clock(asked)).way == (2, 0, 4)
+    gpu = SimpleNamespace(**{**vars(gpu), "device": lambda: 0, "fits": lambda way: way[0] != 1})
     asked = Asked(takes, None)
     asked.compiled = lambda way: way  # type: ignore[attr-defined]
     asked.run(WAYS[0])
-    assert judged(tiles, asked, before, clock(asked)).way == (2, 0, 4)
+    assert judged(gpu, asked, before, clock(asked)).way == (2, 0, 4)
 
 
 def test_what_differs() -> None:
@@ -157,17 +157,17 @@ from seqc import tuning
 from seqc.tuning import judged, tried
 from importlib import import_module
 p = seqc.load("linear_attention", sizes={"K": 16, "V": 32}, chunk_size=16, backend="triton")
-tiles = import_module(p.__name__ + ".triton_tiles")
+gpu = import_module(p.__name__ + ".triton_launching")
 tuning.RUNS = 1
 torch.manual_seed(0)
 q, k, v = (torch.randn(1, 40, 2, n).requires_grad_() for n in (16, 16, 32))
 subject = Subject(p, "chunkwise", {}, 2, (q, k, v), (q, k, v))
 plain = subject()[0].detach()
-found = tried(tiles, subject, lambda *a: judged(*a, Clock(by_processor, 0)))
+found = tried(gpu, subject, lambda *a: judged(*a, Clock(by_processor, 0)))
 assert len(found) == 4 and all(k.ms > 0 and k.default_ms > 0 and not k.wrong for k in found.values()), found
-assert torch.equal(subject()[0].detach(), plain) and tiles.launch.__name__ == "launch"
-tiles.plan = (lambda plan: lambda *a: ({**plan(*a)[0], "b_V": 16}, *plan(*a)[1:]) if a[2:] == (2,) else plan(*a))(tiles.plan)
-found = tried(tiles, subject, lambda *a: judged(*a, Clock(by_processor, 0)))
+assert torch.equal(subject()[0].detach(), plain) and gpu.launch.__name__ == "launch"
+gpu.plan = (lambda plan: lambda *a: ({**plan(*a)[0], "b_V": 16}, *plan(*a)[1:]) if a[2:] == (2,) else plan(*a))(gpu.plan)
+found = tried(gpu, subject, lambda *a: judged(*a, Clock(by_processor, 0)))
 assert any((1, 2, 4) in k.wrong for k in found.values()), found  # blocks of which there are too few
 """
 
