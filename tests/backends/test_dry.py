@@ -165,7 +165,14 @@ def test_a_launch_takes_what_fits() -> None:
     assert found == {1024: (3, True, 2), 60: (2, True, 2), 30: (1, True, 4), 1: (1, False, 4)}
 
 
-def test_calls_alike_share_their_rows_and_others_do_not() -> None:
+class Cleared(dict[Any, Any]):
+    """What another thread clears as soon as something is in it."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def test_calls_alike_share_their_rows_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = seqc.load("linear_attention", backend="triton")
     rows = import_module(f"{layer.__name__}.triton_rows")
     signature, _ = layer.ops.OPERATOR.triton["chunkwise"]
@@ -182,6 +189,8 @@ def test_calls_alike_share_their_rows_and_others_do_not() -> None:
     others = (found(2, 64, torch.bfloat16), found(3, 65, torch.bfloat16), found(2, 65, torch.float32))
     assert len({id(made) for _, made in (first, *others)}) == 4
     assert not found(1, 65, torch.bfloat16, torch.tensor([0, 65]))[1].even
+    monkeypatch.setattr(rows, "CALLS", Cleared())
+    assert found(2, 65, torch.bfloat16)[1] is not first[1]
 
 
 class Spilling:
