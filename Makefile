@@ -44,7 +44,7 @@ kernels: $(VENV)/.dev
 	SEQC_EVERY_LAYER=1 $(BIN)/python -m pytest -n 2 tests/backends/test_triton.py tests/backends/test_peer_kernels.py tests/backends/test_one_file.py
 
 compiles: $(VENV)/.dev
-	$(BIN)/python examples/compile_kernels.py --records .compiled.jsonl
+	$(BIN)/python examples/compile_kernels.py --jobs $(JOBS) --records examples/compiled.jsonl
 
 random: $(VENV)/.dev
 	$(MAKE) --jobs 2 --keep-going random-0 random-1

@@ -2,7 +2,7 @@
 
     python examples/compile_kernels.py                        all layers, all targets, K = V = 64, 128, 256: hours
     python examples/compile_kernels.py gla --target sm_90     some of it
-    python examples/compile_kernels.py --records found.jsonl  a line for each form; of the same kernels it is read there
+    python examples/compile_kernels.py --records FILE.jsonl   a line for each form; of the same kernels it is read there
 
 Every form that has kernels, forward and backward, in bfloat16, at the default length of chunks. A layer with sizes K and V has them at
 64, 128 and 256, but its own K where features grow as the square of K; other layers have their own sizes, memories that are networks an
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from seqc.terminal import Terminal
 SPECS = Path(__file__).parents[1] / "specs"
 SIZES = (64, 128, 256)
 INNER = 64  # of memories that are networks
+FRESH = 40  # forms after which a process makes room for another: the compiler does not give its memory back
 HOW = ("plan", "LARGEST", "WAYS", "INSTEAD", "Asked", "chosen", "fits", "spilled", "exact", "most_warps", "MISCOMPILED")
 WORD = re.compile(r"\w+")
 HEAD = "| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|"
@@ -93,7 +95,7 @@ def compiled(one: dict[str, Any]) -> dict[str, Any]:
         said = inspected(Terminal("inspect", json=True, color="never"), name, checked, options, Call(one["target"], one["form"]))
     except Exception as error:  # whatever it is, it is what the table shows, and hours of others follow
         reason = error.diagnostics[0].message if isinstance(error, SpecError) else f"{type(error).__name__}: {error}"
-        return {**found, "failed": reason.split("\n")[0][:200]}
+        return {**found, "failed": reason.split("\n")[0][:200], "seconds": round(time.monotonic() - began, 1)}
     kernels = [k for k in said.kernels if k.kind == "triton"]
     beyond = [k.name for k in kernels if not k.fits]
     numbers = {what: max(getattr(k, what) or 0 for k in kernels) for what in ("registers", "stack", "shared")}
@@ -104,15 +106,15 @@ def compiled(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def key(record: dict[str, Any]) -> str:
-    return json.dumps([record[x] for x in ("layer", "form", "target", "sizes", "digest")])
+    return json.dumps([record[x] for x in ("layer", "form", "target", "sizes")])
 
 
 def every(layers: list[str], targets: list[str]) -> Iterator[dict[str, Any]]:
-    for name in layers:
-        for form, digest in forms_of(name).items():
+    forms = [(name, form, digest) for name in layers for form, digest in forms_of(name).items()]
+    for target in targets:
+        for name, form, digest in forms:
             for sizes in asked(name):
-                for target in targets:
-                    yield {"layer": name, "form": form, "target": target, "sizes": sizes, "digest": digest}
+                yield {"layer": name, "form": form, "target": target, "sizes": sizes, "digest": digest}
 
 
 def shown(record: dict[str, Any]) -> str:
@@ -129,22 +131,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("layers", nargs="*", metavar="LAYER")
     parser.add_argument("--target", action="append", choices=tuple(TARGETS))
-    parser.add_argument("--records", type=Path, help="a file of results, to which new ones are added")
+    parser.add_argument("--records", type=Path, help="a file of results: of the same kernels they are read there, others are added")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     layers = options.layers or sorted(p.stem for p in SPECS.glob("*.seq"))
     there: dict[str, dict[str, Any]] = {}
     if options.records and options.records.exists():
         there = {key(r): r for r in map(json.loads, options.records.read_text().splitlines())}
-    print(HEAD, flush=True)
-    failed = total = 0
-    for one in every(layers, options.target or list(TARGETS)):
-        record = there.get(key(one)) or compiled(one)
-        if options.records and key(one) not in there:
-            with options.records.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        print(shown(record), flush=True)
-        total, failed = total + 1, failed + ("failed" in record)
-    print(f"\n{failed} of {total} failed.")
+    asked_for = list(every(layers, options.target or list(TARGETS)))
+    missing = [one for one in asked_for if there.get(key(one), {}).get("digest") != one["digest"]]
+    with get_context("spawn").Pool(options.jobs, maxtasksperchild=FRESH) as pool:
+        for record in pool.imap_unordered(compiled, missing):
+            there[key(record)] = record
+            print(*(record[x] for x in ("layer", "form", "target", "sizes", "seconds")), file=sys.stderr, flush=True)
+            if options.records:
+                with options.records.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+    if options.records:  # one line for each, where kernels that changed had two
+        options.records.write_text("".join(json.dumps(there[k]) + "\n" for k in sorted(there)))
+    records = [there[key(one)] for one in asked_for]
+    failed = sum("failed" in r for r in records)
+    print("\n".join([HEAD, *map(shown, records), "", f"{failed} of {len(records)} failed."]))
     return 1 if failed else 0
 
 

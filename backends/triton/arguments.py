@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqc.analysis.chain import Refusal
 from seqc.backends.triton.writer import Env, Tile, Writer
 from seqc.ir.expr import Expr
-from seqc.ir.program import BATCH, GROUPS, HEADS
+from seqc.ir.program import BATCH, GROUPS, HEADS, LEAD
 from seqc.ir.rules import union
 
 
@@ -14,7 +14,8 @@ def within(w: Writer, e: Expr, arg: Expr, env: Env) -> Env:
     name, attr = e.op.name, e.attr
     if name == "rename":
         back = {new: old for old, new in attr}
-        if any((new in env) != (old in w.launch.lead) for old, new in attr):
+        first = (w.launch.place, *LEAD)  # what else the grid has was an axis of tiles like any other
+        if any((new in first) != (old in first) for old, new in attr):
             raise Refusal(f"an axis of a tile is renamed to one of the grid: {dict(attr)}", e)
         env = {back.get(a, a): i for a, i in env.items()}
     elif name == "spread":

@@ -13,7 +13,8 @@ from seqc.ir.program import BATCH, Equation, outer_of
 def print_launch(w: Writer) -> str:
     """The kernel's text, its decorator included."""
     launch = w.launch
-    env: dict[str, str] = {a: f"i_{w.sizes.word(a)}" for a in launch.grid}
+    same = {ops.base(a) for v in launch.values for n in walk(v) for a in n.axes if a not in launch.lead}  # of which a tile has another one
+    env: dict[str, str] = {a: w.namer(f"at_{w.sizes.word(a)}") if ops.base(a) in same else f"i_{w.sizes.word(a)}" for a in launch.grid}
     env |= {a: Block(w.namer(f"at_{w.sizes.word(a)}")) for a in launch.split}
     if launch.loop is None:
         orders = dict.fromkeys(tuple(a for a in launch.walked if a in e.value.axes) for e in launch.equations)

@@ -8,10 +8,11 @@ from functools import partial
 
 from seqc.backends.triton.cuts import Cuts, cut, decayed_kind, expanded, is_work, lost, made_before, sunk, words
 from seqc.backends.triton.loops import mixed, summed_later
-from seqc.backends.triton.micro import apart_in, in_rows, rows_of
+from seqc.backends.triton.micro import apart_in, in_rows, is_leaf, rows_of
 from seqc.backends.triton.micro import nodes as tiles
 from seqc.backends.triton.parts import parts
 from seqc.backends.triton.scales import scaled
+from seqc.backends.triton.wide import DIMENSIONS, is_wide, moved_apart, moves, summed_inside
 from seqc.ir import ops
 from seqc.ir.expr import Expr, substitute, walk
 from seqc.ir.program import (
@@ -33,8 +34,6 @@ from seqc.ir.program import (
 from seqc.ir.rules import union
 from seqc.passes.binary import binary_program, one_system_at_a_time
 from seqc.passes.phases import prune
-
-DIMENSIONS = 2  # of a tile, where axes can be had for the grid
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def launches(program: Program, lead: tuple[str, ...]) -> tuple[Program, tuple[La
     made = {e.name for e in (*here, *summed)}
     named = outputs | made & {n.name for n in walk(*(e.value for e in (*summed, *collected))) if n.op.name == "var"}
     every = sunk(_solved_once([*program.stages, *(Map(es) for es in (here, summed, collected) if es)]), named, lead)
-    stages = _prepared(every, lead, "@part")
+    stages = _prepared(moved_apart(summed_inside(every, lead), lead), lead, "@part")
     kept = {_first(u) for s in stages if isinstance(s, Solve) for u in s.unknowns}
     cuts = cut(stages, named | kept, lead)
     values = {e.value: e.name for s in program.stages if isinstance(s, Map) for e in s.equations}
@@ -165,7 +164,8 @@ def _with(found: list[Stage], more: list[Map], lead: tuple[str, ...]) -> list[St
     if isinstance(last, Map) and not {e.name for e in last.equations} & {n.name for n in walk(*roots(first)) if n.op.name == "var"}:
         both = (*last.equations, *first.equations)
         grids = [{_lead(e.value, lead) for e in m.equations} for m in (last, first)]
-        if not grids[0].isdisjoint(grids[1]) and len(parts(both, lead, "")) == 1:
+        apart = any(moves(e.value, lead) for e in last.equations) != any(moves(e.value, lead) for e in first.equations)
+        if not apart and not grids[0].isdisjoint(grids[1]) and len(parts(both, lead, "")) == 1:
             return [*found[:-1], Map(both), *rest]
     return [*found, *more]
 
@@ -205,13 +205,15 @@ def copied(program: Program) -> list[Equation]:
 
 
 def _cut(launch: Launch) -> Launch:
-    """The launch with those axes of the text in blocks along which nothing happens but sums.
+    """The launch with those axes of the text in blocks along which nothing happens but sums; tokens too, where tiles have three axes.
 
     Where nothing is summed and all that is work has the axis, blocks are programs. Else one program walks along it; not in a loop,
     whose state stays in registers whole.
     """
     nodes = list(tiles(launch.values))
     texts = dict.fromkeys(a for n in nodes for a in _tile(n, launch) if not a.startswith("@"))
+    if launch.loop is None and any(TOKENS in _tile(n, launch) and is_wide(n, launch.lead) for n in nodes):
+        texts |= {TOKENS: None}
     for axis in texts:
         if all(_passes(n, axis, launch.lead) for n in nodes):
             work = [n for n in nodes if is_work(n, launch.lead)]
@@ -231,8 +233,7 @@ def _thinned(launch: Launch) -> Launch:
         nodes = list(tiles(values))
         if max((len(_tile(n, launch)) for n in nodes), default=0) <= DIMENSIONS:
             return launch
-        free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if all(_passes(n, a, launch.lead) for n in nodes)]
-        free = [a for a in free if a not in rows and all(a in v.axes for v in values)]
+        free = [a for a in dict.fromkeys(a for v in values for a in _tile(v, launch)) if a not in rows and _one_by_one(launch, a)]
         if not free:
             return launch
         launch = replace(launch, grid=(*launch.grid, free[0]), lead=(*launch.lead, free[0]))
@@ -248,16 +249,42 @@ def _is_sum(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
     return sums and axis not in node.axes
 
 
+def _one_by_one(launch: Launch, axis: str) -> bool:
+    """Whether all values have an axis and nothing happens along it, nor along what its other names were."""
+    values, lead = launch.values, launch.lead
+    if any(axis not in v.axes for v in values) or not all(n.op.name == "rename" or _is_free(n, axis, lead) for n in tiles(values)):
+        return False
+    todo, seen = [(rows_of(v), axis) for v in values], set[tuple[Expr, str]]()
+    while todo:
+        node, a = todo.pop()
+        if (node, a) in seen:
+            continue
+        seen.add((node, a))
+        if node.op.name == "var" and node.name in launch.folded:
+            todo.append((launch.folded[node.name], a))
+        elif node.op.name == "rename" and not is_leaf(node):
+            todo.append((node.args[0], next((old for old, new in node.attr if new == a), a)))
+        elif not is_leaf(node):
+            if not _is_free(node, a, lead):
+                return False
+            todo += [(x, a) for x in node.args if a in x.axes]
+    return True
+
+
 def _passes(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
     """Whether a node does nothing along an axis and has no other of its length."""
-    if any(b != axis and ops.base(axis) in ops.base(b).split("*") for b in node.axes):
-        return False
+    return not any(b != axis and ops.base(axis) in ops.base(b).split("*") for b in node.axes) and _is_free(node, axis, lead)
+
+
+def _is_free(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
+    """Whether a node does nothing along an axis."""
     if node.op.name == "decayed" and decayed_kind(node, lead):
         return axis in node.axes and axis not in words(node.attr[1])
     if node.op.name == "strict_solve":
         mask, _, rule, _ = node.attr
         return axis in node.axes and axis not in words(mask) and all(_passes(n, axis, lead) for n in walk(rule))
-    if node.op.name not in ("var", "contract", "broadcast", "size") and axis in words(node.attr):
+    own = node.attr[0] if node.op.name in ("convolve", "correlate") else node.attr
+    if node.op.name not in ("var", "contract", "broadcast", "size") and axis in words(own):
         return False
     return axis in node.axes or not any(axis in x.axes for x in node.args)
 

@@ -52,7 +52,8 @@ def plan(cut: Cut, sizes: tuple[tuple[str, int], ...], halved: int = 0) -> tuple
     for shape in sorted(cut.shapes, key=numbers, reverse=True):
         while numbers(shape) > most and (long := [a for a in shape if a in free and b[a] > SMALLEST_BLOCK]):
             b[max(long, key=b.__getitem__)] //= 2
-        while numbers(shape) > 4 * LARGEST and len(long := [a for a in shape if a in free and b[a] > 1]) > 1:  # a product has one of 16
+        # Of two axes a product has one of 16; of three any.
+        while numbers(shape) > 4 * LARGEST >> halved and len(long := [a for a in shape if a in free and b[a] > 1]) > (len(shape) < 3):
             b[long[-1]] //= 2
     largest = max(map(numbers, cut.shapes), default=1)
     blocks = prod(-(-n[a] // b[a]) for a in cut.split)

@@ -9,11 +9,11 @@ from seqc.backends.triton import entries, rearranging, sums, triangular
 from seqc.backends.triton.arguments import summed_over, taken, walked_over, within
 from seqc.backends.triton.cuts import words
 from seqc.backends.triton.entries import CALLS, FUNCTIONS, OPERATORS
-from seqc.backends.triton.launches import DIMENSIONS
+from seqc.backends.triton.wide import DIMENSIONS
 from seqc.backends.triton.writer import Env, Step, Tile, Writer
 from seqc.ir.expr import Expr
 
-LOOPS = ("contract", "decayed", "convolve", "correlate")
+LOOPS = ("contract", "decayed")
 MEANINGS: dict[str, Callable[[Writer, Expr, Env], Tile]] = {
     "var": entries.var, "const": entries.const, "constant": entries.constant, "size": entries.size, "iota": entries.iota,
     "eye": entries.eye, "neg": entries.neg, "relu": entries.relu, "stop_gradient": entries.same, "compare": entries.compare,
@@ -53,7 +53,7 @@ def needs(w: Writer, e: Expr, env: Env) -> list[tuple[Expr, Env]]:
         return []
     if e.op.name in LOOPS and (summed_over(w, e, env) or walked_over(w, e)):
         return []
-    if e.op.name == "collect" or (e.op.name == "flatten" and rearranging.rows_read(w, e, env) is not None):
+    if e.op.name in ("collect", "convolve", "correlate") or (e.op.name == "flatten" and rearranging.rows_read(w, e, env) is not None):
         return []
     if e.op.name == "var":
         through = w.through(e, env)

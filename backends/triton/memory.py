@@ -112,7 +112,8 @@ def _alive(w: Writer, dims: tuple[str, ...], env: Env) -> str:
         time = f"{base} + {env[TOKENS]}{one}"
         scope = max((scope, w.scope_of(env[TOKENS])), key=lambda s: s.depth)
         return w.widen(w.index(f"({time} >= {start}) & ({time} < {end})", scope, "alive"), dims[:1], dims)
-    i, inside = w.at(TOKENS, (TOKENS,)), w.inside(TOKENS, (TOKENS,))
+    i, inside = w.at(TOKENS, (TOKENS,), env), w.inside(TOKENS, (TOKENS,), env)
+    scope = max((scope, w.scope_of(env.get(TOKENS, ""))), key=lambda s: s.depth)
     here = w.index(f"{inside} & ({base} + {i} >= {start}) & ({base} + {i} < {end})", scope, "alive")
     return w.widen(here, (TOKENS,), dims)
 
@@ -163,11 +164,11 @@ def _address(w: Writer, leaf: Expr, dims: tuple[str, ...], env: Env, written: bo
 def _token(w: Writer, env: Env, dims: tuple[str, ...], repeat: bool) -> str:
     """Tokens counted from the first of the chunk; of those outside of the row the nearest inside."""
     one = TOKENS in env and TOKENS not in dims
-    i = env[TOKENS] if one else w.at(TOKENS, (TOKENS,))
+    i = env[TOKENS] if one else w.at(TOKENS, (TOKENS,), env)
     if repeat:
         base, start, end = _base(w, env), w.of_row("start", env), w.of_row("start", env, next_one=True)
         text = f"(tl.maximum(tl.minimum(tl.maximum({base} + {i}, {start}), {end} - 1), 0) - {base})"
-        scopes = [w.scopes[base], *([w.scope_of(env[TOKENS])] if one else [])]
+        scopes = [w.scopes[base], w.scope_of(env.get(TOKENS, ""))]
         i = w.index(f"{text}.to(tl.int32)", max(scopes, key=lambda s: s.depth), "token")
     rows = env.get(TOKENS)
     if isinstance(rows, Row):

@@ -6,7 +6,8 @@ from seqc.analysis.chain import Refusal
 from seqc.backends.triton.arguments import arguments, gathered, summed_over, taken, walked_over, within
 from seqc.backends.triton.cuts import expanded
 from seqc.backends.triton.triangular import decayed
-from seqc.backends.triton.writer import Env, Scope, Tile, Writer
+from seqc.backends.triton.wide import is_wide
+from seqc.backends.triton.writer import Env, Scope, Step, Tile, Writer
 from seqc.ir.expr import Expr, walk
 from seqc.ir.rules import union
 
@@ -87,21 +88,25 @@ def _product(w: Writer, e: Expr, env: Env, tiles: list[Tile]) -> Tile:
         return decayed(w, e, env, tiles)
     dims = w.dims(e, env)
     if len(tiles) == 2:
-        only = [[a for a in t.dims if a not in dims and a not in other.dims] for t, other in (tiles, tiles[::-1])]
-        tiles = [Tile(w.summed(t.text, t.dims, gone, env), tuple(a for a in t.dims if a not in gone)) if gone else t
-                 for t, gone in zip(tiles, only, strict=True)]  # fmt: skip
-        x, y = tiles
-        summed = [a for a in x.dims if a in y.dims and a not in dims]
-        left = [a for a in x.dims if a not in y.dims]
-        right = [a for a in y.dims if a not in x.dims]
-        if summed and left and right:
-            return Tile(_matrices(w, x, y, dims, (summed, left, right), env), dims)
-        every = w.sorted((*x.dims, *y.dims))
-        text = f"{w.widen(x.text, x.dims, every)} * {w.widen(y.text, y.dims, every)}"
-        return Tile(w.summed(text, every, summed, env), dims)
+        return _of_two(w, tiles, dims, env)
     (x,) = tiles
     gone = [a for a in x.dims if a not in dims]
     return Tile(w.summed(x.text, x.dims, gone, env), dims)
+
+
+def _of_two(w: Writer, tiles: list[Tile], dims: tuple[str, ...], env: Env) -> Tile:
+    only = [[a for a in t.dims if a not in dims and a not in other.dims] for t, other in (tiles, tiles[::-1])]
+    tiles = [Tile(w.summed(t.text, t.dims, gone, env), tuple(a for a in t.dims if a not in gone)) if gone else t
+             for t, gone in zip(tiles, only, strict=True)]  # fmt: skip
+    x, y = tiles
+    summed = [a for a in x.dims if a in y.dims and a not in dims]
+    left = [a for a in x.dims if a not in y.dims]
+    right = [a for a in y.dims if a not in x.dims]
+    if summed and left and right:
+        return Tile(_matrices(w, x, y, dims, (summed, left, right), env), dims)
+    every = w.sorted((*x.dims, *y.dims))
+    text = f"{w.widen(x.text, x.dims, every)} * {w.widen(y.text, y.dims, every)}"
+    return Tile(w.summed(text, every, summed, env), dims)
 
 
 def _matrices(w: Writer, x: Tile, y: Tile, dims: tuple[str, ...], axes: tuple[list[str], list[str], list[str]], env: Env) -> str:
@@ -165,45 +170,51 @@ def collect(w: Writer, e: Expr, env: Env) -> Tile:
     return Tile(acc, dims)
 
 
-def _moved(w: Writer, y: Tile, axis: str, by: str, scope: Scope) -> str:
-    """y at index i - by along a dimension, zero where there is none, for a number that a loop counts."""
+def _moved(w: Writer, y: Tile, axis: str, by: str, scope: Scope, back: bool = False) -> Tile:
+    """y at index i - by along a dimension (i + by, if `back`), zero where there is none, for a number that a loop counts."""
     if axis not in y.dims:
         raise Refusal("a convolution along an axis of the grid")
     i = w.at(axis, (axis,))
-    moved = gathered(w, y.text, y.dims, axis, f"tl.maximum({i} - {by}, 0)", w.b(axis))
-    name = w.namer("moved")
-    scope.lines.append(f"{name} = tl.where({w.widen(f'({i} >= {by})', (axis,), y.dims)}, {moved}, 0.0)")
-    return name
+    there, at = (f"{i} >= {by}", f"tl.maximum({i} - {by}, 0)")
+    if back:
+        there, at = f"{i} + {by} < {w.n(axis)}", f"tl.minimum({i} + {by}, {w.n(axis)} - 1)"
+    name, moved = w.namer("moved"), gathered(w, y.text, y.dims, axis, at, w.b(axis))
+    scope.lines.append(f"{name} = tl.where({w.widen(f'({there})', (axis,), y.dims)}, {moved}, 0.0)")
+    return Tile(name, y.dims)
 
 
 def convolve(w: Writer, e: Expr, env: Env) -> Tile:
-    """Lag by lag: x at the lag times y moved by it; the other way round, the sum of x times y moved by the lag."""
-    axis, _ = e.attr
-    adjoint, dims = e.op.name == "correlate", w.dims(e, env)
+    """Lag by lag: x at the lag times y moved by it; the other way round, the sum of x times y moved by the lag. Of a wide factor one entry
+    is found at a time, in the loop: all of them are no tile."""
+    (axis, _), (x, y), dims = e.attr, e.args, w.dims(e, env)
+    wide = [is_wide(a, w.launch.lead) for a in e.args]
+    rows = e.op.name == "correlate" and not wide[1]
+    back = e.op.name == "correlate" and not rows  # the sum over i of x[i] y[i - lag] is that over j of x[j + lag] y[j]
+    one, other = (y, x) if back or (wide == [False, True] and not rows) else (x, y)  # a convolution is the same either way
 
     def body(at: Env, scope: Scope) -> str:
-        x, y = (w.tile(a, {k: i for k, i in at.items() if k in a.axes}) for a in e.args)
+        first, second = ({k: i for k, i in at.items() if k in a.axes} for a in (one, other))
+        moving, whole = w.tile(other, second), None if is_wide(one, w.launch.lead) and not rows else w.tile(one, first)
         acc, lag = w.namer("total"), w.namer("lag")
         scope.lines.append(f"{acc} = {w.whole(Tile('0.0', (), True), dims)}")
 
         def lag_by_lag(inner: Scope) -> None:
-            y_moved = Tile(_moved(w, y, axis, lag, inner), y.dims)
-            if not adjoint:
-                x_at = Tile(taken(w, x, axis, lag), tuple(a for a in x.dims if a != axis))
-                every = w.sorted((*x_at.dims, *y.dims))
-                product = f"{w.widen(x_at.text, x_at.dims, every)} * {w.widen(y_moved.text, y.dims, every)}"
-                gone = [a for a in every if a not in dims]
-                text = w.widen(w.summed(product, every, gone), tuple(a for a in every if a not in gone), dims)
-                inner.lines.append(f"{acc} += {text}")
+            w.scopes[lag] = inner
+            moved = _moved(w, moving, axis, lag, inner, back)
+            if rows and whole is not None:
+                t = _of_two(w, [whole, moved], tuple(a for a in dims if a != axis), at)
+                inner.lines.append(f"{acc} += tl.where({w.at(axis, dims)} == {lag}, {w.widen(t.text, t.dims, dims)}, 0.0)")
                 return
-            every = w.sorted((*x.dims, *y.dims))
-            product = f"{w.widen(x.text, x.dims, every)} * {w.widen(y_moved.text, y.dims, every)}"
-            gone = [a for a in every if a not in dims or a == axis]
-            text = w.widen(w.summed(product, every, gone), tuple(a for a in every if a not in gone), dims)
-            inner.lines.append(f"{acc} += tl.where({w.at(axis, dims)} == {lag}, {text}, 0.0)")
+            at_lag = w.tile(one, {**first, axis: Step(lag)}) if whole is None else _taken(w, whole, axis, lag)
+            t = _of_two(w, [at_lag, moved], dims, at)
+            inner.lines.append(f"{acc} += {w.widen(t.text, t.dims, dims)}")
 
         w.nested(scope, f"for {lag} in range(0, {w.n(axis)}):", lag_by_lag)
         return acc
 
     bound = summed_over(w, e, env)
     return w.total(e, env, bound, body) if bound else Tile(body(env, w.home(e, env)), dims)
+
+
+def _taken(w: Writer, x: Tile, axis: str, i: str) -> Tile:
+    return Tile(taken(w, x, axis, i), tuple(a for a in x.dims if a != axis))

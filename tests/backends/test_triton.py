@@ -99,6 +99,13 @@ def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ("lru", "lssl", "s5") if ALL else ("lssl",))
+def test_tiles_of_three_axes_go_through_tokens_in_blocks(name: str, tmp_path: Path) -> None:
+    found = [line for line in worker(name, str(tmp_path), "13", "0,0,1,12,13,13", "8", "3,5,4,2,6", "16") if "distances" in line]
+    assert found and all(map(near, found)), found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("full_sums", "many_outputs", "hidden_sums", "group_params"))
 def test_layers_of_few_lines(name: str, tmp_path: Path) -> None:
     """K = 33 and V = 40 in blocks of 16: nothing behind the end of an axis is summed; more outputs than inputs; sums behind sums that are
