@@ -21,6 +21,7 @@ from .signature import Kernels, Signature, compute_dtype, partial_sizes
 Tensors = tuple[Tensor, ...]
 Duration = tuple[float, float, float]  # microseconds per slab, per step, per token of one head
 LONG = 2048  # tokens for which an exported program chooses its form
+MOST = 1000  # calls of which is known what they decide
 NONE: dict[str, tuple[Signature, Kernels]] = {}
 
 
@@ -37,6 +38,14 @@ class Info(NamedTuple):
     residual: float | Tensor = 0.0
     error: float | Tensor = 0.0
     fallback: bool | Tensor = False
+
+
+class Chosen(NamedTuple):
+    """What a call's arguments decide: the form, whether in Triton, and the lengths of axes. Shared, and not to be changed."""
+
+    form: str
+    triton: bool
+    sizes: dict[str, int]
 
 
 class Operator:
@@ -58,6 +67,7 @@ class Operator:
         self.forms = {name: (signature, register(namespace, name, signature, kernels)) for name, (signature, kernels) in forms.items()}
         self.triton = {name: (s, register(namespace, f"{name}_triton", s, kernels, walks)) for name, (s, kernels) in triton.items()}
         self.initial_states, self.domains, self.steps, self.costs = initial_states, domains, steps, costs
+        self.calls = dict[Any, Chosen]()
         walk_of = {"torch": (forms, sequence), "triton": (triton, walks)}
         self.decoders = {name: (f["recurrent"][0], decoder(f"{namespace}::decode_{name}", *f["recurrent"], w))
                          for name, (f, w) in walk_of.items() if "recurrent" in f}  # fmt: skip
@@ -75,6 +85,34 @@ class Operator:
         return_info: bool,
     ) -> tuple[Any, ...]:
         """The outputs and the last states, or None for those; Info behind them where it is asked for."""
+        chosen = self._known(form, backend, inputs, params, cu_seqlens)
+        if not torch.compiler.is_compiling() and has_tangents((*inputs, *params)):
+            raise NotImplementedError(NO_FORWARD_MODE)
+        signature, found = (self.triton if chosen.triton else self.forms)[chosen.form]
+        states = self._states(signature, inputs, params, initial_state, check, chosen.sizes)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params, *states))
+        call = found.function if transformed() else found.op if learns else found.plain
+        results = call(*inputs, *params, *states, cu_seqlens)
+        return self._results(signature, results, output_final_state, return_info, chosen.form, found.iterates)
+
+    def _known(self, form: str, backend: str, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> Chosen:
+        """What `_chosen` finds, once for all calls alike. A compiler traces it."""
+        if cu_seqlens is not None or torch.compiler.is_compiling():
+            return self._chosen(form, backend, inputs, params, cu_seqlens)
+        try:
+            about = [(x.shape, x.dtype, x.device, x.layout, x.requires_grad) for x in (*inputs, *params)]
+            key = form, backend, torch.is_grad_enabled(), *about
+            known = self.calls.get(key)
+        except (AttributeError, RuntimeError, TypeError):  # no tensors, or of no shape, or one of symbols: it is said what is wrong
+            return self._chosen(form, backend, inputs, params, cu_seqlens)
+        if known is None:
+            if len(self.calls) >= MOST:
+                self.calls.clear()
+            known = self.calls[key] = self._chosen(form, backend, inputs, params, cu_seqlens)
+        return known
+
+    def _chosen(self, form: str, backend: str, inputs: Tensors, params: Tensors, cu_seqlens: Tensor | None) -> Chosen:
+        """Raises ValueError for a form or backend that is not there and for arguments that do not fit, TypeError for what is no tensor."""
         names = ("torch", "triton") if self.triton else ("torch",)
         if backend not in ("auto", *names):
             raise ValueError(f"backend `{backend}` is not in this package; it has {', '.join(f'`{n}`' for n in names)}")
@@ -91,14 +129,8 @@ class Operator:
             raise ValueError(f"form `{form}` is not in this package; it has {', '.join(f'`{f}`' for f in self.forms)}")
         if backend == "triton" and form not in self.triton:
             raise ValueError(f"form `{form}` has no Triton kernels in this package; {', '.join(f'`{f}`' for f in self.triton)} have")
-        if not torch.compiler.is_compiling() and has_tangents((*inputs, *params)):
-            raise NotImplementedError(NO_FORWARD_MODE)
-        signature, found = (here if form in here else self.forms)[form]
-        states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
-        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params, *states))
-        call = found.function if transformed() else found.op if learns else found.plain
-        results = call(*inputs, *params, *states, cu_seqlens)
-        return self._results(signature, results, output_final_state, return_info, form, found.iterates)
+        here = here if form in here else self.forms
+        return Chosen(form, here is self.triton, partial_sizes(here[form][0], (*inputs, *params), cu_seqlens))
 
     def reference(
         self,
@@ -116,7 +148,8 @@ class Operator:
         signature = next(iter(self.forms.values()))[0]
         signature = replace(signature, chunk=0)
         check_tensors(signature, inputs, params, cu_seqlens)
-        states = self._states(signature, inputs, params, initial_state, cu_seqlens, check)
+        sizes = partial_sizes(signature, (*inputs, *params), cu_seqlens)
+        states = self._states(signature, inputs, params, initial_state, check, sizes)
         results = reference(self.steps, signature, (*inputs, *params, *states), cu_seqlens)
         return self._results(signature, results, output_final_state, return_info, "reference", iterates=False)
 
@@ -163,10 +196,9 @@ class Operator:
         inputs: Tensors,
         params: Tensors,
         given: Tensor | Tensors | None,
-        cu_seqlens: Tensor | None,
         check: bool,
+        sizes: dict[str, int],
     ) -> Tensors:
-        sizes = partial_sizes(signature, (*inputs, *params), cu_seqlens)
         if check:
             check_domains(signature, inputs, self.domains)
         dtype = compute_dtype((*inputs, *params))

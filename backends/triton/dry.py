@@ -88,6 +88,7 @@ def _driven(driver: Driver, configurations: int) -> Iterator[None]:
         (tuner, {"prune_configs": lambda self, given: prune(self, given)[:configurations]}),
         (torch.cuda, _device_as_told(driver.target)),
         (triton.compiler.CompiledKernel, {"n_spills": property(_spilled, lambda kernel, of_no_driver: None)}),
+        (triton.compiler.CompiledKernel, {"module": property(_module, _keep)}),
     )
     with ExitStack() as stack:
         for owner, values in replaced:
@@ -150,7 +151,7 @@ class Driver:
         properties = {"max_shared_mem": target.shared, "max_num_regs": REGISTERS, "multiprocessor_count": target.processors}
         self.utils = SimpleNamespace(
             load_binary=lambda *_: (None, {}, 0, 0, THREADS),  # of no module: Triton would have the last driver unload it
-            get_device_properties=lambda device: {**properties, "warpSize": target.lanes},
+            get_device_properties=lambda device: {**properties, "warpSize": target.lanes}, unload_module=lambda module: None,
         )
 
     def compiles(self, *, fn: Any, **_: Any) -> None:
@@ -203,6 +204,15 @@ def _needs(call: Callable[[], None], quantiles: Iterable[float] | None = None, *
 def _spilled(kernel: Any) -> int:
     """What a driver says of a kernel that it has loaded: the stack of a thread, in registers."""
     return examined(binary_file(kernel.metadata_group.values()), kernel.metadata.shared).stack // 4
+
+
+def _module(kernel: Any) -> Any:
+    """What Triton looks at to see whether a kernel has been loaded: it would load it at every launch."""
+    return kernel.__dict__["module"] or kernel._run
+
+
+def _keep(kernel: Any, module: None) -> None:
+    kernel.__dict__["module"] = module
 
 
 class Launcher:

@@ -16,8 +16,9 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 import seqc  # noqa: E402
+from seqc.backends.triton import dry as dry_module  # noqa: E402
 from seqc.backends.triton import launching, tiles  # noqa: E402
-from seqc.backends.triton.dry import Launch, NotCompiled, dry, forward_and_backward  # noqa: E402
+from seqc.backends.triton.dry import Launch, NotCompiled, dry, forward_and_backward, idle  # noqa: E402
 from seqc.backends.triton.operations import Operations, size  # noqa: E402
 from seqc.backends.triton.targets import TARGETS  # noqa: E402
 
@@ -149,6 +150,27 @@ def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.
         launching.launch(product, launching.Cut(()), 1, (half, half, other), rows, b=16)
     assert [x.name for x in launches if x.binary] == [*["counted"] * 13, *["product"] * 2]
     assert [x.bytes for x in launches if x.binary] == [256, 256, 256, 256, 128, *[256] * 7, 2**31, 384, 384]
+
+
+def test_a_kernel_is_loaded_once_and_its_launches_are_told_to_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, x = SimpleNamespace(table=None, tokens=0, even=True, dtype=torch.float32), torch.ones(32)
+    made, told, hook = [], [], triton.knobs.runtime.launch_enter_hook
+
+    class Noted:
+        def __init__(self, *_: object) -> None:
+            made.append(self)
+
+        def __call__(self, *arguments: object) -> None:
+            told.append(arguments[7])
+
+    monkeypatch.setattr(dry_module, "Idle", Noted)
+    with idle(TARGETS["sm_90"]):
+        for count in (3, 5, 7):
+            if count == 7:
+                hook.add(print)
+            launching.launch(counted, launching.Cut((("j",),)), 1, (x, x), rows, n_B=count, n_j=8)
+        hook.remove(print)
+    assert len(made) == 1 and told[1:] == [None, hook]
 
 
 @pytest.mark.slow

@@ -246,6 +246,34 @@ def test_return_info_and_final_state(package) -> None:
     assert f(*(x[:, :1] for x in c.inputs), return_info=True)[2].form == "recurrent"
 
 
+def test_what_a_call_s_arguments_decide_is_found_once(package, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For calls alike. Another form, length, type or use of gradients is another call, and a wrong one is wrong every time."""
+    p, c = package("gated_deltanet"), call("gated_deltanet", 11, grad=False)
+    operator, looked = p.ops.OPERATOR, []
+    real = type(operator)._chosen
+    monkeypatch.setattr(operator, "calls", {})
+    monkeypatch.setattr(type(operator), "_chosen", lambda self, *a: looked.append(a[0]) or real(self, *a))
+
+    def new(*inputs: object, **named: object) -> int:
+        """How often a call had to be looked at, of two alike."""
+        del looked[:]
+        found = [p.gated_deltanet(*inputs, return_info=True, **named)[2].form for _ in range(2)]
+        assert found[0] == found[1] == named.get("form", found[0])
+        return len(looked)
+
+    short, single = [x[:, :1] for x in c.inputs], [x.float() for x in c.inputs]
+    assert [new(*x) for x in (c.inputs, c.inputs, short, single)] == [1, 0, 1, 1]
+    assert new(*c.inputs, form="recurrent") == 1
+    learning = [x.clone().requires_grad_() for x in c.inputs]
+    assert new(*learning) == 1 and new(*learning) == 0
+    with torch.no_grad():
+        assert new(*learning) == 1
+    assert new(*(x[:1] for x in c.inputs), cu_seqlens=torch.tensor([0, 5, 11])) == 2  # its number of rows is no axis of an input
+    for _ in range(2):
+        with pytest.raises(ValueError, match="`v` has T = 10"):
+            p.gated_deltanet(*c.inputs[:2], c.inputs[2][:, :-1], *c.inputs[3:])
+
+
 def test_first_states_read_what_they_are_made_of_and_nothing_else(package, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their own type: a param that is no part of them is not cast."""
     cast: list[torch.Tensor] = []

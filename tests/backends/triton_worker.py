@@ -78,20 +78,28 @@ def worst(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> 
 
 
 def compared(p: ModuleType, c: Call, forms: list[str]) -> dict[str, tuple[float, float, float, float]]:
-    """For each form the distances from float64: results and gradients in Triton, results and gradients in PyTorch's float32."""
+    """For each form the rows furthest from float64: of results and gradients in Triton, of results and gradients in PyTorch's float32."""
     c = in_float32(c)
     exact = in_float64(c)
     loop = exact.run(p, "reference")
     assert worst(loop, tuple(torch.as_tensor(x) for x in interpreted(exact))) < 1e-9
     slopes = gradients(loop, exact.arguments)
+    rec = c.checked.recurrence
+    of_tokens = [not v.axes for v in rec.outputs] + [False] * len(rec.states)
+    of_arguments = [not v.axes for v in rec.inputs] + [False] * (len(rec.params) + len(rec.states))
+    of_slopes = [scalar for scalar, x in zip(of_arguments, c.arguments, strict=True) if x.requires_grad]
     found = {}
     for form in forms:
         both = []
         for backend in ("triton", "torch"):
             results = c.run(chosen(p, backend), form)
-            both += [worst(results, loop), worst(gradients(results, c.arguments), slopes)]
+            both += [worst_row(results, loop, of_tokens), worst_row(gradients(results, c.arguments), slopes, of_slopes)]
         found[form] = tuple(both)
     return found
+
+
+def worst_row(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...], of_tokens: list[bool]) -> float:
+    return max((rows_apart(*xs) for xs in zip(found, wanted, of_tokens, strict=True)), default=0.0)
 
 
 class _Chosen:
@@ -182,15 +190,14 @@ def blocks_of(p: ModuleType, most: int) -> None:
     found.MOST, found.LARGEST = most, 1
 
 
-def rows_apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
+def rows_apart(found: torch.Tensor, wanted: torch.Tensor, of_tokens: bool) -> float:
     """The largest error of a vector of a sequence, token and head by its norm, or by a thousandth of the mean norm if that is larger.
-    Of one number per token and head, all tokens of a head are the vector."""
-    wanted = wanted.detach()
-    error = found.detach().double() - wanted
-    if wanted.dim() == 3:
-        error, wanted = error.transpose(1, 2), wanted.transpose(1, 2)
-    norms = wanted.norm(dim=-1)
-    return float((error.norm(dim=-1) / norms.clamp(min=1e-3 * float(norms.mean()))).max())
+    of_tokens: of one number per token and head, all tokens of a head are the vector."""
+    x, y = (torch.view_as_real(v).flatten(-2) if v.is_complex() else v for v in (found.detach(), wanted.detach()))
+    x, y = (v.double().movedim(1, -1) if of_tokens else v.double() for v in (x, y))
+    assert x.shape == y.shape and torch.isfinite(x).all(), (x.shape, y.shape)
+    norms = y.norm(dim=-1)
+    return float(((x - y).norm(dim=-1) / norms.clamp(min=max(1e-3 * float(norms.mean()), 1e-30))).max()) if x.numel() else 0.0
 
 
 def in_16_bits(name: str, folder: Path) -> None:
@@ -204,7 +211,7 @@ def in_16_bits(name: str, folder: Path) -> None:
     outputs = len(p.ops.OPERATOR.forms["chunkwise"][0].outputs)
     assert all(x.dtype == torch.float16 for x in results[:outputs])
     pairs = [*zip(results, loop, strict=True), *zip(gradients(results, c.arguments), gradients(loop, exact.arguments), strict=True)]
-    print(json.dumps({"rows": [rows_apart(x, y) for x, y in pairs]}), flush=True)
+    print(json.dumps({"rows": [rows_apart(x, y, x.dim() == 3) for x, y in pairs]}), flush=True)
 
 
 def one_by_one(name: str, folder: Path) -> None:
