@@ -250,9 +250,9 @@ def _is_sum(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
 
 
 def _one_by_one(launch: Launch, axis: str) -> bool:
-    """Whether all values have an axis and nothing happens along it, nor along what its other names were."""
-    values, lead = launch.values, launch.lead
-    if any(axis not in v.axes for v in values) or not all(n.op.name == "rename" or _is_free(n, axis, lead) for n in tiles(values)):
+    """Whether all values have an axis and nothing happens along it, nor along what its other names were: what a loop carries has none."""
+    values, lead, renamed = launch.values, launch.lead, () if launch.loop else ("rename",)
+    if any(axis not in v.axes for v in values) or not all(n.op.name in renamed or _is_free(n, axis, lead) for n in tiles(values)):
         return False
     todo, seen = [(rows_of(v), axis) for v in values], set[tuple[Expr, str]]()
     while todo:

@@ -13,10 +13,11 @@ from seqc.backends.triton import cuts, parts
 from seqc.backends.triton.kernel import print_launch
 from seqc.backends.triton.launches import Iteration, Launch, copied, flat, launches, leading, result
 from seqc.backends.triton.meanings import meaning, needs
+from seqc.backends.triton.package import emit as triton_kernels
 from seqc.backends.triton.scales import scaled
 from seqc.backends.triton.writer import Sizes, Writer
-from seqc.compiler import Checked, judge, programs
-from seqc.emit.layer import Programs
+from seqc.compiler import Checked, judge, prepared, programs
+from seqc.emit.layer import Layer, Programs
 from seqc.forms import FORMS, Applies
 from seqc.forms.base import Form
 from seqc.forms.chunkwise import CHUNKWISE
@@ -25,6 +26,8 @@ from seqc.forms.scan import SCAN
 from seqc.ir import ops
 from seqc.ir.expr import Expr, walk
 from seqc.ir.program import CHUNKS, LEAD, Carried, Carry, Equation, Map, Program
+from seqc.options import Options
+from seqc.proof.certificate import Certificate
 
 OWN = ("group_params", "group_vectors", "many_outputs", "hidden_sums", "full_sums")
 FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct", *OWN)
@@ -87,6 +90,16 @@ def test_kernels_read_what_earlier_kernels_have_written(name: str) -> None:
             read |= names
             finals |= {k.final for k in x.loop.carried} if x.loop else set()
         assert every_name - {n for x in found for n in x.held} <= read | results | finals | of_iterations
+
+
+@every
+def test_every_form_has_kernels(name: str) -> None:
+    checked, said = layer_of(name), judge(layer_of(name))
+    built = {form.name: programs(checked, form) for form in FORMS if isinstance(said[form.name], Applies)}
+    proved = Certificate(name, "", 0, (), (), (), 0, 0.0, (), ())
+    layer = Layer(checked.source, checked.model, prepared(checked), checked.sizes, Options(), "", said, built, proved)
+    _, refused, _ = triton_kernels(layer)
+    assert built and not refused, refused
 
 
 def written(launch: Launch) -> list[str]:
