@@ -274,7 +274,7 @@ def _read_again(gpu: Any) -> Iterator[list[int]]:
         launch(kernel, cut, programs, tensors, rows, **sizes)
         if programs:
             asked = gpu.asked_for(kernel, cut, programs, tensors, rows, sizes)
-            found.append(asked.again(gpu.CHOSEN[asked.key]))
+            found.append(asked.again(gpu.CHOSEN[gpu.way_of(asked)]))
 
     with replaced(gpu, launch=watched):
         yield found

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import sequence
 from .checks import Domain, check_domains, check_kind, check_tensors, kind
 from .decoding import checked, decoder
-from .registration import NO_FORWARD_MODE, register, transformed
+from .registration import NO_FORWARD_MODE, has_tangents, register, transformed
 from .sequence import reference, slab_tokens
 from .signature import Kernels, Signature, compute_dtype, partial_sizes
 
@@ -238,11 +237,6 @@ class Operator:
             return out, last, Info(form, *numbers.unbind())
         iterations, residual, error, fallback = numbers.tolist()
         return out, last, Info(form, int(iterations), residual, error, bool(fallback))
-
-
-def has_tangents(tensors: Tensors) -> bool:
-    """Whether forward-mode derivatives are asked for: there are none outside of a level of them, and to look at a tensor costs time."""
-    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def duration(cost: Duration, signature: Signature, sizes: dict[str, int]) -> float:

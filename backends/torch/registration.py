@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.autograd import forward_ad
 
 from . import sequence
 from .signature import Kernels, Signature, Value, compute_dtype, output_dtype, shape, sizes_of
@@ -66,7 +67,7 @@ def _register_gradients(signature: Signature, count: int, gradient: Callable[...
         saved = ctx.saved_tensors
         tensors, kept, cu = saved[:n], saved[n : n + count], saved[n + count] if ctx.packed else None
         seeds = _seeds(signature, tensors, cu, d[: k + m])
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
             return (*call_back(*seeds, *tensors, *kept, cu), None)
         with torch._C._AutoDispatchBelowAutograd():  # nothing is recorded: the way through the rule of gradients is spared
             return (*call_back(*seeds, *tensors, *kept, cu), None)
@@ -126,6 +127,11 @@ def _function(op: _Operator) -> Any:
 
 def _set_gradient(function: Any, keep: Callable[..., None], rule: Callable[..., tuple[Tensor | None, ...]]) -> None:
     function.setup_context, function.backward = staticmethod(keep), staticmethod(rule)
+
+
+def has_tangents(tensors: Iterable[Tensor]) -> bool:
+    """Whether forward-mode derivatives are asked for: there are none outside of a level of them, and to look at a tensor costs time."""
+    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def transformed() -> bool:
@@ -232,6 +238,8 @@ class _Operator:
         apply: Callable[..., Tensors] = type(self.name, (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
 
         def recorded(*a: Any) -> Tensors:
+            if has_tangents(x for x in a if x is not None):
+                raise NotImplementedError(NO_FORWARD_MODE)
             if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in a):
                 return apply(*a)
             with below():

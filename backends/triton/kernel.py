@@ -13,8 +13,9 @@ from seqc.ir.program import BATCH, Equation, outer_of
 def print_launch(w: Writer) -> str:
     """The kernel's text, its decorator included."""
     launch = w.launch
-    same = {ops.base(a) for v in launch.values for n in walk(v) for a in n.axes if a not in launch.lead}  # of which a tile has another one
-    env: dict[str, str] = {a: w.namer(f"at_{w.sizes.word(a)}") if ops.base(a) in same else f"i_{w.sizes.word(a)}" for a in launch.grid}
+    others = [ops.base(a) for v in launch.values for n in walk(v) for a in n.axes if a not in launch.lead]
+    alike = {*others, *(ops.base(a) for a in launch.grid for b in launch.grid if a != b and ops.base(a) == ops.base(b))}
+    env: dict[str, str] = {a: w.namer(f"at_{w.sizes.word(a)}") if ops.base(a) in alike else f"i_{w.sizes.word(a)}" for a in launch.grid}
     env |= {a: Block(w.namer(f"at_{w.sizes.word(a)}")) for a in launch.split}
     if launch.loop is None:
         orders = dict.fromkeys(tuple(a for a in launch.walked if a in e.value.axes) for e in launch.equations)
@@ -73,13 +74,16 @@ def _axes(w: Writer) -> list[str]:
 
 def _scalars(w: Writer) -> list[str]:
     """Numbers of the call: lengths of leading axes, tokens in all; and where rows begin."""
-    lead = {w.sizes.word(a) for a in w.launch.lead}
-    return [*(x for x in ("p_rows", "n_T") if x in w.extra), *(f"n_{w}" for w in w.lengths if w in lead)]
+    return [*(x for x in ("p_rows", "n_T") if x in w.extra), *(f"n_{x}" for x in w.lengths if x in _counted(w))]
+
+
+def _counted(w: Writer) -> set[str]:
+    """The words of axes of which no tile has more than one index: a kernel is compiled for the lengths of tiles."""
+    return {w.sizes.word(a) for a in w.launch.lead} - {*w.blocks}
 
 
 def _constants(w: Writer) -> list[str]:
-    lead = {w.sizes.word(a) for a in w.launch.lead}
-    names = [f"n_{w}" for w in w.lengths if w not in lead] + [f"b_{w}" for w in w.blocks]
+    names = [f"n_{x}" for x in w.lengths if x not in _counted(w)] + [f"b_{x}" for x in w.blocks]
     return [f"{name}: tl.constexpr" for name in (*names, *(x for x in ("EVEN", "DOT") if x in w.extra))]
 
 

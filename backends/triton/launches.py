@@ -212,7 +212,8 @@ def _cut(launch: Launch) -> Launch:
     """
     nodes = list(tiles(launch.values))
     texts = dict.fromkeys(a for n in nodes for a in _tile(n, launch) if not a.startswith("@"))
-    if launch.loop is None and any(TOKENS in _tile(n, launch) and is_wide(n, launch.lead) for n in nodes):
+    systems = any(n.op.name == "solve" and TOKENS in n.axes for n in nodes)  # one for every token, in a loop over all of them
+    if launch.loop is None and not systems and any(TOKENS in _tile(n, launch) and is_wide(n, launch.lead) for n in nodes):
         texts |= {TOKENS: None}
     for axis in texts:
         if all(_passes(n, axis, launch.lead) for n in nodes):
@@ -251,8 +252,13 @@ def _is_sum(node: Expr, axis: str, lead: tuple[str, ...]) -> bool:
 
 def _one_by_one(launch: Launch, axis: str) -> bool:
     """Whether all values have an axis and nothing happens along it, nor along what its other names were: what a loop carries has none."""
-    values, lead, renamed = launch.values, launch.lead, () if launch.loop else ("rename",)
-    if any(axis not in v.axes for v in values) or not all(n.op.name in renamed or _is_free(n, axis, lead) for n in tiles(values)):
+    values, lead = launch.values, launch.lead
+
+    def allows(node: Expr) -> bool:
+        renamed = node.op.name == "rename" and not launch.loop and (axis in node.axes or axis not in node.args[0].axes)
+        return renamed or _is_free(node, axis, lead)
+
+    if any(axis not in v.axes for v in values) or not all(map(allows, tiles(values))):
         return False
     todo, seen = [(rows_of(v), axis) for v in values], set[tuple[Expr, str]]()
     while todo:

@@ -86,10 +86,10 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
             compiled.run(programs * blocks, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
         return
     asked = asked_for(kernel, cut, programs, tensors, rows, sizes)
-    if asked.key not in CHOSEN:
-        CHOSEN[asked.key] = chosen(asked)
-    compiled = asked.run(CHOSEN[asked.key])
-    blocks, options = asked.blocks_and_options(*CHOSEN[asked.key])
+    if (kept := way_of(asked)) not in CHOSEN:
+        CHOSEN[kept] = chosen(asked)
+    compiled = asked.run(CHOSEN[kept])
+    blocks, options = asked.blocks_and_options(*CHOSEN[kept])
     if plain and compiled is not None and programs * blocks < INT32:
         COMPILED[key] = compiled, blocks, [options[n] if n in options else asked.given[n] for n in known.constants]
 
@@ -181,6 +181,11 @@ def asked_for(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor,
     there = {"EVEN": (known.even, rows.even), "p_rows": (known.p_rows, rows.table), "n_T": (known.n_T, rows.tokens)}
     given = {**sizes, **{name: x for name, (takes, x) in there.items() if takes}}
     return Asked(kernel, cut, programs, tensors, tuple((n[2:], sizes[n]) for n in known.tiled), rows.dtype, given)
+
+
+def way_of(asked: Asked) -> Any:
+    """By which the way of a launch is kept: tensors of other types are other kernels."""
+    return *asked.key, *[x.dtype for x in asked.tensors]
 
 
 def chosen(asked: Asked) -> Way:

@@ -35,7 +35,8 @@ def summed_inside(stages: list[Stage], lead: tuple[str, ...]) -> list[Stage]:
 def _sum(x: Expr, axes: tuple[str, ...], readers: Mapping[Expr, int]) -> Expr:
     """A value summed to some axes."""
     if x.op.name in ("add", "sub", "neg") and all({*x.axes} - {*axes} <= {*a.axes} for a in x.args):
-        return make(x.op, tuple(_sum(a, tuple(b for b in axes if b in a.axes), readers) for a in x.args), x.attr)
+        found = make(x.op, tuple(_sum(a, tuple(b for b in axes if b in a.axes), readers) for a in x.args), x.attr)
+        return found if found.axes == axes else ops.contract((found,), axes)
     if x.op.name == "rename":
         table = {old: new for old, new in x.attr if new in axes}
         back = {new: old for old, new in table.items()}
@@ -51,11 +52,11 @@ def moved_apart(stages: list[Stage], lead: tuple[str, ...]) -> list[Stage]:
     for s in stages:
         own = _moved(s, lead) if isinstance(s, Map) else []
         if isinstance(s, Map) and own and not all(e.value in own for e in s.equations):
-            known = {e.value: e for e in s.equations}
-            apart = {n: known.get(n) or Equation(f"@moved{len(found)}_{i}", n) for i, n in enumerate(own)}
-            left = Map(tuple(e for e in s.equations if e.value not in apart))
-            names = {n: ops.var(e.name, n.axes) for n, e in apart.items()}
-            found += [Map(tuple(apart.values())), changed(left, partial(substitute, replacements=names))]
+            known = [e for e in s.equations if e.value in own]
+            new = [Equation(f"@moved{len(found)}_{i}", n) for i, n in enumerate(own) if all(e.value is not n for e in known)]
+            left = Map(tuple(e for e in s.equations if e not in known))
+            names = {e.value: ops.var(e.name, e.value.axes) for e in (*known, *new)}
+            found += [Map((*known, *new)), changed(left, partial(substitute, replacements=names))]
         else:
             found.append(s)
     return found

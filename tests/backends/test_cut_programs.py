@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from conftest import ROOT, SHIPPED
 from in_field import Points, assert_equal
 
 import seqc
-from seqc.backends.triton import cuts, parts
+from seqc.backends.triton import cuts, parts, wide
 from seqc.backends.triton.kernel import print_launch
 from seqc.backends.triton.launches import Iteration, Launch, copied, flat, launches, leading, result
 from seqc.backends.triton.meanings import meaning, needs
@@ -29,7 +30,7 @@ from seqc.ir.program import CHUNKS, LEAD, Carried, Carry, Equation, Map, Program
 from seqc.options import Options
 from seqc.proof.certificate import Certificate
 
-OWN = ("group_params", "group_vectors", "many_outputs", "hidden_sums", "full_sums")
+OWN = ("group_params", "group_vectors", "many_outputs", "hidden_sums", "full_sums", "systems", "two_alike")
 FIRST = ("gated_deltanet", "kda", "linear_attention", "gated_deltaproduct", *OWN)
 
 
@@ -98,13 +99,35 @@ def test_every_form_has_kernels(name: str) -> None:
     built = {form.name: programs(checked, form) for form in FORMS if isinstance(said[form.name], Applies)}
     proved = Certificate(name, "", 0, (), (), (), 0, 0.0, (), ())
     layer = Layer(checked.source, checked.model, prepared(checked), checked.sizes, Options(), "", said, built, proved)
-    _, refused, _ = triton_kernels(layer)
+    made, refused, _ = triton_kernels(layer)
     assert built and not refused, refused
+    tiles = [set(re.findall(r"\b[nb]_\w+: tl.constexpr", kernel)) for f in made for kernel in f.text.split("@triton.jit")]
+    assert all("n" + x[1:] in found for found in tiles for x in found if x[0] == "b"), "a tile's length depends on what is no constant"
 
 
 def written(launch: Launch) -> list[str]:
     finals = [k.final for k in launch.loop.carried] if launch.loop else []
     return [*(e.name for e in (*launch.equations, *launch.behind)), *finals]
+
+
+# --- Values of three axes of a tile ------------------------------------------------------------------------------------------
+
+
+def test_sums_of_sums_keep_their_axes() -> None:
+    p, q = ops.var("p", ("@h", "@t", "K", "J")), ops.var("q", ("@t", "V", "K"))
+    value = ops.contract((ops.add(p, q),), ("V", "@h", "K", "J"))
+    (made,) = wide.summed_inside([Map((Equation("o", value),))], LEAD)
+    found = made.equations[0].value
+    assert found is not value and found.axes == value.axes and sum(n.op.name == "add" for n in walk(found)) == 1
+
+
+def test_equal_values_that_are_moved_keep_their_names() -> None:
+    x, y, q = ops.var("x", ("@t", "K")), ops.var("y", ("@t", "V")), ops.var("q", ("@t", "K"))
+    moved = ops.shift(ops.contract((x, y), ("@t", "K", "V")), "@t", 1)
+    read = Equation("o", ops.contract((moved, q), ("@t", "V")))
+    first, second = wide.moved_apart([Map((Equation("a", moved), Equation("b", moved), read))], LEAD)
+    assert [e.name for e in first.equations] == ["a", "b"] and [e.name for e in second.equations] == ["o"]
+    assert {n.name for n in walk(second.equations[0].value) if n.op.name == "var"} <= {"a", "b", "q"}
 
 
 # --- Numbers per row -------------------------------------------------------------------------------------------------------

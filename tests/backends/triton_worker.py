@@ -54,7 +54,14 @@ def package(name: str, folder: Path, chunk_size: int = CHUNK) -> ModuleType:
     place = folder / Path(name).name
     text = compiler.check_file(ROOT.parent / "specs" / f"{name}.seq", options)
     write_package(compiler.compile_checked(text, options).files, place)
-    return import_package(place, f"triton_{place.name}")
+    p = import_package(place, f"triton_{place.name}")
+    importlib.import_module(f"{p.__name__}.triton_launching").made = not_written
+    return p
+
+
+def not_written(rows: Rows, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """In place of memory that may hold anything: what no kernel fills is seen."""
+    return torch.full(shape, float("nan"), dtype=dtype)
 
 
 def in_float32(c: Call) -> Call:
