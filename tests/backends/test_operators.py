@@ -385,3 +385,14 @@ def test_a_second_derivative_of_a_compiled_call_is_refused(package) -> None:
     (grad,) = torch.autograd.grad(compiled(*c.arguments), c.arguments[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         grad.sum().backward()
+
+
+@pytest.mark.slow
+def test_a_compiled_backward_has_no_graph_breaks(package) -> None:
+    """PyTorch's compiler records the backward, too, if it is asked to: what spares it the dispatcher cannot be recorded."""
+    p, c = package("gla"), call("gla", 11)
+    wanted = gradients(c.run(p, "chunkwise"), c.arguments)
+    results = c.run(p, "chunkwise")
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        found = gradients(results, c.arguments)
+    assert all(distance(x, y) < 1e-12 for x, y in zip(found, wanted, strict=True))
