@@ -5,10 +5,10 @@
     python examples/compile_kernels.py --records FILE.jsonl   a line for each form; of the same kernels it is read there
 
 Every form that has kernels, forward and backward, in bfloat16, at the default length of chunks. A layer with sizes K and V has them at
-64, 128 and 256, but its own K where features grow as the square of K; other layers have their own sizes, memories that are networks an
-inner size of at most 64. Registers and stack (bytes that a thread spills) are the largest of a form's kernels, shared memory is the
-largest of a block. A kernel that does not compile, or needs more shared memory than a block of the target has, is shown as failed, and
-the exit code is 1.
+64, 128 and 256, but its own K where features grow as the square of K; recurrent cells have heads of 16, 64 and 128; other layers have
+their own sizes, memories that are networks an inner size of at most 64. Registers and stack (bytes that a thread spills) are the largest
+of a form's kernels, shared memory is the largest of a block. A kernel that does not compile, or needs more shared memory than a block of
+the target has, is shown as failed, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from seqc.terminal import Terminal
 
 SPECS = Path(__file__).parents[1] / "specs"
 SIZES = (64, 128, 256)
+CELLS = (16, 64, 128)
 INNER = 64  # of memories that are networks
 FRESH = 40  # forms after which a process makes room for another: the compiler does not give its memory back
-HOW = ("plan", "LARGEST", "WAYS", "INSTEAD", "Asked", "chosen", "fits", "spilled", "exact", "most_warps", "MISCOMPILED")
+HOW = ("plan", "LARGEST", "LINES", "WAYS", "INSTEAD", "Asked", "chosen", "fits", "spilled", "exact", "most_warps", "MISCOMPILED")
 WORD = re.compile(r"\w+")
 HEAD = "| layer | form | sizes | target | kernels | registers | stack (kernels) | shared |\n|---|---|---|---|---|---|---|---|"
 
@@ -48,6 +49,8 @@ def asked(name: str) -> list[dict[str, int]]:
     keys = [n for n in ("K", "V") if n in own and own[n] != "K" and not (n == "K" and squares)]
     if keys:
         return [dict.fromkeys(keys, n) for n in SIZES]
+    if own.get("N") == "model / heads":
+        return [{"N": n} for n in CELLS]
     return [{"E": INNER} if own.get("E", "").endswith("* D") else {}]
 
 

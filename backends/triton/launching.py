@@ -27,10 +27,12 @@ class Cut(NamedTuple):
     lacking: tuple[tuple[int, ...], ...] = ()
 
 
-# How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved, the least warps. The first of
-# WAYS that fits is taken; if its threads have too few registers, of it and INSTEAD the one that keeps the fewest bytes in memory.
+# How a kernel is tried: the stages of its loops (0: as many as Triton takes), how often LARGEST is halved (LINES times: products with large
+# tiles go line by line, too), the least warps. The first of WAYS that fits is taken; if its threads have too few registers, of it and
+# INSTEAD the one that keeps the fewest bytes in memory.
 Way = tuple[int, int, int]
-WAYS = ((0, 0, 4), (2, 0, 4), (1, 0, 4), (1, 1, 4), (1, 2, 4))
+LINES = 3
+WAYS = ((0, 0, 4), (2, 0, 4), (1, 0, 4), (1, 1, 4), (1, 2, 4), (1, LINES, 8))
 INSTEAD = ((0, 0, 8), (0, 1, 4), (0, 1, 8), (1, 2, 4))
 TUNED = ".tuned.json"  # in place of this file's suffix: ways that were found by trying
 TENSOR_MEMORY = 512  # columns, on GPUs that have it
@@ -143,7 +145,8 @@ class Asked(NamedTuple):
     def blocks_and_options(self, stages: int, halved: int, least: int) -> tuple[int, dict[str, Any]]:
         """What one of WAYS or INSTEAD says."""
         found, blocks, warps = plan(self.cut, self.lengths, halved)
-        names = {name: x for name, x in (*found.items(), ("DOT", SHORT.get(self.dtype) or exact())) if name in self.kernel.arg_names}
+        dot = "lines" if halved == LINES else SHORT.get(self.dtype) or exact()
+        names = {name: x for name, x in (*found.items(), ("DOT", dot)) if name in self.kernel.arg_names}
         options = {**names, "num_warps": min(max(warps, least), most_warps(target(), TRITON))}
         return blocks, {**options, **({"num_stages": stages} if stages else {})}
 

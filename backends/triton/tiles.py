@@ -11,6 +11,7 @@ import triton.language as tl
 FLOOR = tl.constexpr(-80.0)  # smaller exponents are raised to this one: exp of it is far below rounding, and a normal number still
 BAND = tl.constexpr(16)  # rows of a block in products with decays
 SMALLEST = tl.constexpr(1e-30)  # of a positive input: smaller decays forget as much
+LARGE = tl.constexpr(8192)  # numbers of a tile: more are not turned into factors where products go line by line
 
 
 # --- Rows ----------------------------------------------------------------------------------------------------------------
@@ -78,8 +79,10 @@ def kept(x, inside, n: tl.constexpr, b: tl.constexpr, other: tl.constexpr):
 
 @triton.jit
 def dot(x, y, DOT: tl.constexpr):
-    """[m, k] @ [k, n], of factors in 16 bits or of all bits of float32, added up in float32."""
-    if x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
+    """[m, k] @ [k, n], of factors in 16 bits or of all bits of float32 (those in "lines" also), added up in float32."""
+    if DOT == "lines":
+        found = lines(x, y)
+    elif x.shape[0] >= 16 and x.shape[1] >= 16 and y.shape[1] >= 16:
         found = matrices(x, y, DOT)
     else:  # not compiled where it is not taken: a tile of three axes may have more numbers than Triton allows
         found = tl.sum(x[:, :, None] * y[None, :, :], 1)
@@ -90,7 +93,7 @@ def dot(x, y, DOT: tl.constexpr):
 def turned_dot(x, y, DOT: tl.constexpr):
     """The transposed product. That of the transposed factors, unless only this one has the 64 rows that large tensor cores take: a tile
     that is turned in registers lies unlike all others."""
-    if x.shape[0] >= 64 and y.shape[1] < 64:
+    if x.shape[0] >= 64 and y.shape[1] < 64 and DOT != "lines":
         found = tl.trans(dot(x, y, DOT))
     else:
         found = dot(tl.trans(y), tl.trans(x), DOT)
@@ -109,13 +112,38 @@ def dots(x, y, DOT: tl.constexpr):
 
 @triton.jit
 def matrices(x, y, DOT: tl.constexpr):
-    """A product on tensor cores. DOT: the type of the factors, or how products of float32 are composed."""
+    """A product on tensor cores. DOT: the type of the factors, or how products of float32 are composed; what does not go line by line
+    where others do is of all bits."""
     if DOT == "bf16":
         return tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
     elif DOT == "fp16":
         return tl.dot(x.to(tl.float16), y.to(tl.float16))
+    elif DOT == "lines":
+        return tl.dot(x, y, input_precision="ieee")
     else:
         return tl.dot(x, y, input_precision=DOT)
+
+
+@triton.jit
+def lines(x, y):
+    """x [m, k] @ y [k, n] by the lines of what is small. Tensor cores take factors and give results that lie in their own way, and a large
+    tile goes there and back through more memory than some GPUs have; here it stays where it is."""
+    i, j, k = tl.arange(0, x.shape[0]), tl.arange(0, y.shape[1]), tl.arange(0, x.shape[1])
+    found = tl.zeros((x.shape[0], y.shape[1]), tl.float32)
+    if x.shape[0] * x.shape[1] > LARGE:
+        for at in range(0, y.shape[1]):
+            column = tl.sum(tl.where((j == at)[None, :], y, 0.0), 1)
+            found = tl.where((j == at)[None, :], tl.sum(x * column[None, :], 1)[:, None], found)
+    elif y.shape[0] * y.shape[1] > LARGE:
+        for at in range(0, x.shape[0]):
+            row = tl.sum(tl.where((i == at)[:, None], x, 0.0), 0)
+            found = tl.where((i == at)[:, None], tl.sum(row[:, None] * y, 0)[None, :], found)
+    else:
+        for at in range(0, x.shape[1]):
+            here = (k == at)[:, None]
+            column, row = tl.sum(tl.where(here, tl.trans(x), 0.0), 0), tl.sum(tl.where(here, y, 0.0), 0)
+            found += column[:, None] * row[None, :]
+    return found
 
 
 @triton.jit

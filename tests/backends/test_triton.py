@@ -94,6 +94,13 @@ def test_tiles_as_large_as_those_of_matrix_products(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_products_line_by_line(tmp_path: Path) -> None:
+    """With large tiles on either side, and on none."""
+    lines = worker("lines", str(tmp_path), "yaad_linear")
+    assert not far(lines) and [line["call"] for line in lines] == [["both", "x", "y"]]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("gla", "gated_deltanet") if ALL else ("gated_deltanet",))
 def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
     """K = 33 and V = 40 in blocks of 16: accumulators over blocks of what is summed, programs for blocks of what is not."""

@@ -13,8 +13,10 @@ import shutil
 import sys
 from dataclasses import replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its own functions are decorated then
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import triton.language as tl  # noqa: E402
 from conftest import import_package  # noqa: E402
 from layers import Call, call, checked, distance, gradients, interpreted, steady  # noqa: E402
 from op_examples import EXAMPLES  # noqa: E402
@@ -221,6 +224,22 @@ def in_16_bits(name: str, folder: Path) -> None:
     print(json.dumps({"rows": [rows_apart(x, y, x.dim() == 3) for x, y in pairs]}), flush=True)
 
 
+def by_lines(name: str, folder: Path) -> None:
+    """Chunkwise with the way that is taken where no other fits, whose products go line by line; whose lines they were."""
+    p = package(name, folder, 16)
+    launching, tiles = (importlib.import_module(f"{p.__name__}.triton_{module}") for module in ("launching", "tiles"))
+    lines, seen = tiles.lines, set[str]()
+
+    def watched(x: Any, y: Any) -> Any:
+        seen.add("y" if prod(x.shape) > 512 else "x" if prod(y.shape) > 512 else "both")
+        return lines(x, y)
+
+    launching.WAYS, tiles.LARGE, tiles.lines = launching.WAYS[-1:], tl.constexpr(512), watched
+    c = steady(call(name, B=1, T=21, heads=2, lengths=(40, 40, 16, 16, 16)))
+    for form, numbers in compared(p, c, ["chunkwise"]).items():
+        print(json.dumps({"form": form, "call": sorted(seen), "distances": numbers}), flush=True)
+
+
 def one_by_one(name: str, folder: Path) -> None:
     """Tokens decoded one by one, states in place, against the recurrent form."""
     p = package(name, folder)
@@ -315,7 +334,7 @@ def main(name: str, folder: Path, lengths: list[int], rows: list[int], chunk_siz
 if __name__ == "__main__":
     layer, place, tokens, ends, chunk, axes, longest = (sys.argv[1:] + [""] * 7)[:7]
     other = {"ops": lambda: ops_one_by_one(Path(place)), "decays": lambda: decays(Path(place)),
-             "16": lambda: in_16_bits(tokens, Path(place)),
+             "16": lambda: in_16_bits(tokens, Path(place)), "lines": lambda: by_lines(tokens, Path(place)),
              "keeps": lambda: keeps(tokens, Path(place)), "decode": lambda: one_by_one(tokens, Path(place)),
              "cuts": lambda: cut_otherwise(Path(tokens), Path(place))}  # fmt: skip
     if layer in other:
