@@ -83,7 +83,8 @@ def tune(t: Terminal, spec: str, checked: Checked, options: Options, call: Call,
     _write(path, {name: k.way for name, k in found.items()})
     gpu.tuned.cache_clear()
     gpu.CHOSEN.clear()
-    gpu.COMPILED.clear()  # a call in this process takes what was found
+    gpu.COMPILED.clear()
+    gpu.AGAIN.clear()  # a call in this process takes what was found
     return Tuned(checked.model.name, forms, tuple(found.values()), str(path))
 
 
@@ -143,7 +144,7 @@ def tried(gpu: Any, subject: Subject, judge: Judge) -> dict[str, Kernel]:
         launch(kernel, cut, programs, tensors, rows, **sizes)
         found[asked.name] = judge(gpu, asked, before)
 
-    with replaced(gpu, launch=watched, tuned=dict, CHOSEN={}, COMPILED={}):  # nothing that was found before
+    with replaced(gpu, launch=watched, tuned=dict, CHOSEN={}, COMPILED={}, AGAIN={}):  # nothing that was found before
         results = [x for x in tree_leaves(subject()[0]) if isinstance(x, torch.Tensor)]
         torch.autograd.grad(results, subject.arguments, [torch.ones_like(x) for x in results], allow_unused=True)
         with torch.no_grad():  # which keeps nothing, by kernels of its own

@@ -71,6 +71,10 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         with torch.cuda.device_of(tensors[0]):
             launch(kernel, cut, programs, tensors, rows, **sizes)
         return
+    again = AGAIN.get((id(kernel), id(rows)))
+    if again is not None and again.like(at, programs, tensors, sizes):
+        started(again.compiled, again.grid, at, (*tensors, *again.others))
+        return
     known = KNOWN.get(id(kernel)) or facts(kernel, cut, len(tensors), tuple(sizes))
     counts = [*([rows.tokens] if known.n_T else ()), *[sizes[n] for n in known.counts]]
     key = id(kernel), at, rows.dtype, rows.even, *[sizes[n] for n in known.fixed], *[x.dtype for x in tensors]
@@ -80,12 +84,12 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     for x in tensors:
         plain = plain and not x.data_ptr() % 16 and x.nbytes < INT32
     if plain and compiled is not None:
-        arguments = (*tensors, *([rows.table] if known.p_rows else ()), *counts, *constants)
-        if observed():
-            compiled[programs * blocks, 1, 1](*arguments)
-        else:  # what Triton does, without telling anyone
-            stream = triton.runtime.driver.active.get_current_stream(at)
-            compiled.run(programs * blocks, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
+        others = *([rows.table] if known.p_rows else ()), *counts, *constants
+        started(compiled, programs * blocks, at, (*tensors, *others))
+        if rows.even:
+            if len(AGAIN) >= REMEMBERED:
+                AGAIN.clear()
+            AGAIN[id(kernel), id(rows)] = Again(at, programs, sizes, [x.dtype for x in tensors], compiled, programs * blocks, others, rows)
         return
     asked = asked_for(kernel, cut, programs, tensors, rows, sizes)
     if (kept := way_of(asked)) not in CHOSEN:
@@ -94,6 +98,40 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
     blocks, options = asked.blocks_and_options(*CHOSEN[kept])
     if plain and compiled is not None and programs * blocks < INT32:
         COMPILED[key] = compiled, blocks, [options[n] if n in options else asked.given[n] for n in known.constants]
+
+
+class Again(NamedTuple):
+    """A launch of a kernel in calls alike, which share their rows and with them the shapes of all tensors; others: what it takes behind
+    the tensors. It keeps its rows: or others could have their id."""
+
+    at: int
+    programs: int
+    sizes: dict[str, int]
+    dtypes: list[torch.dtype]
+    compiled: Any
+    grid: int
+    others: tuple[Any, ...]
+    rows: Any
+
+    def like(self, at: int, programs: int, tensors: tuple[torch.Tensor, ...], sizes: dict[str, int]) -> bool:
+        """Whether it is this one, with tensors where Triton's kernel may have them."""
+        if at != self.at or programs != self.programs or sizes != self.sizes:
+            return False
+        for x, dtype in zip(tensors, self.dtypes, strict=True):
+            if x.dtype is not dtype or x.data_ptr() % 16:
+                return False
+        return True
+
+
+def started(compiled: Any, grid: int, at: int, arguments: tuple[Any, ...]) -> None:
+    """What Triton does at a launch, without telling anyone where no one, a profiler say, is to be told."""
+    runtime = triton.knobs.runtime
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    if getattr(enter, "calls", enter) or getattr(leave, "calls", leave):
+        compiled[grid, 1, 1](*arguments)
+        return
+    stream = triton.runtime.driver.active.get_current_stream(at)
+    compiled.run(grid, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
 
 
 class Facts(NamedTuple):
@@ -114,6 +152,8 @@ class Facts(NamedTuple):
 KNOWN = dict[int, Facts]()
 CHOSEN = dict[Any, Way]()  # of a kernel and lengths
 NOTHING = (None, 1, list[Any]())
+AGAIN = dict[tuple[int, int], Again]()  # by the ids of a kernel and rows
+REMEMBERED = 4096
 COMPILED = dict[Any, tuple[Any, int, list[Any]]]()  # the compiled kernel, its blocks and constants: Triton looks at every argument for it
 INT32 = 2**31
 
@@ -232,12 +272,6 @@ def fits(kernel: Any) -> bool:
     driver, needs = triton.runtime.driver.active, kernel.metadata
     has = driver.utils.get_device_properties(driver.get_current_device())["max_shared_mem"]
     return bool(needs.shared <= has) and (getattr(needs, "tmem_size", None) or 0) <= TENSOR_MEMORY
-
-
-def observed() -> bool:
-    """Whether someone, a profiler say, is to be told of launches."""
-    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
-    return any(getattr(hook, "calls", hook) for hook in hooks)
 
 
 FULL = torch.float32

@@ -145,11 +145,12 @@ def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.
         assert needed(x[:64], 32, 3) == 2 and needed(half, 64, 3) == 2 and needed(x[1:], 64, 3) == 1
         assert needed(x[1:], 64, 3) == 1 and needed(x[:64], 64, 2**31) == 1 and needed(x[:64], 64, 3) == 0
         assert needed(x[:64], 16, 2**31) == 2 and needed(x[:64], 16, 3) == 1 and needed(x[:64], 16, 3) == 0
+        assert needed(x[1:], 16, 3) == 1 and needed(half, 16, 3) == 2 and needed(x[:64], 16, 5) == 0 and needed(x[:64], 16, 5) == 0
         assert needed(torch.empty(2**29), 64, 3) == 1  # AMD's kernels have other instructions for less than 2 GiB
         launching.launch(product, launching.Cut(()), 1, (half, half, other), rows, b=16)  # a kernel without counts
         launching.launch(product, launching.Cut(()), 1, (half, half, other), rows, b=16)
-    assert [x.name for x in launches if x.binary] == [*["counted"] * 13, *["product"] * 2]
-    assert [x.bytes for x in launches if x.binary] == [256, 256, 256, 256, 128, *[256] * 7, 2**31, 384, 384]
+    assert [x.name for x in launches if x.binary] == [*["counted"] * 17, *["product"] * 2]
+    assert [x.bytes for x in launches if x.binary] == [256, 256, 256, 256, 128, *[256] * 8, 128, 256, 256, 2**31, 384, 384]
 
 
 def test_a_kernel_is_loaded_once_and_its_launches_are_told_to_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
