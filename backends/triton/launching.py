@@ -89,7 +89,8 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
         if rows.even:
             if len(AGAIN) >= REMEMBERED:
                 AGAIN.clear()
-            AGAIN[id(kernel), id(rows)] = Again(at, programs, sizes, [x.dtype for x in tensors], compiled, programs * blocks, others, rows)
+            alike = [(x.dtype, 0) for x in tensors]
+            AGAIN[id(kernel), id(rows)] = Again(at, programs, sizes, alike, compiled, programs * blocks, others, rows)
         return
     asked = asked_for(kernel, cut, programs, tensors, rows, sizes)
     if (kept := way_of(asked)) not in CHOSEN:
@@ -101,13 +102,13 @@ def launch(kernel: Any, cut: Cut, programs: int, tensors: tuple[torch.Tensor, ..
 
 
 class Again(NamedTuple):
-    """A launch of a kernel in calls alike, which share their rows and with them the shapes of all tensors; others: what it takes behind
-    the tensors. It keeps its rows: or others could have their id."""
+    """A launch of a kernel in calls alike, which share their rows and with them the shapes of all tensors; alike: the tensors'
+    types and where an address begins; others: what it takes behind them. It keeps its rows: or others could have their id."""
 
     at: int
     programs: int
     sizes: dict[str, int]
-    dtypes: list[torch.dtype]
+    alike: list[tuple[torch.dtype, int]]
     compiled: Any
     grid: int
     others: tuple[Any, ...]
@@ -115,12 +116,8 @@ class Again(NamedTuple):
 
     def like(self, at: int, programs: int, tensors: tuple[torch.Tensor, ...], sizes: dict[str, int]) -> bool:
         """Whether it is this one, with tensors where Triton's kernel may have them."""
-        if at != self.at or programs != self.programs or sizes != self.sizes:
-            return False
-        for x, dtype in zip(tensors, self.dtypes, strict=True):
-            if x.dtype is not dtype or x.data_ptr() % 16:
-                return False
-        return True
+        same = at == self.at and programs == self.programs and sizes == self.sizes
+        return same and [(x.dtype, x.data_ptr() % 16) for x in tensors] == self.alike
 
 
 def started(compiled: Any, grid: int, at: int, arguments: tuple[Any, ...]) -> None:
