@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import every, sampled
 from layers import Call, call, distance, gradients, steady
+from torch.autograd import forward_ad
 
 import seqc
 from seqc.emit.write import write_package
@@ -376,6 +377,18 @@ def test_what_torch_func_cannot_do_is_said(package) -> None:
         second = grad(lambda x, first=first: first(x).sum())
         with pytest.raises(NotImplementedError, match="a first and a second derivative, and no third"):
             grad(lambda x, second=second: second(x).sum())(q)
+
+
+def test_forward_mode_of_first_states_and_adjoints_is_refused(package) -> None:
+    p, c = package("gated_deltanet"), call("gated_deltanet", CHUNK + 3)
+    *others, state = c.arguments
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: c.run(p, "chunkwise", (*others, x)), (state,), (state,))
+    with forward_ad.dual_level():
+        out = c.run(p, "chunkwise")[0]
+        seed = forward_ad.make_dual(torch.ones_like(out), torch.ones_like(out))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            torch.autograd.grad(out, c.arguments[0], seed)
 
 
 def test_a_second_derivative_of_a_compiled_call_is_refused(package) -> None:
