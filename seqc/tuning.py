@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ from rich.table import Table
 from seqc import __version__
 from seqc.compiler import Checked
 from seqc.diagnostics import Diagnostic, SpecError
-from seqc.inspection import Call, Subject, not_compiled, replaced, subject_of, target_of
+from seqc.inspection import Call, Subject, launching_of, not_compiled, replaced, subject_of, target_of
 from seqc.options import Options
 from seqc.terminal import BadUsage, Terminal
 from seqc.timing import Clock, clock_of
@@ -74,7 +73,7 @@ def tune(t: Terminal, spec: str, checked: Checked, options: Options, call: Call,
     forms = (call.form,) if call.form else tuple(first.package.MANIFEST["triton"]["forms"])
     home = Path(first.package.__file__).parent
     place = _same_package(home, folder or home, first.package.MANIFEST["triton"]["forms"])
-    gpu = import_module(f"{first.package.__name__}.triton_launching")
+    gpu = launching_of(first.package)
     found: dict[str, Kernel] = {}
     for form in forms:
         with t.progress(f"trying the kernels of {form} ..."):

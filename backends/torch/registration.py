@@ -28,12 +28,14 @@ class Registered(NamedTuple):
 
     op: the registered operator. function: the same inside torch.func's transforms, where a registered operator has no gradient.
     plain: the operator where no gradient will be asked for, which keeps nothing. iterates: a Report's numbers are the last result.
+    kernels: what they call, which is the first copy's where a package has copies.
     """
 
     op: Any
     function: Callable[..., Tensors]
     plain: Any
     iterates: bool
+    kernels: Kernels
 
 
 def register(namespace: str, form: str, signature: Signature, kernels: Kernels, walks: Any = sequence) -> Registered:
@@ -50,7 +52,7 @@ def register(namespace: str, form: str, signature: Signature, kernels: Kernels, 
     _register_gradients(signature, count, lambda o, keep, rule: o.register_gradient(keep, rule), op, back, double)
     functions = [_function(o) for o in (op, back, double)]
     _register_gradients(signature, count, _set_gradient, *functions)
-    return Registered(op.call, functions[0].apply, plain.call, kernels.instead is not None)
+    return Registered(op.call, functions[0].apply, plain.call, kernels.instead is not None, op.kernels)
 
 
 def _register_gradients(signature: Signature, count: int, gradient: Callable[..., None], op: Any, back: Any, double: Any) -> None:
@@ -161,7 +163,7 @@ def _forward_operator(name: str, signature: Signature, kernels: Kernels, walks: 
         return (*outputs, *last, *kept, *([tensors[0].new_empty(4, dtype=torch.float64)] if iterates else []))
 
     gives = len(signature.outputs) + len(states) + walks.kept_count(kernels, signature) + iterates
-    return _operator(name, run, fake, _names(signature.arguments), gives)
+    return _operator(name, kernels, run, fake, _names(signature.arguments), gives)
 
 
 def _backward_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> _Operator:
@@ -177,7 +179,7 @@ def _backward_operator(name: str, signature: Signature, kernels: Kernels, walks:
 
     kept = [f"kept_{i}" for i in range(walks.kept_count(kernels, signature))]
     takes = [*_seed_names(signature), *_names(signature.arguments), *kept]
-    return _operator(name, run, fake, takes, n)
+    return _operator(name, kernels, run, fake, takes, n)
 
 
 def _double_operator(name: str, signature: Signature, kernels: Kernels, walks: Any) -> _Operator:
@@ -192,7 +194,7 @@ def _double_operator(name: str, signature: Signature, kernels: Kernels, walks: A
         return _empty((*a[n + k : -1], *a[n : n + k]))
 
     takes = [*_names(signature.arguments, "dd_"), *_seed_names(signature), *_names(signature.arguments)]
-    return _operator(name, run, fake, takes, n + k)
+    return _operator(name, kernels, run, fake, takes, n + k)
 
 
 class _Operator:
@@ -202,8 +204,11 @@ class _Operator:
     nothing take 220 us of the processor there and 80 us here. Results must share no memory with arguments, as there; it is not checked.
     """
 
-    def __init__(self, name: str, run: Callable[..., Tensors], fake: Callable[..., Tensors], takes: list[str], gives: int) -> None:
+    def __init__(
+        self, name: str, kernels: Kernels, run: Callable[..., Tensors], fake: Callable[..., Tensors], takes: list[str], gives: int
+    ) -> None:
         namespace, self.name = name.split("::")
+        self.kernels = kernels
         self.learns = False
         listed = len(takes) >= MOST
         tensors = "Tensor[] tensors" if listed else ", ".join(f"Tensor {n}" for n in _spelled(takes))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from itertools import pairwise
 from math import prod
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -50,12 +51,13 @@ def computed(
 
 def later(package: str, module: str, name: str) -> Callable[..., tuple[Tensor, ...]]:
     """A function of a module that is imported when the function is first called."""
+    return partial(called, partial(import_module, f"{package}.{module}"), name)
 
-    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = getattr(import_module(f"{package}.{module}"), name)(*tensors)
-        return found
 
-    return call
+def called(home: Callable[[], ModuleType], name: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """home: gives the module that has the function."""
+    found: tuple[Tensor, ...] = getattr(home(), name)(*tensors)
+    return found
 
 
 def slab_tokens(signature: Signature, sizes: dict[str, int]) -> int:

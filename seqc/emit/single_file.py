@@ -41,12 +41,7 @@ def namespace(name: str, **names: object) -> ModuleType:
 '''
 LATER = '''def later(package: str, part: str, name: str) -> Callable[..., tuple[Tensor, ...]]:
     """A function of a part that is executed when the function is first called."""
-
-    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = getattr(globals()[part](), name)(*tensors)
-        return found
-
-    return call'''
+    return partial(called, lambda: globals()[part](), name)'''
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_a_launch_takes_what_fits() -> None:
         (launch,) = launches
         assert launch.binary is not None
         found[kib] = (launch.stages, launch.binary.shared <= kib * 1024, launch.grid[0])
-    assert found == {1024: (3, True, 2), 60: (2, True, 2), 30: (1, True, 4), 1: (1, False, 4)}
+    assert found == {1024: (3, True, 2), 60: (2, True, 2), 30: (1, True, 4), 1: (1, False, 8)}
 
 
 class Cleared(dict[Any, Any]):

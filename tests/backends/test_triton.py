@@ -38,6 +38,7 @@ SAMPLE = ("gated_deltanet", "fernn", "paragru", "yaad_linear")
 # The interpreter takes minutes for some layers: `make kernels` runs all of them, `make test` a few.
 NAMES = SHIPPED if ALL else SAMPLE
 every = pytest.mark.parametrize("name", NAMES)
+BLOCKS = "33,40" if ALL else "17,20"  # K and V where blocks have 16: three of them, or two
 
 
 def worker(*arguments: str) -> list[dict[str, object]]:
@@ -103,8 +104,8 @@ def test_products_line_by_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("gla", "gated_deltanet") if ALL else ("gated_deltanet",))
 def test_axes_in_blocks(name: str, tmp_path: Path) -> None:
-    """K = 33 and V = 40 in blocks of 16: accumulators over blocks of what is summed, programs for blocks of what is not."""
-    assert not far(worker(name, str(tmp_path), "21", "", "16", "33,40,16,16,16", "16"))
+    """K and V in blocks of 16: accumulators over blocks of what is summed, programs for blocks of what is not."""
+    assert not far(worker(name, str(tmp_path), "21", "", "16", f"{BLOCKS},16,16,16", "16"))
 
 
 @pytest.mark.slow
@@ -123,9 +124,9 @@ def test_tokens_in_blocks_of_one(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("full_sums", "many_outputs", "hidden_sums", "group_params"))
 def test_layers_of_few_lines(name: str, tmp_path: Path) -> None:
-    """K = 33 and V = 40 in blocks of 16: nothing behind the end of an axis is summed; more outputs than inputs; sums behind sums that are
-    folded into their readers; gradients that heads share."""
-    lines = worker(f"../tests/backends/{name}", str(tmp_path), "9", "", "16", "33,40,16,16", "16")
+    """K and V in blocks of 16: nothing behind the end of an axis is summed; more outputs than inputs; sums behind sums that are folded into
+    their readers; gradients that heads share."""
+    lines = worker(f"../tests/backends/{name}", str(tmp_path), "9", "", "16", f"{BLOCKS},16,16", "16")
     assert not far(lines)
 
 

@@ -13,12 +13,17 @@ from typing import Any
 import commands
 import pytest
 import torch
+from conftest import import_package
 
 pytest.importorskip("triton")
 
 from triton.runtime import JITFunction
 
+import seqc
 from seqc.backends.triton.targets import TARGETS
+from seqc.compiler import compile_checked
+from seqc.emit.write import write_package
+from seqc.options import Options
 
 run, document = partial(commands.run, "inspect"), partial(commands.document, "inspect")
 ROOT = Path(__file__).parents[2]
@@ -166,6 +171,16 @@ def test_what_is_not_installed(missing: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_kernels_that_would_be_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert [d["code"] for d in document("retnet", code=1)["diagnostics"]] == ["interpreted"]
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_package_that_is_there() -> None:
+    """The kernels of the other one are launched, since operators are registered once."""
+    options = Options(sizes=(("K", 24), ("V", 24)), backend="triton")
+    write_package(compile_checked(seqc.check("retnet", sizes=dict(options.sizes)), options).files, Path("there"))
+    import_package(Path("there"), "retnet_that_is_there")
+    kernels = document("retnet", "-s", "K=24", "-s", "V=24", "-T", "64")["kernels"]
+    assert all(k["again"] is not None for k in kernels if k["kind"] == "triton") and len(kernels) >= 3
 
 
 @pytest.mark.slow
