@@ -10,7 +10,7 @@ from random_runs import Wrong, examine_drawn
 
 pytestmark = pytest.mark.slow
 
-PARTS, EACH = 8, 25
+PARTS, EACH = 4, 25
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -27,7 +27,7 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", (*loops.CELLS, *loops.LOOPS))
 def test_both_sides_are_one_layer(name: str) -> None:
-    row = loops.sides(name, (2, 37, 3, 8), "cpu", torch.float64)
+    row = loops.sides(name, (2, 19, 3, 8), "cpu", torch.float64)
     assert tuple(row.peers) == loops.peers_of(name)
     for arguments in (row.arguments, row.few):
         found, wanted = (compare_kernels.values(call, arguments) for call in (row.peers[loops.peers_of(name)[0]], row.exact))
