@@ -62,6 +62,7 @@ def both(made: Programs) -> tuple[Program, Program]:
     return made.forward, made.backward
 
 
+@pytest.mark.slow
 @every
 def test_a_cut_program_is_the_same_function(name: str) -> None:
     checked = layer_of(name)
@@ -93,6 +94,7 @@ def test_kernels_read_what_earlier_kernels_have_written(name: str) -> None:
         assert every_name - {n for x in found for n in x.held} <= read | results | finals | of_iterations
 
 
+@pytest.mark.slow
 @every
 def test_every_form_has_kernels(name: str) -> None:
     checked, said = layer_of(name), judge(layer_of(name))
@@ -188,6 +190,7 @@ def test_a_loop_with_a_rule_of_rows_has_blocks(name: str) -> None:
     assert loops and all(x.split for x in loops)
 
 
+@pytest.mark.slow
 def test_a_system_is_solved_once_and_its_matrix_is_no_tile_of_every_token() -> None:
     """The matrices of all tokens are neither a tile nor in memory, and no loop over chunks waits for a solution."""
     made = programs(seqc.check("mesanet"), CHUNKWISE)
@@ -214,6 +217,7 @@ def test_systems_along_an_axis_in_blocks_are_solved_together() -> None:
     assert launch.split == ("J",) and "tiles.solve(" in text and "n_J):" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("atlas", "rotary"))
 def test_a_loop_s_programs_have_a_head_each(name: str) -> None:
     """A state without heads that takes in a sum over all of them has a loop of its own: with the others one program would see all heads

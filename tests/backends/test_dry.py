@@ -127,6 +127,7 @@ def counted(x, y, n_B, n_j: tl.constexpr, b_j: tl.constexpr):
     tl.store(y + j, tl.load(x + j, mask=j < n_j) * n_B, mask=j < n_j)
 
 
+@pytest.mark.slow
 def test_a_kernel_is_found_again_where_triton_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of other counts the same; of another type, length, or alignment another."""
     rows = SimpleNamespace(table=None, tokens=0, even=True, dtype=torch.float32)

@@ -181,6 +181,7 @@ def decays(name: str) -> bool:
     return any(i.domain.low == -float("inf") and i.domain.high == 0 for i in checked(name).recurrence.inputs)
 
 
+@pytest.mark.slow
 @every
 def test_decay_of_20_per_step_over_a_chunk_of_64_stays_exact(package, name: str) -> None:
     """Nothing overflows, and no exponent is positive: every form in float32 agrees with the float64 loop."""

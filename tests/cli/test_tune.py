@@ -34,6 +34,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_is_written_is_taken() -> None:
     sizes = {"K": 16, "V": 16}
     path = Path(seqc.load("linear_attention", sizes=sizes, chunk_size=16, backend="triton").__file__).with_name(TUNED)
@@ -68,6 +69,7 @@ def test_what_is_written_is_taken() -> None:
     gpu.tuned.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_package_of_its_own(own_folder: Path) -> None:
     made = ("-s", "K=16", "-s", "V=16", "--chunk-size", "16", "--backend", "triton")
     assert commands.run("compile", "linear_attention", *made, "-o", "mine").exit_code == 0

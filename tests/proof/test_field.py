@@ -137,6 +137,7 @@ def test_systems(entries: list[int], right: list[int]) -> None:
         assert (elimination.matmul(P, full, elimination.unit_lower_inverse(P, matrix)) == np.eye(3)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modulus", MODULI[:REAL])
 @pytest.mark.parametrize(("rows", "length", "columns"), [(3, 5, 4), (1, LONGEST, 2), (17, 1, 16)])
 def test_matrices_of_limbs(modulus: Modulus, rows: int, length: int, columns: int) -> None:
